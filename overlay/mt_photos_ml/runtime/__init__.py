@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The seam: who opens a session for a model file. Nothing outside this folder knows where a session comes from."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+
+class Node(Protocol):
+    """An input of a model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> Sequence[int | str | None]:
+        """A number where the model fixes the axis, a name or None where it is free."""
+        ...
+
+
+class Session(Protocol):
+    """A model that is loaded. Any number of threads may run it at once."""
+
+    @property
+    def inputs(self) -> Sequence[Node]: ...
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the model file says of itself, such as the characters that a text recogniser knows."""
+        ...
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """All outputs in the model's order."""
+        ...
+
+
+class Damaged(RuntimeError):
+    """The model file is not whole, or no model at all."""
+
+
+class Runtime(Protocol):
+    """Opens sessions."""
+
+    def open(self, model: Path) -> Session:
+        """Loads a model file of the cache layout, `…/TASK/NAME/KIND/model.onnx`. Raises Damaged, or MemoryError."""
+        ...
+
+    def describe(self) -> str:
+        """The runtime, its version and the devices it uses, in one line for a person."""
+        ...

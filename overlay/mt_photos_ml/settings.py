@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The settings: environment variables, read once and checked at the start."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+DEFAULT_KEY = "mt_photos_ai_extra"
+NO_KEY = "no-key"
+TASKS = ("ocr", "clip", "faces")
+DEFAULT_CLIP = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"
+
+_FORBIDDEN = str.maketrans(":\\/", "___", ".")
+
+
+class SettingsError(ValueError):
+    """One line for every variable that can't be used: its name, its value, what is expected."""
+
+
+def clean_name(name: str) -> str:
+    """The folder name of a model in the cache, by the base image's rule: `immich-app/ViT-B-32::openai` is `ViT-B-32__openai`."""
+    return name.rsplit("/", 1)[-1].translate(_FORBIDDEN)
+
+
+def _model_name(value: str) -> str:
+    name = clean_name(value.strip())
+    if not name:
+        raise ValueError("the name of a model")
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_model_name)]
+Score = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseSettings):
+    """What the environment says. An empty variable counts as unset, but for the key, where it is a mistake."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True)
+
+    api_auth_key: str = Field(DEFAULT_KEY, validation_alias="API_AUTH_KEY")
+    http_port: int = Field(8060, ge=1, le=65535, validation_alias="HTTP_PORT")
+    tasks: Annotated[frozenset[str], NoDecode] = Field(frozenset(TASKS), validation_alias="TASKS")
+    max_upload_mb: int = Field(128, ge=1, le=4096, validation_alias="MAX_UPLOAD_MB")
+
+    ocr_model_name: ModelName = Field("PP-OCRv6_small", validation_alias="OCR_MODEL_NAME")
+    ocr_min_score: Score = Field(0.5, validation_alias="OCR_MIN_SCORE")
+    clip_visual_model_name: ModelName = Field(DEFAULT_CLIP, validation_alias="CLIP_VISUAL_MODEL_NAME")
+    clip_textual_model_name: ModelName = Field(DEFAULT_CLIP, validation_alias="CLIP_TEXTUAL_MODEL_NAME")
+    clip_language: str | None = Field(None, validation_alias="CLIP_LANGUAGE")
+    face_detection_model_name: ModelName = Field("buffalo_l", validation_alias="FACE_DETECTION_MODEL_NAME")
+    face_recognition_model_name: ModelName = Field("buffalo_l", validation_alias="FACE_RECOGNITION_MODEL_NAME")
+    face_min_score: Score = Field(0.65, validation_alias="FACE_MIN_SCORE")
+
+    hf_endpoint: str | None = Field(None, validation_alias="HF_ENDPOINT")
+    cache_folder: Path = Field(Path("~/.cache/mt-photos-ml"), validation_alias="MACHINE_LEARNING_CACHE_FOLDER")
+    model_ttl: int = Field(300, ge=0, validation_alias="MACHINE_LEARNING_MODEL_TTL")
+    request_threads: int = Field(
+        default_factory=lambda: os.cpu_count() or 4, ge=1, le=256, validation_alias="MACHINE_LEARNING_REQUEST_THREADS"
+    )
+    model_intra_op_threads: int = Field(0, ge=0, le=256, validation_alias="MACHINE_LEARNING_MODEL_INTRA_OP_THREADS")
+    preload_clip_visual: ModelName | None = Field(
+        None, validation_alias="MACHINE_LEARNING_PRELOAD__CLIP__VISUAL"
+    )
+    preload_clip_textual: ModelName | None = Field(
+        None, validation_alias="MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL"
+    )
+    preload_face_detection: ModelName | None = Field(
+        None, validation_alias="MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__DETECTION"
+    )
+    preload_face_recognition: ModelName | None = Field(
+        None, validation_alias="MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__RECOGNITION"
+    )
+    preload_ocr_detection: ModelName | None = Field(
+        None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__DETECTION"
+    )
+    preload_ocr_recognition: ModelName | None = Field(
+        None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", validation_alias="IMMICH_LOG_LEVEL")
+
+    @field_validator("api_auth_key")
+    @classmethod
+    def _a_key_that_can_be_sent(cls, value: str) -> str:
+        if value != value.strip() or not value.isprintable():
+            raise ValueError("a key without spaces around it and without line breaks")
+        return value
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _known_tasks(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = frozenset(part.strip().lower() for part in value.split(",") if part.strip())
+        if not isinstance(value, frozenset) or not value or not value <= set(TASKS):
+            raise ValueError(f"one or more of {', '.join(TASKS)}, with commas between")
+        return value
+
+    @field_validator("hf_endpoint")
+    @classmethod
+    def _an_address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("an address that begins with https:// or http://")
+        return value.rstrip("/") if value else None
+
+    @field_validator("cache_folder")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _base_image_spelling(cls, value: object) -> object:
+        spelling = str(value).lower()
+        return {"verbose": "debug", "log": "info", "warn": "warning", "critical": "error"}.get(spelling, spelling)
+
+    @model_validator(mode="after")
+    def _preload_what_is_used(self) -> Self:
+        pairs = (
+            (self.preload_clip_visual, self.clip_visual_model_name, "CLIP__VISUAL"),
+            (self.preload_clip_textual, self.clip_textual_model_name, "CLIP__TEXTUAL"),
+            (self.preload_face_detection, self.face_detection_model_name, "FACIAL_RECOGNITION__DETECTION"),
+            (self.preload_face_recognition, self.face_recognition_model_name, "FACIAL_RECOGNITION__RECOGNITION"),
+            (self.preload_ocr_detection, self.ocr_model_name, "OCR__DETECTION"),
+            (self.preload_ocr_recognition, self.ocr_model_name, "OCR__RECOGNITION"),
+        )
+        for asked, configured, name in pairs:
+            if asked is not None and asked != configured:
+                raise ValueError(f"MACHINE_LEARNING_PRELOAD__{name}={asked}: expected {configured}, the model in use")
+        return self
+
+    @property
+    def open_to_all(self) -> bool:
+        """Whether requests need no key."""
+        return self.api_auth_key == NO_KEY
+
+    @property
+    def demo(self) -> bool:
+        """Whether a model in use is one of the demo's, which recognise drawings and colours only."""
+        names = (self.clip_visual_model_name, self.face_detection_model_name, self.face_recognition_model_name)
+        return any(name.startswith("demo-") for name in names)
+
+
+def load() -> Settings:
+    """The settings of this process. Raises SettingsError, one line a variable."""
+    if os.environ.get("API_AUTH_KEY", "-").strip() == "":
+        raise SettingsError(f'API_AUTH_KEY="": expected a key; for a service without one set it to {NO_KEY}')
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("\n".join(map(_line, error.errors()))) from None
+
+
+def _line(error: object) -> str:
+    assert isinstance(error, dict)
+    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    if not error["loc"]:
+        return message
+    return f"{error['loc'][0]}={error['input']}: expected {message}"
