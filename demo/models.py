@@ -48,6 +48,8 @@ _WORDS = {
 # Half sizes in pixels of the windows in which each stride's two anchors look for a face: all multiples of 4, each at
 # least the largest face it is for plus half a stride, and together covering radii of 12 to 152.
 _WINDOWS = {8: (24, 36), 16: (52, 76), 32: (116, 168)}
+# Pixels by which the radius is measured short, skin's blurred edges counting as no skin.
+_EDGE = 0.55
 
 
 class _Graph:
@@ -184,15 +186,15 @@ def _detector(path: Path) -> None:
     graph = _Graph()
     key = (np.array(SKIN).reshape(1, 3, 1, 1) - 127.5) / 128
     distance = graph("ReduceL2", graph("Sub", "input.1", key), axes=[1])
-    skin = graph("Clip", graph("Add", graph("Mul", distance, -3.0), 1.6), np.float32(0), np.float32(1))
+    skin = graph("Clip", graph("Add", graph("Mul", distance, -5.0), 1.75), np.float32(0), np.float32(1))
     extent = graph("Cast", graph("Gather", graph("Shape", skin), [3, 2]), to=TensorProto.FLOAT)
     coarse = graph("AveragePool", skin, kernel_shape=[4, 4], strides=[4, 4])
     x, y = (graph("Sub", graph("Mul", at, 4.0), 2.0) for at in _positions(graph, coarse))
     moments = graph("Concat", coarse, graph("Mul", coarse, x), graph("Mul", coarse, y), axis=1)
 
-    ring = [(cos(a), sin(a)) for a in np.linspace(0, 2 * pi, 12, endpoint=False)]
-    inside = [(0.88 * x, 0.88 * y) for x, y in ring] + [(0.0, -0.6), (0.0, -0.25), (0.0, 0.37)]
-    outside = [(1.14 * x, 1.14 * y) for x, y in ring]
+    ring = [(cos(a), sin(a)) for a in np.linspace(0, 2 * pi, 16, endpoint=False)]
+    inside = [(0.92 * x, 0.92 * y) for x, y in ring] + [(0.0, -0.6), (0.0, -0.25), (0.0, 0.37)]
+    outside = [(1.08 * x, 1.08 * y) for x, y in ring]
     marks = [(x, y) for x, y, _, _ in FEATURES]
     probes = np.array([*inside, *outside, *marks])
     groups = [len(inside), len(outside), len(marks)]
@@ -203,15 +205,17 @@ def _detector(path: Path) -> None:
     for stride, windows in _WINDOWS.items():
         # [2,3,h,w]: for each of a cell's two anchors the mean over its window of skin, skin*x, skin*y.
         pooled = graph("Concat", *(_window_mean(graph, moments, half, stride) for half in windows), axis=0)
-        mass, position = graph("Split", pooled, [1, 2], axis=1), f"position_{stride}"
-        graph.nodes[-1].output.append(position)
+        mass, position = graph("Slice", pooled, [0], [1], [1]), graph("Slice", pooled, [1], [3], [1])
         area = graph("Mul", mass, np.reshape([4.0 * half**2 for half in windows], (2, 1, 1, 1)))
-        radius = graph("Sqrt", graph("Mul", area, 1 / (pi * share)))
+        radius = graph("Add", graph("Sqrt", graph("Mul", area, 1 / (pi * share))), _EDGE)
         centroid = graph("Div", position, graph("Max", mass, 1e-6))
         lift = graph("Mul", radius, np.reshape([0, -drop], (1, 2, 1, 1)))
         centre = graph("Add", centroid, lift)
         cells = graph("Concat", *_positions(graph, mass), axis=1)
         anchor = graph("Mul", graph("Sub", cells, 1.0), float(stride))
+        # A disc that reaches the edge of its window may be cut off there, and its measures wrong.
+        off = graph("ReduceMax", graph("Abs", graph("Sub", centre, anchor)), axes=[1])
+        edge = graph("Sub", np.reshape(windows, (2, 1, 1, 1)) + 1.0, graph("Add", radius, off))
         # From here on one row [x, y, radius] an anchor; each cell's two are adjacent.
         offset = _rows(graph, graph("Div", graph("Sub", centre, anchor), float(stride)), 2)
         reach = _rows(graph, graph("Div", radius, float(stride)), 1)
@@ -222,8 +226,8 @@ def _detector(path: Path) -> None:
         grid = graph("Sub", graph("Mul", graph("Div", at, extent), 2.0), 1.0)
         seen = graph("Squeeze", graph("GridSample", skin, grid), [0, 1])
         match = graph("Add", graph("MatMul", seen, weights), [0.0, 1.0, 1.0])
-        worst = graph("ReduceMin", match, axes=[1], keepdims=1)
-        score = graph("Sigmoid", graph("Mul", graph("Sub", worst, 0.6), 20.0))
+        worst = graph("ReduceMin", graph("Concat", match, _rows(graph, edge, 1), axis=1), axes=[1], keepdims=1)
+        score = graph("Sigmoid", graph("Mul", graph("Sub", worst, 0.7), 20.0))
         for name, value in zip(found, (score, box, corners), strict=True):
             found[name].append(graph("Identity", value, out=f"{name}_{stride}"))
     widths = {"score": 1, "box": 4, "points": 10}

@@ -34,9 +34,9 @@ ARCFACE = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)], np.float32
 )
 CROP_CENTRE, CROP_RADIUS = (56.0, 64.0), 47.0
-LANDMARKS: NDArray[np.float32] = ((ARCFACE - np.float32(CROP_CENTRE)) / np.float32(CROP_RADIUS)).astype(np.float32)
+LANDMARKS: NDArray[np.float32] = (ARCFACE - np.array(CROP_CENTRE, np.float32)) / np.float32(CROP_RADIUS)
 
-SKIN: Colour = (246, 196, 158)
+SKIN: Colour = (238, 184, 134)
 # What is drawn on the skin, as ellipses (x, y, half width, half height) in radii from the centre of the disc.
 EYES = tuple((float(x), float(y), 0.19, 0.15) for x, y in LANDMARKS[:2])
 CHEEKS = ((-0.57, 0.30, 0.15, 0.15), (0.57, 0.30, 0.15, 0.15))
@@ -87,14 +87,16 @@ def draw_face(image: Image.Image, centre: Point, radius: float, identity: int) -
     around it and shoulders to 1.7 below. The detector wants no other face's skin within 0.9 radii of the disc."""
     hat, hair, eyes, cheeks, mouth = identity_colours(identity)
     cx, cy = centre
-    left, top, size = int(cx - 2 * radius), int(cy - 2 * radius), int(4 * radius) + 2
+    left, top, side = int(cx - 2 * radius), int(cy - 2 * radius), int(4 * radius) + 2
     fine = 4 if radius < 200 else 2
-    patch = image.crop((left, top, left + size, top + size)).resize((size * fine, size * fine), Image.Resampling.NEAREST)
+    patch = image.crop((left, top, left + side, top + side))
+    patch = patch.resize((side * fine, side * fine), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(patch)
 
     def place(x: float, y: float, width: float, height: float) -> Box:
-        x, y, width, height = (cx - left + x * radius, cy - top + y * radius, width * radius, height * radius)
-        return (x - width) * fine, (y - height) * fine, (x + width) * fine - 1, (y + height) * fine - 1
+        x1, x2 = (round((cx - left + (x + to) * radius) * fine) for to in (-width, width))
+        y1, y2 = (round((cy - top + (y + to) * radius) * fine) for to in (-height, height))
+        return x1, y1, x2 - 1, y2 - 1
 
     draw.pieslice(place(0, 1.7, 1.25, 0.8), 180, 360, (58, 68, 92))
     draw.pieslice(place(0, 0, 1.28, 1.28), 165, 375, hair)
@@ -106,7 +108,7 @@ def draw_face(image: Image.Image, centre: Point, radius: float, identity: int) -
     for x, y, _, height in EYES:
         draw.ellipse(place(x, y, height, height), eyes)
         draw.ellipse(place(x, y, 0.04, 0.04), (15, 15, 15))
-    image.paste(patch.resize((size, size), Image.Resampling.BOX), (left, top))
+    image.paste(patch.resize((side, side), Image.Resampling.BOX), (left, top))
     points = tuple((float(cx + x * radius), float(cy + y * radius)) for x, y in LANDMARKS)
     return DrawnFace(identity, (cx - radius, cy - radius, cx + radius, cy + radius), points)
 
@@ -118,14 +120,12 @@ def colour_photo(name: str, size: tuple[int, int], seed: int = 0) -> Image.Image
     base = Image.new("RGB", size, COLOURS[name])
     draw = ImageDraw.Draw(base)
     for other in rng.choice([c for c in COLOURS if c != name], 2, replace=False):
-        x, y, r = rng.uniform(size[0]), rng.uniform(size[1]), rng.uniform(0.10, 0.18) * min(size)
+        x, y, r = rng.uniform(0, size[0]), rng.uniform(0, size[1]), rng.uniform(0.10, 0.18) * min(size)
         draw.ellipse((x - r, y - r, x + r, y + r), COLOURS[str(other)])
     return _lit(base, rng)
 
 
-def group_photo(
-    size: tuple[int, int], identities: Sequence[int], seed: int = 0
-) -> tuple[Image.Image, list[DrawnFace]]:
+def group_photo(size: tuple[int, int], identities: Sequence[int], seed: int = 0) -> tuple[Image.Image, list[DrawnFace]]:
     """An RGB picture of `size` (width, height): one face for each of `identities`, apart from each other, on a meadow
     under the sky; and where they are."""
     rng = np.random.default_rng(seed)
@@ -139,8 +139,9 @@ def group_photo(
     cell = width / columns, height / -(-len(identities) // columns)
     faces = []
     for i, identity in enumerate(identities):
-        centre = [(at + 0.5 + rng.uniform(-0.06, 0.06)) * side for at, side in zip((i % columns, i // columns), cell)]
-        faces.append(draw_face(photo, (centre[0], centre[1]), rng.uniform(0.15, 0.22) * min(cell), identity))
+        x, y = rng.uniform(0.44, 0.56, 2)
+        centre = float(i % columns + x) * cell[0], float(i // columns + y) * cell[1]
+        faces.append(draw_face(photo, centre, rng.uniform(0.15, 0.22) * min(cell), identity))
     return photo, faces
 
 

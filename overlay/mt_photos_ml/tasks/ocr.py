@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Text in a photo: PP-OCR's detector (DB) and recogniser (CTC), turned text set upright, lines in reading order."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..photo import Photo, Pixels
+from ..runtime import Session
+
+Float = NDArray[np.float32]
+
+# Detection (DB, arXiv 1911.08947), with the values that the base image uses.
+_SHORT_SIDE = 736
+_MAX_PIXELS = 2_500_000  # of one detection, some 300 MB a megapixel: what a long screenshot is brought down to
+_THRESHOLD = 0.3
+_BOX_THRESHOLD = 0.5
+_UNCLIP = 1.6
+_MAX_BOXES = 1000
+
+# Recognition (CTC)
+_HEIGHT = 48
+_MIN_WIDTH = 320
+_WIDTH_STEP = 160
+_MAX_WIDTH = 3200
+_BATCH = 6
+_DOUBT = 0.9  # a line read with less confidence is read upside down too, and the better reading kept
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Finds where text is."""
+
+    session: Session
+
+    @classmethod
+    def load(cls, session: Session, folder: Path) -> Self:
+        return cls(session)
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """Reads a line. characters: what each output class means; the first is CTC's blank."""
+
+    session: Session
+    characters: tuple[str, ...]
+
+    @classmethod
+    def load(cls, session: Session, folder: Path) -> Self:
+        """Raises KeyError where the model file carries no list of characters."""
+        return cls(session, ("", *session.metadata["character"].rstrip("\n").split("\n"), " "))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of text. quad: (4, 2) corners in pixels of the photo, in the order of its own top left, right, bottom."""
+
+    text: str
+    score: float
+    quad: Float
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """The upright rectangle around it: x, y, width, height."""
+        (x1, y1), (x2, y2) = self.quad.min(axis=0), self.quad.max(axis=0)
+        return float(x1), float(y1), float(x2 - x1), float(y2 - y1)
+
+
+def read(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: float = 0.5) -> list[Line]:
+    """All lines with a score of at least min_score (0 to 1), as a person would read them."""
+    quads = detect(photo, detector)
+    if not len(quads):
+        return []
+    heights = np.minimum(_side(quads, 1, 2), _side(quads, 0, 1))
+    pixels = photo.pixels(_HEIGHT / max(float(heights.min()), 1.0))
+    crops = [_crop(pixels, quad) for quad in quads]
+    quarters = [int(crop.shape[0] >= 1.5 * crop.shape[1]) for crop in crops]
+    crops = [np.rot90(crop, quarter) for crop, quarter in zip(crops, quarters, strict=True)]
+    readings, turned = _read_either_way(crops, recogniser)
+    lines = [
+        Line(text, score, np.roll(quad, -(2 * half + quarter), axis=0))
+        for (text, score), half, quarter, quad in zip(readings, turned, quarters, quads, strict=True)
+    ]
+    return in_reading_order([line for line in lines if line.text.strip() and line.score >= min_score])
+
+
+def _read_either_way(
+    crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser
+) -> tuple[list[tuple[str, float]], list[bool]]:
+    """The better reading of each line, and whether it is the one upside down.
+
+    Only lines in doubt are read twice; where most of those turn out to stand on their head, all are.
+    """
+    readings = recognise(crops, recogniser)
+    turned = [False] * len(crops)
+    sure = [score >= _DOUBT for _, score in readings]
+    for again in ([i for i in range(len(crops)) if not sure[i]], [i for i in range(len(crops)) if sure[i]]):
+        for i, other in zip(again, recognise([np.rot90(crops[i], 2) for i in again], recogniser), strict=True):
+            if other[1] > readings[i][1]:
+                readings[i], turned[i] = other, True
+        if 2 * sum(turned) <= len(again):
+            break
+    return readings, turned
+
+
+def detect(photo: Photo, detector: Detector) -> Float:
+    """(N, 4, 2) corners of the places that hold text, in pixels of the photo, clockwise from the top left."""
+    width, height = photo.width, photo.height
+    scale = min(_SHORT_SIDE / min(width, height), 2.0, math.sqrt(_MAX_PIXELS / (width * height)))
+    size = (max(round(width * scale / 32), 1) * 32, max(round(height * scale / 32), 1) * 32)
+    rgb = photo.resized(size, filter=Image.Resampling.BILINEAR, oversample=1.0)
+    (output,) = detector.session.run({detector.session.inputs[0].name: _normalised(rgb)[None]})
+    return _boxes(output[0, 0]) * np.array([width / size[0], height / size[1]], np.float32)
+
+
+def _boxes(probability: Float) -> Float:
+    """(N, 4, 2) rectangles around the text in a map (H, W) of its probability, in pixels of the map."""
+    mask = cv2.dilate((probability > _THRESHOLD).astype(np.uint8), np.ones((2, 2), np.uint8))
+    contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    quads = []
+    for contour in contours[:_MAX_BOXES]:
+        centre, (w, h), angle = cv2.minAreaRect(contour)
+        if min(w, h) < 3 or _mean_inside(probability, cv2.boxPoints((centre, (w, h), angle))) < _BOX_THRESHOLD:
+            continue
+        grown = 2 * _UNCLIP * w * h / (2 * (w + h))
+        quads.append(_clockwise(cv2.boxPoints((centre, (w + grown, h + grown), angle))))
+    limit = np.array(probability.shape[::-1], np.float32)
+    return np.clip(np.stack(quads), 0, limit) if quads else np.empty((0, 4, 2), np.float32)
+
+
+def _mean_inside(probability: Float, quad: Float) -> float:
+    height, width = probability.shape
+    left, top = np.clip(np.floor(quad.min(axis=0)), 0, (width - 1, height - 1)).astype(int)
+    right, bottom = np.clip(np.ceil(quad.max(axis=0)), 0, (width - 1, height - 1)).astype(int)
+    mask = np.zeros((bottom - top + 1, right - left + 1), np.uint8)
+    cv2.fillPoly(mask, [(quad - (left, top)).astype(np.int32)], 1)
+    return float(cv2.mean(probability[top : bottom + 1, left : right + 1], mask)[0])
+
+
+def _clockwise(quad: Float) -> Float:
+    """The corners from the top left on: of the two on the left the upper one."""
+    by_x = quad[np.argsort(quad[:, 0], kind="stable")]
+    (top_left, bottom_left), (top_right, bottom_right) = (half[np.argsort(half[:, 1])] for half in (by_x[:2], by_x[2:]))
+    return np.stack([top_left, top_right, bottom_right, bottom_left])
+
+
+def _side(quads: Float, first: int, second: int) -> Float:
+    """(N,) lengths of one side of each."""
+    return np.asarray(np.linalg.norm(quads[:, second] - quads[:, first], axis=1), np.float32)
+
+
+def _crop(pixels: Pixels, quad: Float) -> NDArray[np.uint8]:
+    """What lies in the rectangle, set upright along its own sides."""
+    matrix = pixels.transform()
+    corners = (quad - 0.5) @ matrix[:, :2].T + matrix[:, 2]
+    width, height = (max(round(float(np.linalg.norm(corners[i] - corners[0]))), 1) for i in (1, 3))
+    source = corners[[0, 1, 3]].astype(np.float32)
+    target = np.array([[0, 0], [width, 0], [0, height]], np.float32) - 0.5
+    move = cv2.getAffineTransform(source, target)
+    return cv2.warpAffine(pixels.rgb, move, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def recognise(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> list[tuple[str, float]]:
+    """The text in each crop (H, W, 3) and how sure that is, 0 to 1. Narrow and wide lines go in batches of their own."""
+    widths = [_line_width(crop) for crop in crops]
+    order = sorted(range(len(crops)), key=widths.__getitem__)
+    readings: list[tuple[str, float]] = [("", 0.0)] * len(crops)
+    for start in range(0, len(order), _BATCH):
+        chosen = order[start : start + _BATCH]
+        width = max(_MIN_WIDTH, math.ceil(widths[chosen[-1]] / _WIDTH_STEP) * _WIDTH_STEP)
+        batch = np.zeros((len(chosen), 3, _HEIGHT, width), np.float32)
+        for row, i in zip(batch, chosen, strict=True):
+            shrinks = crops[i].shape[0] > 2 * _HEIGHT
+            scaled = cv2.resize(
+                crops[i], (widths[i], _HEIGHT), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            )
+            row[:, :, : widths[i]] = _normalised(scaled)
+        (output,) = recogniser.session.run({recogniser.session.inputs[0].name: batch})
+        for i, reading in zip(chosen, _decode(output, recogniser.characters), strict=True):
+            readings[i] = reading
+    return readings
+
+
+def _line_width(crop: NDArray[np.uint8]) -> int:
+    return min(max(math.ceil(_HEIGHT * crop.shape[1] / crop.shape[0]), 1), _MAX_WIDTH)
+
+
+def _decode(output: Float, characters: Sequence[str]) -> list[tuple[str, float]]:
+    """Greedy CTC (Graves 2006) of (N, T, classes): repeats merged, blanks dropped, the score the mean of what is left."""
+    best, probability = output.argmax(axis=2), output.max(axis=2)
+    kept = (best != 0) & np.pad(best[:, 1:] != best[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return [
+        ("".join(characters[c] for c in classes[keep]), float(scores[keep].mean()) if keep.any() else 0.0)
+        for classes, scores, keep in zip(best, probability, kept, strict=True)
+    ]
+
+
+def _normalised(rgb: NDArray[np.uint8]) -> Float:
+    """(H, W, 3) RGB to (3, H, W) BGR from -1 to 1: PP-OCR was trained on OpenCV's order."""
+    return (rgb[:, :, ::-1].transpose(2, 0, 1).astype(np.float32) - 127.5) / 127.5
+
+
+def in_reading_order(lines: Sequence[Line]) -> list[Line]:
+    """Rows from top to bottom, each from left to right, in the direction in which most of the text is turned."""
+    if not lines:
+        return []
+    along = np.stack([line.quad[1] - line.quad[0] for line in lines])
+    quarters = np.round(np.arctan2(along[:, 1], along[:, 0]) / (np.pi / 2)).astype(int) % 4
+    main = int(np.bincount(quarters, weights=[len(line.text) for line in lines], minlength=4).argmax())
+    angle = -main * np.pi / 2
+    upright = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    centres = np.stack([line.quad.mean(axis=0) for line in lines]) @ upright.T
+    extents = np.stack([np.ptp(line.quad @ upright.T, axis=0) for line in lines])
+    rows: list[list[int]] = []
+    for i in np.argsort(centres[:, 1], kind="stable"):
+        last = rows[-1][-1] if rows else None
+        if last is not None and abs(centres[i, 1] - centres[last, 1]) < 0.5 * min(extents[i, 1], extents[last, 1]):
+            rows[-1].append(int(i))
+        else:
+            rows.append([int(i)])
+    return [lines[i] for row in rows for i in sorted(row, key=lambda i: centres[i, 0])]
