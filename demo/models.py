@@ -194,7 +194,7 @@ def _detector(path: Path) -> None:
 
     ring = [(cos(a), sin(a)) for a in np.linspace(0, 2 * pi, 16, endpoint=False)]
     inside = [(0.92 * x, 0.92 * y) for x, y in ring] + [(0.0, -0.6), (0.0, -0.25), (0.0, 0.37)]
-    outside = [(1.08 * x, 1.08 * y) for x, y in ring]
+    outside = [(1.05 * x, 1.05 * y) for x, y in ring]
     marks = [(x, y) for x, y, _, _ in FEATURES]
     probes = np.array([*inside, *outside, *marks])
     groups = [len(inside), len(outside), len(marks)]

@@ -84,7 +84,7 @@ def identity_colours(identity: int) -> list[Colour]:
 
 def draw_face(image: Image.Image, centre: Point, radius: float, identity: int) -> DrawnFace:
     """Draw an upright face into an RGB image: a disc of skin at `centre` with `radius` (pixels), hair to 1.3 radii
-    around it and shoulders to 1.7 below. The detector wants no other face's skin within 0.9 radii of the disc."""
+    around it and shoulders to 1.7 below. The detector wants no other skin within a radius of the disc."""
     hat, hair, eyes, cheeks, mouth = identity_colours(identity)
     cx, cy = centre
     left, top, side = int(cx - 2 * radius), int(cy - 2 * radius), int(4 * radius) + 2

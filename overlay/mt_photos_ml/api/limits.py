@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""How much is taken at once: the length of a body, and how many requests wait."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .replies import Busy, TooLarge, failure
+
+
+class BodyLimit:
+    """Answers 413 to a body over the limit: by its declared length before it is read, else as soon as it is over."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        """limit: bytes."""
+        self._app, self._limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if int(declared) > self._limit:
+            return await failure(TooLarge(self._limit))(scope, receive, send)
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self._limit:
+                raise TooLarge(self._limit)
+            return message
+
+        await self._app(scope, counted, send)
+
+
+class Queue:
+    """Lets so many in at once, so many more wait, and turns the rest away."""
+
+    def __init__(self, at_once: int, waiting: int) -> None:
+        self._places = asyncio.Semaphore(at_once)
+        self._most = at_once + waiting
+        self._present = 0
+
+    @contextlib.asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """A place in the queue, then one inside. Raises Busy at once where the queue is full."""
+        if self._present >= self._most:
+            raise Busy(self._present)
+        self._present += 1
+        try:
+            async with self._places:
+                yield
+        finally:
+            self._present -= 1

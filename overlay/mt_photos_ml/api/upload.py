@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""What a request carries: the file of a form, the text of a JSON body."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from email.message import Message
+
+import orjson
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser
+from starlette.requests import Request
+
+from .replies import BadForm, TooSlow
+
+_SILENCE = 30.0  # seconds without a byte after which an upload is given up
+_MAX_TEXT = 10_000  # characters; a search is a few words, and what is behind the first 77 tokens is cut off anyway
+
+
+async def read_file(request: Request, field: str = "file") -> bytes:
+    """The content of the form's field. Raises BadForm, TooSlow.
+
+    Straight from the parser: the framework's own form writes every photo to a temporary file and reads it back.
+    """
+    header = Message()
+    header["content-type"] = request.headers.get("content-type", "")
+    boundary = header.get_boundary()
+    if header.get_content_type() != "multipart/form-data" or not boundary:
+        raise BadForm(f"expected a form (multipart/form-data) with the photo in the field {field!r}")
+    form = _Form(boundary, field)
+    try:
+        async for chunk in _chunks(request):
+            form.parser.write(chunk)
+        form.parser.finalize()
+    except FormParserError:
+        raise BadForm("the form is damaged or was cut off") from None
+    if form.content is None:
+        raise BadForm(f"the form has no field {field!r}, which must hold the photo")
+    return form.content
+
+
+async def read_text(request: Request) -> str:
+    """The text of `{"text": "…"}`. Raises BadForm, TooSlow."""
+    body = b"".join([chunk async for chunk in _chunks(request)])
+    try:
+        text = orjson.loads(body)["text"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        text = None
+    if not isinstance(text, str):
+        raise BadForm('expected JSON such as {"text": "飞机"}')
+    return text[:_MAX_TEXT]
+
+
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    stream = request.stream()
+    while True:
+        try:
+            yield await asyncio.wait_for(anext(stream), _SILENCE)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise TooSlow from None
+
+
+class _Form:
+    """Keeps one field of a multipart body and lets the others go by."""
+
+    def __init__(self, boundary: str, field: str) -> None:
+        self._field = field
+        self._name, self._value, self._disposition = b"", b"", b""
+        self._parts: list[bytes] | None = None
+        self.content: bytes | None = None
+        self.parser = MultipartParser(
+            boundary,
+            {
+                "on_header_field": self._on_name,
+                "on_header_value": self._on_value,
+                "on_header_end": self._on_header_end,
+                "on_headers_finished": self._on_headers_finished,
+                "on_part_data": self._on_data,
+                "on_part_end": self._on_part_end,
+            },
+        )
+
+    def _on_name(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _on_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._name = self._value = b""
+
+    def _on_headers_finished(self) -> None:
+        header = Message()
+        header["content-disposition"] = self._disposition.decode("utf-8", "replace")
+        self._disposition = b""
+        wanted = self.content is None and header.get_param("name", header="content-disposition") == self._field
+        self._parts = [] if wanted else None
+
+    def _on_data(self, data: bytes, start: int, end: int) -> None:
+        if self._parts is not None:
+            self._parts.append(data[start:end])
+
+    def _on_part_end(self) -> None:
+        if self._parts is not None:
+            self.content, self._parts = b"".join(self._parts), None

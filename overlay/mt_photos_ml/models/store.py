@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Loaded models: loaded on first use, shared by all requests, dropped when idle, the memory given back."""
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from ..runtime import Damaged, Runtime, Session
+from .catalog import Part
+from .hub import DownloadError
+
+log = logging.getLogger("mt_photos_ml")
+
+Maker = Callable[[Session, Path], Any]
+"""Makes of a session, and of the folder that the model lies in, what a task works with."""
+
+_PATIENCE = 30.0  # seconds that a request waits for a model; after that it is told to come again
+_QUARANTINE = 30.0  # seconds during which a model that failed is not tried again
+
+
+class Source(Protocol):
+    """Who puts model files into the cache."""
+
+    def fetch(self, part: Part) -> Path:
+        """The model file, downloaded where it lacks. Blocks. Raises DownloadError."""
+        ...
+
+    def discard(self, part: Part) -> bool:
+        """Removes a damaged model file; True where it can be fetched again."""
+        ...
+
+
+class ModelUnavailable(RuntimeError):
+    """A model can't be used now. message: why and what to do. retry_after: seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Slots:
+    """So many inferences at once as the processor has room for; the rest wait their turn."""
+
+    def __init__(self, number: int) -> None:
+        self._free = threading.BoundedSemaphore(number)
+        self._thread = threading.local()
+
+    def run(self, session: Session, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        with self._free:
+            started = time.perf_counter()
+            try:
+                return session.run(feed)
+            finally:
+                self._thread.spent = getattr(self._thread, "spent", 0.0) + time.perf_counter() - started
+
+    def spent_ms(self) -> float:
+        """Milliseconds of inference by this thread since the last call."""
+        spent: float = getattr(self._thread, "spent", 0.0)
+        self._thread.spent = 0.0
+        return spent * 1000
+
+
+@dataclass(frozen=True)
+class _Slotted:
+    """A session that takes a slot for every run."""
+
+    session: Session
+    slots: Slots
+
+    @property
+    def inputs(self) -> Sequence[Any]:
+        return self.session.inputs
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.session.metadata
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        return self.slots.run(self.session, feed)
+
+
+@dataclass
+class _Loaded:
+    model: Any
+    users: int = 0
+    idle_since: float = field(default_factory=time.monotonic)
+
+
+class Store:
+    """The models of one process. Its coroutines belong to one event loop."""
+
+    def __init__(
+        self, runtime: Runtime, source: Source, makers: Mapping[tuple[str, str], Maker], slots: Slots, ttl: float
+    ) -> None:
+        """makers: by folder and kind of a part. ttl: seconds after which an idle model is dropped; 0 for never."""
+        self._runtime, self._source, self._makers, self._slots, self._ttl = runtime, source, makers, slots, ttl
+        self._loaded: dict[Part, _Loaded] = {}
+        self._loading: dict[Part, asyncio.Task[_Loaded]] = {}
+        self._failed: dict[Part, tuple[float, ModelUnavailable]] = {}
+        self._one_load = asyncio.Lock()
+
+    @property
+    def loaded(self) -> list[str]:
+        """The parts that are in memory."""
+        return sorted(map(str, self._loaded))
+
+    @contextlib.asynccontextmanager
+    async def use(self, parts: Sequence[Part]) -> AsyncIterator[list[Any]]:
+        """The models, which stay loaded for as long as the context lasts. Raises ModelUnavailable."""
+        entries = [await self._get(part) for part in parts]
+        for entry in entries:
+            entry.users += 1
+        try:
+            yield [entry.model for entry in entries]
+        finally:
+            for entry in entries:
+                entry.users -= 1
+                entry.idle_since = time.monotonic()
+
+    async def preload(self, parts: Sequence[Part]) -> None:
+        """Loads them one after the other; a failure is logged, and the first request tries again."""
+        for part in parts:
+            with contextlib.suppress(ModelUnavailable):
+                await self._get(part, patience=None)
+
+    async def _get(self, part: Part, patience: float | None = _PATIENCE) -> _Loaded:
+        if part in self._loaded:
+            return self._loaded[part]
+        until, failure = self._failed.get(part, (0.0, None))
+        if failure is not None and time.monotonic() < until:
+            raise failure
+        if part not in self._loading:
+            self._loading[part] = asyncio.create_task(self._load(part))
+            self._loading[part].add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._loading[part]), patience)
+        except TimeoutError:
+            raise ModelUnavailable(f"{part} is still being downloaded or loaded", _PATIENCE) from None
+
+    async def _load(self, part: Part) -> _Loaded:
+        try:
+            entry = _Loaded(await self._fetched_and_opened(part))
+        except ModelUnavailable as failure:
+            log.error("%s", failure)
+            self._failed[part] = time.monotonic() + failure.retry_after, failure
+            raise
+        finally:
+            del self._loading[part]
+        self._loaded[part] = entry
+        self._failed.pop(part, None)
+        return entry
+
+    async def _fetched_and_opened(self, part: Part) -> Any:
+        for again in (True, False):
+            try:
+                path = await asyncio.to_thread(self._source.fetch, part)
+            except DownloadError as error:
+                raise ModelUnavailable(f"{part} can't be downloaded: {error}", _QUARANTINE) from error
+            try:
+                async with self._one_load:
+                    return await asyncio.to_thread(self._open, part, path)
+            except Damaged as error:
+                log.warning("%s is damaged: %s", part, error)
+                if not (again and await asyncio.to_thread(self._source.discard, part)):
+                    raise ModelUnavailable(
+                        f"{part} is damaged; delete {path.parent} and put it there again", _QUARANTINE
+                    ) from error
+            except MemoryError as error:
+                raise ModelUnavailable(f"there is not enough memory to load {part}", _QUARANTINE) from error
+            except Exception as error:
+                log.debug("loading failed", exc_info=True)
+                raise ModelUnavailable(f"{part} can't be loaded: {_first_line(error)}", _QUARANTINE) from error
+        raise AssertionError("unreachable")
+
+    def _open(self, part: Part, path: Path) -> Any:
+        started = time.perf_counter()
+        session = _Slotted(self._runtime.open(path), self._slots)
+        try:
+            model = self._makers[part.folder, part.kind](session, path.parent)
+        except (KeyError, ValueError, TypeError, OSError) as error:
+            raise Damaged(f"{path.parent}: {_first_line(error)}") from error
+        log.info("loaded %s in %.1f s", part, time.perf_counter() - started)
+        return model
+
+    async def drop_idle(self, seconds: float = 0.0) -> list[str]:
+        """Drops the models that nobody has used for so long, gives their memory back, and says which they were."""
+        now = time.monotonic()
+        idle = [p for p, entry in self._loaded.items() if not entry.users and now - entry.idle_since >= seconds]
+        dropped = [self._loaded.pop(part) for part in idle]
+        names = list(map(str, idle))
+        if names:
+            log.info("dropped %s", ", ".join(names))
+        await asyncio.to_thread(_give_back, dropped)
+        return names
+
+    async def drop_when_idle(self) -> None:
+        """Runs for as long as the service does."""
+        while self._ttl:
+            await asyncio.sleep(min(self._ttl / 2, 10))
+            now = time.monotonic()
+            if any(not e.users and now - e.idle_since >= self._ttl for e in self._loaded.values()):
+                await self.drop_idle(self._ttl)
+
+
+def _give_back(dropped: list[_Loaded]) -> None:
+    """Frees the models and returns the memory to the system, which glibc would keep for itself."""
+    dropped.clear()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:300]

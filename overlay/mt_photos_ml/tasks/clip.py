@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""CLIP: a photo or a text to a vector, prepared as the model's own files say."""
+
+import json
+import string
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..models.catalog import flores_code
+from ..photo import Photo
+from ..runtime import Session
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Float = NDArray[np.float32]
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_FLORES_OF_SCRIPT = {
+    "CJK": "zho_Hans",
+    "HIRAGANA": "jpn_Jpan",
+    "KATAKANA": "jpn_Jpan",
+    "HANGUL": "kor_Hang",
+    "CYRILLIC": "rus_Cyrl",
+    "ARABIC": "arb_Arab",
+    "HEBREW": "heb_Hebr",
+    "GREEK": "ell_Grek",
+    "THAI": "tha_Thai",
+    "DEVANAGARI": "hin_Deva",
+    "TAMIL": "tam_Taml",
+    "TELUGU": "tel_Telu",
+    "ARMENIAN": "hye_Armn",
+}
+
+
+@dataclass(frozen=True)
+class Visual:
+    """The half that sees. size: side of its square input, pixels. mean, std: per channel, of values from 0 to 1."""
+
+    session: Session
+    size: int
+    mean: Float
+    std: Float
+    filter: Image.Resampling
+
+    @classmethod
+    def load(cls, session: Session, folder: Path) -> Self:
+        """folder: the one with preprocess_cfg.json. Raises KeyError or ValueError where that can't be used."""
+        config = _json(folder / "preprocess_cfg.json")
+        size = config["size"]
+        return cls(
+            session,
+            int(size[0] if isinstance(size, list) else size),
+            np.array(config["mean"], np.float32),
+            np.array(config["std"], np.float32),
+            Image.Resampling[str(config["interpolation"]).upper()],
+        )
+
+
+@dataclass(frozen=True)
+class Textual:
+    """The half that reads."""
+
+    session: Session
+    tokenizer: "Tokenizer"
+    canonicalize: bool
+    speaks_flores: bool
+
+    @classmethod
+    def load(cls, session: Session, folder: Path) -> Self:
+        """folder: the one with tokenizer.json, below the one with config.json."""
+        from tokenizers import Tokenizer
+
+        text = _json(folder.parent / "config.json")["text_cfg"]
+        pad = _json(folder / "tokenizer_config.json")["pad_token"]
+        pad = pad["content"] if isinstance(pad, dict) else pad
+        length = int(text.get("context_length", 77))
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.enable_padding(length=length, pad_token=pad, pad_id=tokenizer.token_to_id(pad))
+        tokenizer.enable_truncation(max_length=length)
+        canonicalize = (text.get("tokenizer_kwargs") or {}).get("clean") == "canonicalize"
+        return cls(session, tokenizer, canonicalize, folder.parent.name.startswith("nllb"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} is not an object")
+    return content
+
+
+def encode_photo(photo: Photo, visual: Visual) -> Float:
+    """(D,) vector of unit length."""
+    pixels = _image_input(photo, visual)
+    return _vector(visual.session.run({visual.session.inputs[0].name: pixels}))
+
+
+def _image_input(photo: Photo, visual: Visual) -> Float:
+    """(1, 3, S, S): shorter side to S, the middle cut out, normalised.
+
+    As the base image does it for every model, by the same roundings: its vectors are in people's databases.
+    """
+    side, short = visual.size, min(photo.width, photo.height)
+    width, height = int(photo.width / short * side), int(photo.height / short * side)
+    left, top = int(width / 2 - side / 2), int(height / 2 - side / 2)
+    x, y = photo.width / width, photo.height / height
+    box = (left * x, top * y, (left + side) * x, (top + side) * y)
+    rgb = photo.resized((side, side), box=box, filter=visual.filter)
+    scaled = rgb.astype(np.float32) * (1 / (255 * visual.std)) - visual.mean / visual.std
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
+
+
+def encode_text(text: str, textual: Textual, language: str | None = None) -> Float:
+    """(D,) vector of unit length. language: of the text, for models that want it told; by its script where None."""
+    encoding = textual.tokenizer.encode(_clean(text, textual, language))
+    ids = np.array([encoding.ids], np.int32)
+    names = [node.name for node in textual.session.inputs]
+    if "attention_mask" in names:
+        return _vector(
+            textual.session.run({"input_ids": ids, "attention_mask": np.array([encoding.attention_mask], np.int32)})
+        )
+    return _vector(textual.session.run({names[0]: ids}))
+
+
+def _clean(text: str, textual: Textual, language: str | None) -> str:
+    text = " ".join(text.split())
+    if textual.canonicalize:
+        text = text.translate(_NO_PUNCTUATION).lower()
+    if textual.speaks_flores:
+        text = (language and flores_code(language) or flores_of_script(text)) + text
+    return text
+
+
+def flores_of_script(text: str) -> str:
+    """The likeliest language by the script of most letters, as a FLORES-200 code: Han means Chinese, Latin English.
+
+    Any kana makes it Japanese, which is written in Han for the greater part.
+    """
+    scripts = Counter(unicodedata.name(letter, "").split(" ")[0] for letter in text if letter.isalpha())
+    if scripts["HIRAGANA"] or scripts["KATAKANA"]:
+        return "jpn_Jpan"
+    known = [script for script, _ in scripts.most_common() if script in _FLORES_OF_SCRIPT or script == "LATIN"]
+    return _FLORES_OF_SCRIPT.get(known[0], "eng_Latn") if known else "eng_Latn"
+
+
+def _vector(outputs: list[NDArray[Any]]) -> Float:
+    vector = np.asarray(outputs[0], np.float32).reshape(-1)
+    length = float(np.linalg.norm(vector))
+    return vector / length if length else vector

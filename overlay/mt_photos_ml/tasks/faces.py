@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Faces: SCRFD finds them, ArcFace makes a vector of each."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..photo import Photo
+from ..runtime import Session
+
+Float = NDArray[np.float32]
+
+_INPUT = 640
+_STRIDES = (8, 16, 32)
+_ANCHORS = 2
+_OVERLAP = 0.4
+_BATCH = 32  # faces at once: a crowd costs no more memory than these
+_CROP = 112
+
+# Where ArcFace wants eyes, nose and corners of the mouth in its 112 x 112 crop (insightface, face_align).
+_TEMPLATE = np.array(
+    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)], np.float64
+)
+
+
+@dataclass(frozen=True)
+class Detector:
+    """An SCRFD network: scores, boxes and five points at three strides."""
+
+    session: Session
+
+    @classmethod
+    def load(cls, session: Session, folder: Path) -> Self:
+        return cls(session)
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """An ArcFace network. batch: how many faces it takes at once; None where that is free."""
+
+    session: Session
+    batch: int | None
+
+    @classmethod
+    def load(cls, session: Session, folder: Path) -> Self:
+        first = session.inputs[0].shape[0]
+        return cls(session, first if isinstance(first, int) and first > 0 else None)
+
+
+@dataclass(frozen=True)
+class Face:
+    """box: x1, y1, x2, y2 in pixels of the photo. score: 0 to 1. points: (5, 2) eyes, nose, mouth, left to right.
+    embedding: (512,) of unit length."""
+
+    box: Float
+    score: float
+    points: Float
+    embedding: Float
+
+
+def find(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: float = 0.65) -> list[Face]:
+    """All faces with a score of at least min_score (0 to 1), the surest first."""
+    boxes, scores, points = detect(photo, detector, min_score)
+    if not len(boxes):
+        return []
+    embeddings = embed(_aligned(photo, points), recogniser)
+    return [
+        Face(box, float(score), five, embedding)
+        for box, score, five, embedding in zip(boxes, scores, points, embeddings, strict=True)
+    ]
+
+
+def detect(photo: Photo, detector: Detector, min_score: float) -> tuple[Float, Float, Float]:
+    """Boxes (N, 4), scores (N,) and points (N, 5, 2) in pixels of the photo, the surest first."""
+    ratio = _INPUT / max(photo.width, photo.height)
+    width, height = max(int(photo.width * ratio), 1), max(int(photo.height * ratio), 1)
+    rgb = photo.resized((width, height), filter=Image.Resampling.BILINEAR, oversample=1.0)
+    canvas = np.zeros((_INPUT, _INPUT, 3), np.uint8)
+    canvas[:height, :width] = rgb
+    pixels = (canvas.transpose(2, 0, 1)[None].astype(np.float32) - 127.5) / 128
+    outputs = detector.session.run({detector.session.inputs[0].name: pixels})
+    boxes, scores, points = _faces_in(outputs, min_score)
+    scale = np.array([photo.width / width, photo.height / height], np.float32)
+    return boxes * np.tile(scale, 2), scores, points * scale
+
+
+def _faces_in(outputs: list[NDArray[np.float32]], min_score: float) -> tuple[Float, Float, Float]:
+    """Decodes SCRFD's nine outputs (arXiv 2105.04714), in pixels of its input, and drops what overlaps a surer face."""
+    levels = len(_STRIDES)
+    boxes, scores, points = [], [], []
+    for level, stride in enumerate(_STRIDES):
+        score, box, five = (outputs[level + levels * i].reshape(-1, size) for i, size in enumerate((1, 4, 10)))
+        sure = np.flatnonzero(score[:, 0] >= min_score)
+        centres = _centres(stride)[sure]
+        reach = box[sure] * stride
+        boxes.append(np.concatenate([centres - reach[:, :2], centres + reach[:, 2:]], axis=1))
+        points.append(centres[:, None] + five[sure].reshape(-1, 5, 2) * stride)
+        scores.append(score[sure, 0])
+    box, score, five = np.concatenate(boxes), np.concatenate(scores), np.concatenate(points)
+    order = np.argsort(-score, kind="stable")
+    kept = order[_distinct(box[order])]
+    return box[kept], score[kept], five[kept]
+
+
+@lru_cache(len(_STRIDES))
+def _centres(stride: int) -> Float:
+    """(cells * anchors, 2) x and y of every anchor, row by row."""
+    steps = np.arange(_INPUT // stride, dtype=np.float32) * stride
+    grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    return np.repeat(grid, _ANCHORS, axis=0)
+
+
+def _distinct(boxes: Float) -> list[int]:
+    """Indices of the boxes (N, 4), best first, that no better one overlaps by more than IoU 0.4, in whole pixels."""
+    x1, y1, x2, y2 = boxes.T
+    areas = (x2 - x1 + 1) * (y2 - y1 + 1)
+    left, kept = np.arange(len(boxes)), []
+    while left.size:
+        best, left = left[0], left[1:]
+        kept.append(int(best))
+        wide = np.maximum(0, np.minimum(x2[best], x2[left]) - np.maximum(x1[best], x1[left]) + 1)
+        high = np.maximum(0, np.minimum(y2[best], y2[left]) - np.maximum(y1[best], y1[left]) + 1)
+        shared = wide * high
+        left = left[shared / (areas[best] + areas[left] - shared) <= _OVERLAP]
+    return kept
+
+
+def _aligned(photo: Photo, points: Float) -> NDArray[np.uint8]:
+    """(N, 112, 112, 3) RGB: every face turned and scaled so that its points lie on ArcFace's template.
+
+    The photo is decoded again only where the smallest face has fewer pixels than the crop wants.
+    """
+    moves = [similarity(five.astype(np.float64), _TEMPLATE) for five in points]
+    pixels = photo.pixels(max(float(np.hypot(move[0, 0], move[1, 0])) for move in moves))
+    to_photo = cv2.invertAffineTransform(pixels.transform())
+    crops = np.empty((len(points), _CROP, _CROP, 3), np.uint8)
+    for crop, move in zip(crops, moves, strict=True):
+        whole = move[:, :2] @ to_photo[:, :2], move[:, :2] @ to_photo[:, 2:] + move[:, 2:]
+        cv2.warpAffine(pixels.rgb, np.hstack(whole), (_CROP, _CROP), dst=crop, flags=cv2.INTER_LINEAR)
+    return crops
+
+
+def similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(2, 3) matrix of rotation, one scale and shift that brings points (N, 2) nearest to others: Umeyama 1991."""
+    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+    a, b = source - source_mean, target - target_mean
+    u, singular, vt = np.linalg.svd(b.T @ a / len(source))
+    sign = np.array([1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt)) or 1.0])
+    rotation = u @ np.diag(sign) @ vt
+    scale = (singular * sign).sum() / max(a.var(axis=0).sum(), 1e-12)
+    return np.hstack([scale * rotation, (target_mean - scale * rotation @ source_mean)[:, None]])
+
+
+def embed(crops: NDArray[np.uint8], recogniser: Recogniser) -> Float:
+    """(N, 512) vectors of unit length for crops (N, 112, 112, 3) in RGB."""
+    name = recogniser.session.inputs[0].name
+    pixels = (crops.transpose(0, 3, 1, 2).astype(np.float32) - 127.5) / 127.5
+    size = min(recogniser.batch or _BATCH, _BATCH)
+    vectors = np.concatenate(
+        [recogniser.session.run({name: pixels[i : i + size]})[0] for i in range(0, len(pixels), size)]
+    )
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)
