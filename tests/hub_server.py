@@ -13,11 +13,12 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 class HubServer:
-    """Serves `repositories` (Hugging Face's way, large files by a redirect) and `release` (plain files) until it is left.
+    """Serves `repositories` (Hugging Face's way, large files by a redirect) and `release` (plain files).
 
     Faults, to be set before or during the test: `status` answers everything with this error, `silent` accepts and never
     answers, `cuts` breaks off that many transfers of a model file after `after` bytes, `stalls` lets that many go quiet
-    there instead, `spoiled` changes the bytes but not their number, `sizes` tells sizes and checksums in the list.
+    there instead, `spoiled` changes the bytes but not their number, `ignores_ranges` sends all always, `pause` waits
+    before a file, no `sizes` leaves sizes and checksums out of the list, `claimed` tells other sizes there.
     """
 
     def __init__(self) -> None:
@@ -27,6 +28,7 @@ class HubServer:
         self.status = 0
         self.silent = self.spoiled = self.ignores_ranges = False
         self.sizes = True
+        self.claimed: dict[str, int] = {}
         self.cuts = self.stalls = 0
         self.after = 0
         self.pause = 0.0
@@ -105,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, content in hub.repositories[repository].items():
             sibling: dict[str, object] = {"rfilename": name}
             if hub.sizes:
-                sibling |= {"size": len(content), "blobId": hashlib.sha1(content).hexdigest()}
+                sibling |= {"size": hub.claimed.get(name, len(content)), "blobId": hashlib.sha1(content).hexdigest()}
                 if name.endswith(".onnx"):
                     sibling["lfs"] = {"sha256": _sha256(content), "size": len(content), "pointerSize": 130}
             siblings.append(sibling)

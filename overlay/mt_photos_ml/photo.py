@@ -42,6 +42,10 @@ _FORMATS = [plugin.format for plugin in _PLUGINS]
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
 _END_OF_JPEG = b"\xff\xd9"
 
+# What Pillow warns of, odd EXIF blocks and pictures over 89 megapixels, is handled here or no concern of the log.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
 # How the stored picture becomes the one that people see, by EXIF orientation.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -183,23 +187,23 @@ class Photo:
         image, self._header = self._header or Image.open(BytesIO(data), formats=[self.kind]), None
         factor = next((f for f in (8, 4, 2) if 1 / f >= scale), 1)
         width, height = self._stored_size
-        drafted = image.draft(None, (max(width // factor, 1), max(height // factor, 1)))  # type: ignore[arg-type]
+        drafted = image.draft(None, (max(width // factor, 1), max(height // factor, 1)))
         image.load()
         return _rgb(image), (width / drafted[1][2] if drafted else 1.0)
 
 
 @contextlib.contextmanager
 def _explained(reason: str) -> Iterator[None]:
-    """Whatever a decoder raises about a file becomes a PhotoError with this reason; what is not the file's fault stays."""
+    """Whatever a decoder raises about a file becomes a PhotoError with this reason; what isn't its fault stays."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except (MemoryError, PhotoError, DecoderMissing):
         raise
     except Image.DecompressionBombError:
         raise PhotoError("height or width out of range") from None
-    except Exception as error:  # decoders raise nearly anything on hostile files: struct.error, KeyError, SyntaxError, …
+    except (
+        Exception
+    ) as error:  # decoders raise nearly anything on hostile files: struct.error, KeyError, SyntaxError, …
         raise PhotoError(reason) from error
 
 
@@ -213,7 +217,7 @@ def _heif_format() -> str:
 
 
 def _orientation(header: Image.Image, data: bytes) -> int:
-    """EXIF orientation, 1 to 8; 1 where there is none, where it makes no sense, or where the decoder applies it itself."""
+    """EXIF orientation, 1 to 8; 1 where there is none, it makes no sense, or the decoder applies it itself."""
     if header.format in ("TIFF", "HEIF"):
         return 1
     try:
@@ -250,7 +254,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
-        if image.getextrema()[3] == (255, 255):
+        if image.getchannel("A").getextrema() == (255, 255):
             return image.convert("RGB")
         white = Image.new("RGBA", image.size, "white")
         white.alpha_composite(image)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_KEY = "mt_photos_ai_extra"
@@ -21,7 +22,7 @@ class SettingsError(ValueError):
 
 
 def clean_name(name: str) -> str:
-    """The folder name of a model in the cache, by the base image's rule: `immich-app/ViT-B-32::openai` is `ViT-B-32__openai`."""
+    """The folder of a model in the cache, by the base image's rule: `immich-app/RN50::openai` is `RN50__openai`."""
     return name.rsplit("/", 1)[-1].translate(_FORBIDDEN)
 
 
@@ -62,21 +63,15 @@ class Settings(BaseSettings):
         default_factory=lambda: os.cpu_count() or 4, ge=1, le=256, validation_alias="MACHINE_LEARNING_REQUEST_THREADS"
     )
     model_intra_op_threads: int = Field(0, ge=0, le=256, validation_alias="MACHINE_LEARNING_MODEL_INTRA_OP_THREADS")
-    preload_clip_visual: ModelName | None = Field(
-        None, validation_alias="MACHINE_LEARNING_PRELOAD__CLIP__VISUAL"
-    )
-    preload_clip_textual: ModelName | None = Field(
-        None, validation_alias="MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL"
-    )
+    preload_clip_visual: ModelName | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__CLIP__VISUAL")
+    preload_clip_textual: ModelName | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL")
     preload_face_detection: ModelName | None = Field(
         None, validation_alias="MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__DETECTION"
     )
     preload_face_recognition: ModelName | None = Field(
         None, validation_alias="MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__RECOGNITION"
     )
-    preload_ocr_detection: ModelName | None = Field(
-        None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__DETECTION"
-    )
+    preload_ocr_detection: ModelName | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__DETECTION")
     preload_ocr_recognition: ModelName | None = Field(
         None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION"
     )
@@ -153,9 +148,8 @@ def load() -> Settings:
         raise SettingsError("\n".join(map(_line, error.errors()))) from None
 
 
-def _line(error: object) -> str:
-    assert isinstance(error, dict)
-    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+def _line(error: ErrorDetails) -> str:
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if not error["loc"]:
         return message
     return f"{error['loc'][0]}={error['input']}: expected {message}"

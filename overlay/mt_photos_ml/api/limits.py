@@ -18,11 +18,11 @@ class BodyLimit:
         self._app, self._limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        headers = scope.get("headers", ()) if scope["type"] == "http" else ()
+        declared = next((value for name, value in headers if name == b"content-length"), b"0")
         if int(declared) > self._limit:
-            return await failure(TooLarge(self._limit))(scope, receive, send)
+            await failure(TooLarge(self._limit))(scope, receive, send)
+            return
         taken = 0
 
         async def counted() -> Message:

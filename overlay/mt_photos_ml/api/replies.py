@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from ..models.store import ModelUnavailable
@@ -90,6 +91,8 @@ def failure(error: BaseException) -> Response:
             return _nothing(413, f"the upload is over the limit of {error.args[0] / 1e6:.0f} MB (MAX_UPLOAD_MB)")
         case TooSlow():
             return _nothing(408, "the upload stopped coming", {"connection": "close"})
+        case ClientDisconnect():
+            return _nothing(400, "the client went away")  # which nobody reads, but the log shows
         case TaskOff():
             return _nothing(404, f"the task {error.args[0]} is switched off (TASKS)")
         case ModelUnavailable():

@@ -2,7 +2,7 @@
 """What a request carries: the file of a form, the text of a JSON body."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from email.message import Message
 
 import orjson
@@ -28,8 +28,7 @@ async def read_file(request: Request, field: str = "file") -> bytes:
         raise BadForm(f"expected a form (multipart/form-data) with the photo in the field {field!r}")
     form = _Form(boundary, field)
     try:
-        async for chunk in _chunks(request):
-            form.parser.write(chunk)
+        await _each_chunk(request, form.parser.write)
         form.parser.finalize()
     except FormParserError:
         raise BadForm("the form is damaged or was cut off") from None
@@ -40,7 +39,8 @@ async def read_file(request: Request, field: str = "file") -> bytes:
 
 async def read_text(request: Request) -> str:
     """The text of `{"text": "…"}`. Raises BadForm, TooSlow."""
-    body = b"".join([chunk async for chunk in _chunks(request)])
+    body = bytearray()
+    await _each_chunk(request, body.extend)
     try:
         text = orjson.loads(body)["text"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -50,15 +50,15 @@ async def read_text(request: Request) -> str:
     return text[:_MAX_TEXT]
 
 
-async def _chunks(request: Request) -> AsyncIterator[bytes]:
-    stream = request.stream()
-    while True:
-        try:
-            yield await asyncio.wait_for(anext(stream), _SILENCE)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise TooSlow from None
+async def _each_chunk(request: Request, take: Callable[[bytes], object]) -> None:
+    clock = asyncio.get_running_loop().time
+    try:
+        async with asyncio.timeout(_SILENCE) as silence:
+            async for chunk in request.stream():
+                take(chunk)
+                silence.reschedule(clock() + _SILENCE)
+    except TimeoutError:
+        raise TooSlow from None
 
 
 class _Form:

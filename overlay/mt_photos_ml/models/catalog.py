@@ -39,7 +39,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Clip:
-    """A CLIP pair. length: of its vectors. languages: "en", or "many". space: models of one space understand each other."""
+    """A CLIP pair. length: of its vectors. languages: "en" or "many". space: models of one space fit each other."""
 
     length: int
     languages: str = "en"
@@ -264,7 +264,7 @@ def clip_vector_length(settings: Settings) -> int | None:
 
 
 def check(settings: Settings) -> None:
-    """Raises SettingsError where a model in use is neither known nor in the cache, or where the two of CLIP don't fit."""
+    """Raises SettingsError where a model in use is neither known nor in the cache, or CLIP's two don't fit."""
     variables = {
         (CLIP, "visual"): "CLIP_VISUAL_MODEL_NAME",
         (CLIP, "textual"): "CLIP_TEXTUAL_MODEL_NAME",
@@ -286,7 +286,9 @@ def check(settings: Settings) -> None:
             "vectors of different models can't be compared, no search would find anything"
         )
     if settings.clip_language is not None and flores_code(settings.clip_language) is None:
-        raise SettingsError(f"CLIP_LANGUAGE={settings.clip_language}: expected a language such as zh-CN, en or zho_Hans")
+        raise SettingsError(
+            f"CLIP_LANGUAGE={settings.clip_language}: expected a language such as zh-CN, en or zho_Hans"
+        )
 
 
 def _space(name: str) -> str:

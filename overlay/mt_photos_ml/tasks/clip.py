@@ -134,7 +134,7 @@ def _clean(text: str, textual: Textual, language: str | None) -> str:
     if textual.canonicalize:
         text = text.translate(_NO_PUNCTUATION).lower()
     if textual.speaks_flores:
-        text = (language and flores_code(language) or flores_of_script(text)) + text
+        text = ((language and flores_code(language)) or flores_of_script(text)) + text
     return text
 
 

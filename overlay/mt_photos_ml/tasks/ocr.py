@@ -127,12 +127,16 @@ def _boxes(probability: Float) -> Float:
     quads = []
     for contour in contours[:_MAX_BOXES]:
         centre, (w, h), angle = cv2.minAreaRect(contour)
-        if min(w, h) < 3 or _mean_inside(probability, cv2.boxPoints((centre, (w, h), angle))) < _BOX_THRESHOLD:
+        if min(w, h) < 3 or _mean_inside(probability, _corners(centre, w, h, angle)) < _BOX_THRESHOLD:
             continue
         grown = 2 * _UNCLIP * w * h / (2 * (w + h))
-        quads.append(_clockwise(cv2.boxPoints((centre, (w + grown, h + grown), angle))))
+        quads.append(_clockwise(_corners(centre, w + grown, h + grown, angle)))
     limit = np.array(probability.shape[::-1], np.float32)
     return np.clip(np.stack(quads), 0, limit) if quads else np.empty((0, 4, 2), np.float32)
+
+
+def _corners(centre: Sequence[float], width: float, height: float, angle: float) -> Float:
+    return np.asarray(cv2.boxPoints((centre, (width, height), angle)), np.float32)
 
 
 def _mean_inside(probability: Float, quad: Float) -> float:
@@ -164,11 +168,12 @@ def _crop(pixels: Pixels, quad: Float) -> NDArray[np.uint8]:
     source = corners[[0, 1, 3]].astype(np.float32)
     target = np.array([[0, 0], [width, 0], [0, height]], np.float32) - 0.5
     move = cv2.getAffineTransform(source, target)
-    return cv2.warpAffine(pixels.rgb, move, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    crop = cv2.warpAffine(pixels.rgb, move, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(crop, np.uint8)
 
 
 def recognise(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> list[tuple[str, float]]:
-    """The text in each crop (H, W, 3) and how sure that is, 0 to 1. Narrow and wide lines go in batches of their own."""
+    """The text in each crop (H, W, 3) and how sure that is, 0 to 1. Lines of like width share a batch."""
     widths = [_line_width(crop) for crop in crops]
     order = sorted(range(len(crops)), key=widths.__getitem__)
     readings: list[tuple[str, float]] = [("", 0.0)] * len(crops)
@@ -177,11 +182,9 @@ def recognise(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> lis
         width = max(_MIN_WIDTH, math.ceil(widths[chosen[-1]] / _WIDTH_STEP) * _WIDTH_STEP)
         batch = np.zeros((len(chosen), 3, _HEIGHT, width), np.float32)
         for row, i in zip(batch, chosen, strict=True):
-            shrinks = crops[i].shape[0] > 2 * _HEIGHT
-            scaled = cv2.resize(
-                crops[i], (widths[i], _HEIGHT), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            )
-            row[:, :, : widths[i]] = _normalised(scaled)
+            filter = cv2.INTER_AREA if crops[i].shape[0] > 2 * _HEIGHT else cv2.INTER_LINEAR
+            scaled = cv2.resize(crops[i], (widths[i], _HEIGHT), interpolation=filter)
+            row[:, :, : widths[i]] = _normalised(np.asarray(scaled, np.uint8))
         (output,) = recogniser.session.run({recogniser.session.inputs[0].name: batch})
         for i, reading in zip(chosen, _decode(output, recogniser.characters), strict=True):
             readings[i] = reading
@@ -189,11 +192,12 @@ def recognise(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> lis
 
 
 def _line_width(crop: NDArray[np.uint8]) -> int:
-    return min(max(math.ceil(_HEIGHT * crop.shape[1] / crop.shape[0]), 1), _MAX_WIDTH)
+    height, width = crop.shape[:2]
+    return int(np.clip(math.ceil(_HEIGHT * width / height), 1, _MAX_WIDTH))
 
 
 def _decode(output: Float, characters: Sequence[str]) -> list[tuple[str, float]]:
-    """Greedy CTC (Graves 2006) of (N, T, classes): repeats merged, blanks dropped, the score the mean of what is left."""
+    """Greedy CTC (Graves 2006) of (N, T, classes): repeats merged, blanks dropped, the score the mean of the rest."""
     best, probability = output.argmax(axis=2), output.max(axis=2)
     kept = (best != 0) & np.pad(best[:, 1:] != best[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     return [

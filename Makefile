@@ -1,0 +1,55 @@
+# The one door. `make run` and `make test` set up what they need by themselves, in .venv.
+
+FITS   := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+            $$p -c '$(FITS)' 2>/dev/null && command -v $$p && break; done)
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+EXTRA  ?= cpu
+
+.PHONY: help run demo test lint clean
+
+help:
+	@echo "make run    run the service (EXTRA=cuda or openvino for another device)"
+	@echo "make demo   run it with tiny models of its own, offline"
+	@echo "make test   run the tests"
+	@echo "make lint   check style and types"
+
+run: $(VENV)/run-$(EXTRA).done
+	@exec $(BIN)/mt-photos-ml serve
+
+demo: $(VENV)/test.done
+	@exec $(BIN)/python -m demo .demo
+
+test: $(VENV)/test.done
+	$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy overlay/mt_photos_ml demo tests
+
+clean:
+	rm -rf $(VENV) .demo build *.egg-info overlay/*.egg-info
+
+$(VENV)/venv.done:
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(FITS)' || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=/path/to/it"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -y -q python3-venv; } || \
+	  { echo "Python's venv module is needed: sudo apt-get install python3-venv"; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version)"
+	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && touch $@
+
+$(VENV)/run-%.done: $(VENV)/venv.done pyproject.toml constraints.txt VERSION
+	@echo "installing the service ($*), once"
+	@$(PIP) install -c constraints.txt -e '.[$*,heic,ocr]' && touch $@
+
+# insightface and rapidocr 3.4 are the references of the tests. Without their dependencies, which would bring a second
+# OpenCV that overwrites ours and wants a screen's libraries; the ones that they do need are in the extra dev.
+$(VENV)/test.done: $(VENV)/run-cpu.done
+	@echo "installing what the tests need, once"
+	@$(PIP) install -c constraints.txt -e '.[cpu,heic,ocr,dev]'
+	@$(PIP) install -c constraints.txt --no-deps insightface
+	@$(PIP) install --no-deps --upgrade --target $(VENV)/rapidocr-3.4 'rapidocr==3.4.*' && touch $@

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""`python -m demo FOLDER`: builds the tiny models into FOLDER and serves with them, every route answering offline."""
+
+import os
+import sys
+from pathlib import Path
+
+from mt_photos_ml.cli import main
+
+from .models import build_clip, build_faces
+
+CLIP, FACES = "demo-colours", "demo-faces"
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The variables that make the service use the demo's models."""
+    return {
+        "MACHINE_LEARNING_CACHE_FOLDER": str(folder),
+        "CLIP_VISUAL_MODEL_NAME": CLIP,
+        "CLIP_TEXTUAL_MODEL_NAME": CLIP,
+        "FACE_DETECTION_MODEL_NAME": FACES,
+        "FACE_RECOGNITION_MODEL_NAME": FACES,
+    }
+
+
+def build(folder: Path) -> None:
+    """Writes the models of the demo in the layout of the cache."""
+    build_clip(folder / "clip" / CLIP)
+    build_faces(folder / "facial-recognition" / FACES)
+
+
+if __name__ == "__main__":
+    build(Path(sys.argv[1]))
+    os.environ.update(environment(Path(sys.argv[1]).absolute()))
+    sys.exit(main(["serve", *sys.argv[2:]]))

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The command mt-photos-ml: serve, models, doctor."""
+
+import argparse
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from . import version
+from .models import catalog
+from .settings import DEFAULT_KEY, Settings, SettingsError, load
+
+log = logging.getLogger("mt_photos_ml")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    parser = argparse.ArgumentParser("mt-photos-ml", description="The MT Photos recognition service.")
+    parser.add_argument("--version", action="version", version=version())
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve_ = commands.add_parser("serve", help="run the service")
+    serve_.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all of IPv4)")
+    serve_.add_argument("--port", type=int, help="port to listen on (default: HTTP_PORT, else 8060)")
+    serve_.add_argument("--fd", type=int, help=argparse.SUPPRESS)  # the socket that a process before this one bound
+    serve_.set_defaults(run=serve)
+
+    models = commands.add_parser("models", help="look after the model files").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    models.add_parser("list", help="the models known and those in the cache").set_defaults(run=models_list)
+    models.add_parser("pull", help="download what the settings need").set_defaults(run=models_pull)
+    models.add_parser("verify", help="check the files in use").set_defaults(run=models_verify)
+    prune = models.add_parser("prune", help="delete models that the settings no longer name")
+    prune.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    prune.set_defaults(run=models_prune)
+
+    commands.add_parser("doctor", help="check settings, decoders, devices, cache, network").set_defaults(run=doctor)
+
+    chosen = parser.parse_args(arguments)
+    try:
+        settings = load()
+        if chosen.run is not doctor:
+            catalog.check(settings)
+    except SettingsError as error:
+        print(f"mt-photos-ml: {error}".replace("\n", "\nmt-photos-ml: "), file=sys.stderr)
+        return 2
+    _log_to_stderr(settings.log_level)
+    try:
+        code: int = chosen.run(settings, chosen)
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    log.setLevel(level.upper())
+
+
+def serve(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Serves until a signal; in-flight requests are answered before it ends."""
+    import uvicorn
+
+    from .app import create_app, threads_an_inference
+    from .models.hub import Hub
+    from .runtime.onnx import OnnxRuntime
+
+    host, port = chosen.host, chosen.port or settings.http_port
+    try:
+        listening = socket.socket(fileno=chosen.fd) if chosen.fd is not None else _bound(host, port)
+    except OSError as error:
+        print(f"mt-photos-ml: can't listen on {host} port {port}: {error.strerror}", file=sys.stderr)
+        return 1
+    kept = listening.dup()  # uvicorn closes the one it is given; new clients wait at this one while we start afresh
+    afresh = False
+
+    def start_afresh() -> None:
+        nonlocal afresh
+        afresh = server.should_exit = True
+
+    hub = Hub(settings.cache_folder, settings.hf_endpoint)
+    app = create_app(settings, OnnxRuntime(threads_an_inference(settings)), hub, start_afresh)
+    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_keep_alive=75)
+    server = uvicorn.Server(config)
+    _announce(settings, host, port)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises the signal again when it has finished
+    server.run(sockets=[listening])
+    if afresh:
+        kept.set_inheritable(True)
+        where = ["--host", host, "--port", str(port), "--fd", str(kept.fileno())]
+        os.execv(sys.executable, [sys.executable, "-m", "mt_photos_ml", "serve", *where])
+    return 0
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=2048)
+    listening.setblocking(False)
+    return listening
+
+
+def _announce(settings: Settings, host: str, port: int) -> None:
+    key = "of your own"
+    if settings.open_to_all:
+        key = "none, the API is open to all who can reach it"
+    elif settings.api_auth_key == DEFAULT_KEY:
+        key = "the default one, which everybody knows: set API_AUTH_KEY"
+    log.info("mt-photos-ml %s on http://%s:%d, key: %s", version(), host, port, key)
+    for task, parts in catalog.configured(settings).items():
+        names = dict.fromkeys(part.name for part in parts)
+        length = f", vectors of {catalog.clip_vector_length(settings) or '?'} numbers" if task == "clip" else ""
+        log.info("%s: %s%s", task, ", ".join(names), length)
+    if settings.demo:
+        log.warning("this is the demo: it knows colours and drawn faces only")
+
+
+def models_list(settings: Settings, chosen: argparse.Namespace) -> int:
+    """What is known, what is there, what is in use."""
+    from rich.console import Console
+    from rich.table import Table
+
+    used = {(part.folder, part.name) for parts in catalog.configured(settings).values() for part in parts}
+    there = {(folder.parent.name, folder.name): folder for folder in _cached(settings.cache_folder)}
+    table = Table("task", "model", "vector", "languages", "on disk", "", box=None, pad_edge=False)
+    for folder, names in catalog.KNOWN.items():
+        own = sorted(name for task, name in there if task == folder and name not in names)
+        for name in (*names, *own):
+            clip = catalog.CLIP_MODELS.get(name) if folder == catalog.CLIP else None
+            size = f"{_size(there[folder, name]) / 1e6:.0f} MB" if (folder, name) in there else ""
+            table.add_row(
+                catalog.TASK_OF_FOLDER[folder],
+                name,
+                str(clip.length) if clip else "",
+                clip.languages if clip else "",
+                size,
+                "in use" if (folder, name) in used else "",
+            )
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    return 0
+
+
+def models_pull(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Downloads every part that the settings need and the cache lacks."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    from .models.hub import DownloadError, Hub
+
+    failed = False
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        rows: dict[catalog.Part, int] = {}
+
+        def draw(part: catalog.Part, done: int, total: int) -> None:
+            if part not in rows:
+                rows[part] = int(bars.add_task(str(part), total=total))
+            bars.update(bars.task_ids[rows[part]], completed=done, total=total)
+
+        hub = Hub(settings.cache_folder, settings.hf_endpoint, progress=draw)
+        for part in _used(settings):
+            try:
+                bars.console.print(f"{part}: {hub.fetch(part)}", soft_wrap=True)
+            except DownloadError as error:
+                failed = True
+                bars.console.print(f"{part}: {error}", soft_wrap=True, style="red")
+    return int(failed)
+
+
+def models_verify(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Checks the files of the parts in use against their checksums, and that the runtime can open them."""
+    from .models.hub import Hub
+    from .runtime.onnx import OnnxRuntime
+
+    hub, runtime, failed = Hub(settings.cache_folder, settings.hf_endpoint), OnnxRuntime(), False
+    for part in _used(settings):
+        wrong = hub.verify(part)
+        if wrong is None:
+            try:
+                runtime.open(settings.cache_folder / part.folder / part.name / part.files[0])
+            except Exception as error:
+                wrong = str(error)
+        failed |= wrong is not None
+        print(f"{part}: {wrong or 'fine'}")
+    return int(failed)
+
+
+def models_prune(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Deletes the models in the cache that no setting names, after a question."""
+    used = {(part.folder, part.name) for part in _used(settings)}
+    stale = [path for path in _cached(settings.cache_folder) if (path.parent.name, path.name) not in used]
+    if not stale:
+        print("nothing to delete: every model in the cache is in use")
+        return 0
+    for path in stale:
+        print(f"{_size(path) / 1e6:8.0f} MB  {path}")
+    if not chosen.yes:
+        try:
+            if input("Delete these? [y/N] ").strip().lower() not in ("y", "yes"):
+                print("nothing deleted")
+                return 1
+        except EOFError:
+            print("\nnothing deleted: nobody answered; --yes deletes without a question")
+            return 1
+    for path in stale:
+        shutil.rmtree(path)
+    print(f"deleted {len(stale)}")
+    return 0
+
+
+def _used(settings: Settings) -> list[catalog.Part]:
+    return [part for parts in catalog.configured(settings).values() for part in parts]
+
+
+def _cached(cache: Path) -> Iterator[Path]:
+    """The folders of models in the cache."""
+    for folder in catalog.KNOWN:
+        if (cache / folder).is_dir():
+            yield from sorted(path for path in (cache / folder).iterdir() if path.is_dir())
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def doctor(settings: Settings, chosen: argparse.Namespace) -> int:
+    """One line a check; the exit code is 1 where something is broken."""
+    broken = False
+    for state, what, detail in _checks(settings):
+        broken |= state == "FAIL"
+        print(f"{state:4}  {what}: {detail}")
+    return int(broken)
+
+
+def _checks(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    try:
+        catalog.check(settings)
+        yield "ok", "settings", f"tasks {', '.join(sorted(settings.tasks))}, port {settings.http_port}"
+    except SettingsError as error:
+        yield "FAIL", "settings", str(error)
+    if settings.open_to_all:
+        yield "warn", "key", "none: whoever reaches the port can use the service"
+    elif settings.api_auth_key == DEFAULT_KEY:
+        yield "warn", "key", "the default one, which everybody knows: set API_AUTH_KEY"
+    else:
+        yield "ok", "key", "of your own"
+    yield from _decoders()
+    yield _runtime()
+    yield _cache(settings.cache_folder)
+    lacking = [part for part in _used(settings) if part.missing(settings.cache_folder)]
+    for part in _used(settings):
+        missing = part.missing(settings.cache_folder)
+        yield "warn" if missing else "ok", "model", f"{part}{': downloaded when first needed' if missing else ''}"
+    yield from _endpoints(settings, needed=bool(lacking))
+
+
+def _decoders() -> Iterator[tuple[str, str, str]]:
+    from PIL import features
+
+    for kind, feature in (("JPEG", "jpg"), ("PNG", "zlib"), ("TIFF", "libtiff"), ("WebP", "webp"), ("AVIF", "avif")):
+        there = features.check(feature)
+        yield "ok" if there else "FAIL", "decoder", kind if there else f"{kind} is missing in this build of Pillow"
+    try:
+        import pillow_heif
+
+        yield "ok", "decoder", f"HEIC (pillow-heif {pillow_heif.__version__})"
+    except ImportError:
+        yield "warn", "decoder", "HEIC is missing: pip install pillow-heif"
+
+
+def _runtime() -> tuple[str, str, str]:
+    from .runtime.onnx import OnnxRuntime
+
+    try:
+        return "ok", "runtime", OnnxRuntime().describe()
+    except ImportError as error:
+        return "FAIL", "runtime", f"{error}; install the extra cpu, cuda or openvino"
+
+
+def _cache(folder: Path) -> tuple[str, str, str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".written").touch()
+        (folder / ".written").unlink()
+    except OSError as error:
+        return "FAIL", "cache", f"{folder} can't be written: {error.strerror}"
+    return "ok", "cache", f"{folder}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
+
+
+def _endpoints(settings: Settings, needed: bool) -> Iterator[tuple[str, str, str]]:
+    from .models.hub import DEFAULT_ENDPOINTS
+
+    release = "/".join(catalog.OCR_RELEASE.split("/")[:3])
+    hubs = [settings.hf_endpoint] if settings.hf_endpoint else list(DEFAULT_ENDPOINTS)
+    for address in (*hubs, release):
+        try:
+            with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5):
+                yield "ok", "endpoint", address
+        except urllib.error.HTTPError:
+            yield "ok", "endpoint", address  # it answered
+        except OSError as error:
+            reason = getattr(error, "reason", error)
+            yield "warn", "endpoint", f"{address}: {reason}{'' if needed else ' (all models are there already)'}"

@@ -1,0 +1,487 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Models are fetched from the hub that answers, whole or not at all, and only what a task needs."""
+
+import hashlib
+import importlib.util
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer
+from mt_photos_ml.models import hub as module
+from mt_photos_ml.models.catalog import CLIP, FACES, OCR, OCR_MODELS, OcrFile, Part
+from mt_photos_ml.models.hub import DownloadError, Hub
+
+NAME = "ViT-B-32__openai"
+VISUAL, TEXTUAL = Part(CLIP, NAME, "visual"), Part(CLIP, NAME, "textual")
+DETECTION = Part(FACES, "buffalo_s", "detection")
+WEIGHTS = os.urandom(300_000)
+REPOSITORY = {
+    ".gitattributes": b"*.onnx filter=lfs",
+    "README.md": b"# a model",
+    "config.json": b'{"embed_dim": 512}',
+    "visual/model.onnx": WEIGHTS,
+    "visual/onnx__MatMul_1": b"weights beside the model",
+    "visual/preprocess_cfg.json": b'{"size": 224}',
+    "visual/fp16/model.armnn": b"for another runtime",
+    "visual/model.armnn": b"for another runtime",
+    "visual/rknpu/rk3588/model.rknn": b"for another runtime",
+    "textual/model.onnx": WEIGHTS[::-1],
+    "textual/tokenizer.json": b"{}",
+    "textual/tokenizer_config.json": b"{}",
+}
+PATH = f"immich-app/{NAME}"
+
+carried_here = pytest.mark.skipif(
+    importlib.util.find_spec("rapidocr") is None, reason="RapidOCR is not installed: nothing is carried in its wheel"
+)
+
+
+@pytest.fixture
+def server() -> Iterator[HubServer]:
+    with HubServer() as server:
+        server.repositories[PATH] = dict(REPOSITORY)
+        server.repositories["immich-app/buffalo_s"] = {
+            "detection/model.onnx": WEIGHTS,
+            "recognition/model.onnx": WEIGHTS[::-1],
+        }
+        yield server
+
+
+@pytest.fixture
+def other() -> Iterator[HubServer]:
+    with HubServer() as server:
+        server.repositories[PATH] = dict(REPOSITORY)
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(module, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.01)
+
+
+@pytest.fixture
+def ocr(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> Part:
+    """An OCR model that no wheel carries, with weights of the test's own."""
+    path = OCR_MODELS["PP-OCRv5_mobile"]["recognition"].path
+    file = OcrFile(path, hashlib.sha256(WEIGHTS).hexdigest())
+    monkeypatch.setitem(OCR_MODELS, "PP-OCRv5_mobile", {"recognition": file})
+    server.release[path] = WEIGHTS
+    return Part(OCR, "PP-OCRv5_mobile", "recognition")
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def nobody_listens() -> str:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{unused.getsockname()[1]}"
+
+
+def stage(cache: Path, part: Part, content: bytes) -> None:
+    """What an interrupted run leaves behind."""
+    staged = cache / part.folder / part.name / ".partial" / part.kind / part.files[0]
+    staged.parent.mkdir(parents=True)
+    staged.write_bytes(content)
+
+
+def test_only_the_files_that_a_part_needs_are_fetched(server: HubServer, tmp_path: Path) -> None:
+    model = Hub(tmp_path, server.endpoint).fetch(VISUAL)
+
+    assert model == tmp_path / CLIP / NAME / "visual" / "model.onnx"
+    assert model.read_bytes() == WEIGHTS
+    assert files(tmp_path / CLIP / NAME) == {
+        "config.json",
+        "visual/model.onnx",
+        "visual/onnx__MatMul_1",
+        "visual/preprocess_cfg.json",
+        "SHA256SUMS",
+    }
+    assert set(server.sent) == files(tmp_path / CLIP / NAME) - {"SHA256SUMS"}
+
+
+def test_of_a_face_model_one_network_is_fetched(server: HubServer, tmp_path: Path) -> None:
+    Hub(tmp_path, server.endpoint).fetch(DETECTION)
+    assert server.sent == ["detection/model.onnx"]
+
+
+def test_the_second_part_keeps_what_the_first_one_brought(server: HubServer, tmp_path: Path) -> None:
+    hub = Hub(tmp_path, server.endpoint)
+    hub.fetch(VISUAL)
+    hub.fetch(TEXTUAL)
+    assert sorted(server.sent).count("config.json") == 1
+    assert hub.verify(VISUAL) is None
+    assert hub.verify(TEXTUAL) is None
+
+
+def test_a_model_that_is_there_asks_nobody(server: HubServer, tmp_path: Path) -> None:
+    hub = Hub(tmp_path, server.endpoint)
+    first = hub.fetch(VISUAL)
+    server.requests.clear()
+    assert hub.fetch(VISUAL) == first
+    assert server.requests == []
+
+
+def test_a_file_put_there_by_hand_is_kept(server: HubServer, tmp_path: Path) -> None:
+    config = tmp_path / CLIP / NAME / "config.json"
+    config.parent.mkdir(parents=True)
+    config.write_text('{"embed_dim": 512, "mine": true}')
+    Hub(tmp_path, server.endpoint).fetch(VISUAL)
+    assert "mine" in config.read_text()
+    assert "config.json" not in server.sent
+
+
+def test_a_transfer_that_was_cut_goes_on_where_it_ended(server: HubServer, tmp_path: Path) -> None:
+    server.cuts, server.after = 2, 100_000
+    model = Hub(tmp_path, server.endpoint).fetch(VISUAL)
+    assert server.ranges == ["bytes=100000-", "bytes=200000-"]
+    assert model.read_bytes() == WEIGHTS
+
+
+def test_a_transfer_that_goes_quiet_is_broken_off_and_goes_on(server: HubServer, tmp_path: Path) -> None:
+    server.stalls, server.after = 1, 100_000
+    began = time.monotonic()
+    model = Hub(tmp_path, server.endpoint).fetch(VISUAL)
+    assert server.ranges == ["bytes=100000-"]
+    assert model.read_bytes() == WEIGHTS
+    assert time.monotonic() - began < 15
+
+
+def test_a_server_that_knows_no_ranges_sends_the_whole_again(server: HubServer, tmp_path: Path) -> None:
+    server.ignores_ranges = True
+    server.cuts, server.after = 1, 100_000
+    assert Hub(tmp_path, server.endpoint).fetch(VISUAL).read_bytes() == WEIGHTS
+    assert server.sent.count("visual/model.onnx") == 2
+
+
+def test_the_next_run_goes_on_where_an_interrupted_one_ended(server: HubServer, tmp_path: Path) -> None:
+    server.cuts, server.after = module.TRIES, 50_000
+    hub = Hub(tmp_path, server.endpoint)
+    with pytest.raises(DownloadError, match="broke off 3 times in a row"):
+        hub.fetch(VISUAL)
+    assert VISUAL.missing(tmp_path)
+
+    assert hub.fetch(VISUAL).read_bytes() == WEIGHTS
+    assert server.ranges[-1] == "bytes=150000-"
+    assert not (tmp_path / CLIP / NAME / ".partial").exists()
+
+
+def test_the_next_mirror_goes_on_with_what_the_first_one_sent(
+    server: HubServer, other: HubServer, tmp_path: Path
+) -> None:
+    server.cuts, server.after = 99, 50_000
+    model = Hub(tmp_path, endpoints=[server.endpoint, other.endpoint]).fetch(VISUAL)
+    assert other.ranges == ["bytes=150000-"]
+    assert model.read_bytes() == WEIGHTS
+
+
+def test_half_a_file_is_not_taken_for_a_model(server: HubServer, tmp_path: Path) -> None:
+    stage(tmp_path, VISUAL, WEIGHTS[:1000])
+    with pytest.raises(DownloadError):
+        Hub(tmp_path, nobody_listens()).fetch(VISUAL)
+    assert VISUAL.missing(tmp_path)
+    assert Hub(tmp_path, server.endpoint).fetch(VISUAL).read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize("rest", [b"x" * 1000, b"x" * 300_000, b"x" * 400_000], ids=["half", "as long", "longer"])
+def test_a_bad_leftover_is_fetched_anew(server: HubServer, tmp_path: Path, rest: bytes) -> None:
+    stage(tmp_path, VISUAL, rest)
+    assert Hub(tmp_path, server.endpoint).fetch(VISUAL).read_bytes() == WEIGHTS
+
+
+def test_bytes_with_another_checksum_are_refused(server: HubServer, tmp_path: Path) -> None:
+    server.spoiled = True
+    with pytest.raises(DownloadError, match=r"visual/model\.onnx is not what was published"):
+        Hub(tmp_path, server.endpoint).fetch(VISUAL)
+    assert files(tmp_path / CLIP / NAME) & set(REPOSITORY) == set()
+
+
+def test_after_a_mirror_with_spoiled_bytes_the_next_one_is_asked(
+    server: HubServer, other: HubServer, tmp_path: Path
+) -> None:
+    server.spoiled = True
+    model = Hub(tmp_path, endpoints=[server.endpoint, other.endpoint]).fetch(VISUAL)
+    assert model.read_bytes() == WEIGHTS
+
+
+def test_a_mirror_that_tells_no_sizes_serves_as_well(server: HubServer, tmp_path: Path) -> None:
+    server.sizes = False
+    server.cuts, server.after = 1, 100_000
+    hub = Hub(tmp_path, server.endpoint)
+    assert hub.fetch(VISUAL).read_bytes() == WEIGHTS
+    assert hub.verify(VISUAL) is None
+    assert hub.discard(VISUAL), "nobody said what the file should be: the next one may be better"
+
+
+@pytest.mark.parametrize("fault", ["refuses", "answers 500", "never answers", "has no such model", "is no hub"])
+def test_the_second_endpoint_is_asked_where_the_first(
+    server: HubServer, other: HubServer, tmp_path: Path, fault: str
+) -> None:
+    first = server.endpoint
+    if fault == "refuses":
+        first = nobody_listens()
+    elif fault == "answers 500":
+        server.status = 500
+    elif fault == "never answers":
+        server.silent = True
+    elif fault == "has no such model":
+        server.repositories.clear()
+    else:
+        server.status = 200
+    began = time.monotonic()
+    model = Hub(tmp_path, endpoints=[first, other.endpoint]).fetch(VISUAL)
+    assert model.read_bytes() == WEIGHTS
+    assert time.monotonic() - began < 15
+
+
+def test_an_error_names_every_endpoint_what_came_of_it_and_what_to_do(
+    server: HubServer, other: HubServer, tmp_path: Path
+) -> None:
+    server.status, other.silent = 503, True
+    closed, unknown = nobody_listens(), "http://nowhere.invalid"
+    with pytest.raises(DownloadError) as raised:
+        Hub(tmp_path, endpoints=[server.endpoint, other.endpoint, closed, unknown]).fetch(VISUAL)
+    message = str(raised.value)
+    assert f"{server.endpoint}: HTTP 503 Service Unavailable" in message
+    assert f"{other.endpoint}: no answer in time" in message
+    assert f"{closed}: connection refused" in message
+    assert f"{unknown}: its name is not known here (DNS)" in message
+    assert "HF_ENDPOINT" in message
+    assert str(tmp_path / CLIP / NAME) in message
+    assert "\n" not in message
+    assert raised.value.__suppress_context__ or raised.value.__context__ is None
+
+
+def test_a_repository_without_the_part_says_so(server: HubServer, tmp_path: Path) -> None:
+    del server.repositories[PATH]["visual/preprocess_cfg.json"]
+    with pytest.raises(DownloadError, match=r"has no visual/preprocess_cfg\.json"):
+        Hub(tmp_path, server.endpoint).fetch(VISUAL)
+
+
+def test_a_disk_that_is_too_small_is_said_before_a_byte_is_fetched(server: HubServer, tmp_path: Path) -> None:
+    server.claimed["visual/model.onnx"] = 10**18
+    with pytest.raises(DownloadError, match=r"needs 1000000000000 MB, but .* has only .* MB free"):
+        Hub(tmp_path, server.endpoint).fetch(VISUAL)
+    assert server.sent == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(server: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DownloadError, match="can't be stored") as raised:
+        Hub(tmp_path / "file", server.endpoint).fetch(VISUAL)
+    assert str(tmp_path / "file") in str(raised.value)
+    assert "MACHINE_LEARNING_CACHE_FOLDER" in str(raised.value)
+
+
+def test_the_model_file_is_put_in_place_last(server: HubServer, tmp_path: Path) -> None:
+    (tmp_path / CLIP / NAME / "visual" / "preprocess_cfg.json").mkdir(parents=True)
+    with pytest.raises(DownloadError, match="can't be stored"):
+        Hub(tmp_path, server.endpoint).fetch(VISUAL)
+    assert not (tmp_path / CLIP / NAME / "visual" / "model.onnx").exists()
+
+
+def test_threads_that_want_one_model_share_a_download(server: HubServer, tmp_path: Path) -> None:
+    server.pause = 0.1
+    hub = Hub(tmp_path, server.endpoint)
+    with ThreadPoolExecutor(4) as pool:
+        models = set(pool.map(hub.fetch, [VISUAL] * 4))
+    assert len(models) == 1
+    assert server.sent.count("visual/model.onnx") == 1
+    assert server.requests.count((f"list {PATH}", "")) == 1
+
+
+def test_processes_that_want_one_model_share_a_download(server: HubServer, tmp_path: Path) -> None:
+    server.pause = 0.5
+    program = (
+        "import sys; from pathlib import Path; from mt_photos_ml.models.hub import Hub, Part;"
+        "print(Hub(Path(sys.argv[1]), sys.argv[2]).fetch(Part('clip', sys.argv[3], 'visual')))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path), server.endpoint, NAME]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = {process.communicate(timeout=20)[0].strip() for process in running}
+    assert answers == {str(tmp_path / CLIP / NAME / "visual" / "model.onnx")}
+    assert server.sent.count("visual/model.onnx") == 1
+
+
+def test_progress_is_told_in_bytes_and_ends_with_all_of_them(server: HubServer, tmp_path: Path) -> None:
+    told: list[tuple[Part, int, int]] = []
+    server.pause = 0.3
+    Hub(tmp_path, server.endpoint, progress=lambda *now: told.append(now)).fetch(DETECTION)
+    assert told[-1] == (DETECTION, len(WEIGHTS), len(WEIGHTS))
+    assert any(0 < done <= len(WEIGHTS) for _, done, _ in told[:-1])
+
+
+def test_the_log_says_how_far_it_is_and_from_where(
+    server: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOG_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO, "mt_photos_ml"):
+        Hub(tmp_path, server.endpoint).fetch(DETECTION)
+    lines = [record.getMessage() for record in caplog.records if record.name == "mt_photos_ml"]
+    now = r"downloading facial-recognition/buffalo_s/detection: 0\.\d of 0\.3 MB \(\d+%\), \d+\.\d MB/s, from "
+    assert re.fullmatch(now + re.escape(server.endpoint), lines[0])
+    assert lines[-1] == f"downloaded facial-recognition/buffalo_s/detection: 0.3 MB in 0 s, from {server.endpoint}"
+
+
+def test_text_recognition_comes_from_its_own_release_and_goes_on_after_a_cut(
+    server: HubServer, tmp_path: Path, ocr: Part
+) -> None:
+    server.cuts, server.after = 1, 100_000
+    hub = Hub(tmp_path, nobody_listens(), ocr_release=server.release_address)
+    assert hub.fetch(ocr) == tmp_path / OCR / ocr.name / "recognition" / "model.onnx"
+    assert server.ranges == ["bytes=100000-"]
+    assert hub.verify(ocr) is None
+
+
+def test_a_release_that_never_answers_is_given_up_in_seconds(
+    server: HubServer, tmp_path: Path, ocr: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STALL_SECONDS", 60.0)
+    server.silent = True
+    began = time.monotonic()
+    with pytest.raises(DownloadError, match="no answer in time"):
+        Hub(tmp_path, ocr_release=server.release_address).fetch(ocr)
+    assert time.monotonic() - began < 15
+
+
+def test_text_recognition_with_another_checksum_is_refused(server: HubServer, tmp_path: Path, ocr: Part) -> None:
+    server.spoiled = True
+    with pytest.raises(DownloadError, match="another SHA-256") as raised:
+        Hub(tmp_path, ocr_release=server.release_address).fetch(ocr)
+    assert ocr.missing(tmp_path)
+    assert f"save {server.release_address}/{OCR_MODELS[ocr.name][ocr.kind].path} as {tmp_path}" in str(raised.value)
+
+
+@carried_here
+@pytest.mark.parametrize("kind", ["detection", "recognition"])
+def test_what_the_wheel_carries_needs_no_network(tmp_path: Path, kind: str) -> None:
+    part = carried_part(kind)
+    hub = Hub(tmp_path, ocr_release=nobody_listens())
+    model = hub.fetch(part)
+    assert model == tmp_path / OCR / part.name / kind / "model.onnx"
+    assert hub.verify(part) is None
+    assert files(tmp_path / OCR / part.name) == {f"{kind}/model.onnx"}
+
+
+@carried_here
+def test_what_the_wheel_carries_is_used_where_it_lies_if_the_cache_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    part = carried_part("detection")
+    hub = Hub(tmp_path / "file", ocr_release=nobody_listens())
+    assert "rapidocr" in hub.fetch(part).parts
+    assert hub.fetch(part).is_file()
+    assert not hub.discard(part)
+
+
+@carried_here
+def test_the_wheel_is_found_without_importing_it(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from mt_photos_ml.models.hub import Hub, Part;"
+        "Hub(Path(sys.argv[1])).fetch(Part('ocr', sys.argv[2], 'detection'));"
+        "sys.exit(bool({'rapidocr', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), carried_part("detection").name], env=environment, check=True
+    )
+
+
+def carried_part(kind: str) -> Part:
+    """The OCR model that the installed wheel carries: PP-OCRv6 small, or PP-OCRv4 before RapidOCR 3.9."""
+    names = (name for name in OCR_MODELS if module._carried(Part(OCR, name, kind)))
+    return Part(OCR, next(names), kind)
+
+
+def test_a_damaged_model_is_discarded_and_fetched_again(server: HubServer, tmp_path: Path) -> None:
+    hub = Hub(tmp_path, server.endpoint)
+    model = hub.fetch(VISUAL)
+    model.write_bytes(WEIGHTS[:1000])
+    assert "visual/model.onnx" in (hub.verify(VISUAL) or "")
+
+    assert hub.discard(VISUAL)
+    assert not model.exists()
+    assert "visual/model.onnx" not in (tmp_path / CLIP / NAME / "SHA256SUMS").read_text()
+    assert hub.fetch(VISUAL).read_bytes() == WEIGHTS
+    assert hub.verify(VISUAL) is None
+
+
+def test_damaged_weights_beside_the_model_go_with_it(server: HubServer, tmp_path: Path) -> None:
+    hub = Hub(tmp_path, server.endpoint)
+    beside = hub.fetch(VISUAL).with_name("onnx__MatMul_1")
+    beside.write_bytes(b"weights beside the mobel")
+    assert hub.discard(VISUAL)
+    hub.fetch(VISUAL)
+    assert beside.read_bytes() == REPOSITORY["visual/onnx__MatMul_1"]
+
+
+def test_a_model_of_ones_own_under_a_known_name_gives_way_where_it_is_damaged(
+    server: HubServer, tmp_path: Path
+) -> None:
+    model = tmp_path / FACES / "buffalo_s" / "detection" / "model.onnx"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"half")
+    hub = Hub(tmp_path, server.endpoint)
+    assert hub.verify(DETECTION) is None
+    assert hub.discard(DETECTION)
+    assert hub.fetch(DETECTION).read_bytes() == WEIGHTS
+
+
+def test_a_model_that_is_what_was_published_is_not_fetched_over_and_over(server: HubServer, tmp_path: Path) -> None:
+    hub = Hub(tmp_path, server.endpoint)
+    model = hub.fetch(VISUAL)
+    assert not hub.discard(VISUAL)
+    assert model.read_bytes() == WEIGHTS
+
+
+def test_a_model_of_ones_own_is_used_and_never_touched(server: HubServer, tmp_path: Path) -> None:
+    part = Part(FACES, "mine", "detection")
+    hub = Hub(tmp_path, server.endpoint)
+    with pytest.raises(DownloadError, match=r"detection/model\.onnx lacks in .*mine"):
+        hub.fetch(part)
+    assert server.requests == []
+    assert not (tmp_path / FACES).exists()
+
+    model = tmp_path / FACES / "mine" / "detection" / "model.onnx"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"anything")
+    assert hub.fetch(part) == model
+    assert hub.verify(part) is None
+    assert not hub.discard(part)
+    assert model.exists()
+
+
+def test_verify_names_what_lacks(tmp_path: Path) -> None:
+    assert "visual/model.onnx, config.json, visual/preprocess_cfg.json lacks" in (Hub(tmp_path).verify(VISUAL) or "")
+
+
+def test_the_recorded_checksums_are_read_by_sha256sum(server: HubServer, tmp_path: Path) -> None:
+    Hub(tmp_path, server.endpoint).fetch(VISUAL)
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=tmp_path / CLIP / NAME, check=True)
+
+
+@carried_here
+def test_our_list_of_text_models_agrees_with_rapidocrs() -> None:
+    yaml = pytest.importorskip("yaml")
+    spec = importlib.util.find_spec("rapidocr")
+    assert spec
+    assert spec.origin
+    listed = Path(spec.origin).with_name("default_models.yaml").read_text(encoding="utf-8")
+    assert isinstance(yaml.safe_load(listed), dict)
+    for name, parts in OCR_MODELS.items():
+        for kind, file in parts.items():
+            if "PP-OCRv6" in file.path and "PP-OCRv6" not in listed:
+                continue
+            assert file.sha256 in listed, (name, kind)
