@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         settings = load()
-        if chosen.run is not doctor:
+        if chosen.run is serve:
             catalog.check(settings)
     except SettingsError as error:
         print(f"mt-photos-ml: {error}".replace("\n", "\nmt-photos-ml: "), file=sys.stderr)

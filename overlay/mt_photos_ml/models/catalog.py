@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The models we know: task, parts, files, vector length, language, where the files come from."""
 
+import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,9 +276,11 @@ def check(settings: Settings) -> None:
         for part in parts:
             if part.name not in KNOWN[part.folder] and part.missing(settings.cache_folder):
                 variable = variables.get((part.folder, part.kind), "OCR_MODEL_NAME")
+                likely = difflib.get_close_matches(part.name, KNOWN[part.folder], 1)
                 raise SettingsError(
-                    f"{variable}={part.name}: expected one of {', '.join(KNOWN[part.folder])}; or a model of your own "
-                    f"in {settings.cache_folder / part.folder / part.name} with {', '.join(part.files)}"
+                    f"{variable}={part.name}: expected a model that `mt-photos-ml models list` shows"
+                    f"{f', such as {likely[0]}' if likely else ''}, or one of your own with "
+                    f"{', '.join(part.files)} in {settings.cache_folder / part.folder / part.name}"
                 )
     visual, textual = settings.clip_visual_model_name, settings.clip_textual_model_name
     if "clip" in settings.tasks and _space(visual) != _space(textual):

@@ -369,6 +369,7 @@ def _receive(file: _File, staged: Path, meter: _Meter) -> None:
     """One transfer, from where the staged file ends. Raises _Broken where it ends early."""
     start = _size(staged)
     if start == file.size:
+        staged.touch()  # an empty file is whole before it is there
         return
     if file.size is not None and start > file.size:
         staged.unlink()

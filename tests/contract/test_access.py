@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Who may come in: the key opens what is closed, and it and the length are looked at before the body."""
+
+import httpx
+import pytest
+from contract.service import Service
+
+CLOSED = [
+    ("POST", "/check"),
+    ("POST", "/ocr"),
+    ("POST", "/clip/img"),
+    ("POST", "/clip/txt"),
+    ("POST", "/represent"),
+    ("POST", "/restart"),
+    ("POST", "/restart_v2"),
+    ("POST", "/predict"),
+    ("POST", "/"),
+    ("POST", "/ping"),
+    ("GET", "/ping/"),
+    ("GET", "/check"),
+    ("GET", "/docs"),
+    ("GET", "/openapi.json"),
+    ("DELETE", "/nowhere"),
+]
+UPLOADS = ["/ocr", "/clip/img", "/clip/txt", "/represent"]
+
+
+def is_refused(answer: httpx.Response) -> bool:
+    kind = answer.headers["content-type"]
+    return (answer.status_code, answer.json(), kind) == (401, {"detail": "Invalid API key"}, "application/json")
+
+
+@pytest.mark.parametrize(("method", "route"), CLOSED)
+def test_without_the_key_a_closed_route_says_that_the_key_is_wrong(service: Service, method: str, route: str) -> None:
+    wrong: list[list[tuple[str, str]]] = [
+        [],
+        [("api-key", "")],
+        [("api-key", "wrong")],
+        [("api-key", service.key[:-1])],
+        [("api-key", f"{service.key}x")],
+        [("api-key", service.key.swapcase())],
+        [("authorization", f"Bearer {service.key}")],
+        [("api-key", service.key), ("api-key", service.key)],
+        [("api-key", "wrong"), ("api-key", service.key)],
+    ]
+    for headers in wrong:
+        with httpx.Client(base_url=service.url, trust_env=False, headers=headers) as stranger:
+            assert is_refused(stranger.request(method, route, params={"api-key": service.key})), headers
+
+
+@pytest.mark.parametrize("route", ["/", "/ping"])
+@pytest.mark.parametrize("headers", [{}, {"api-key": "wrong"}])
+def test_the_page_and_the_ping_need_no_key(service: Service, route: str, headers: dict[str, str]) -> None:
+    assert httpx.get(service.url + route, headers=headers, trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize("route", UPLOADS)
+@pytest.mark.parametrize("length", [1_000_000, 10_000_000_000])
+def test_a_wrong_key_is_told_before_the_body_is_sent(service: Service, route: str, length: int) -> None:
+    with service.begun(route, {"api-key": "wrong", "content-length": str(length)}) as connection:
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (401, b'{"detail":"Invalid API key"}')
+
+
+@pytest.mark.parametrize("route", UPLOADS)
+def test_a_body_over_the_limit_is_told_before_it_is_sent(service: Service, route: str) -> None:
+    with service.begun(route, {"api-key": service.key, "content-length": "10000000000"}) as connection:
+        answer = connection.getresponse()
+        told = httpx.Response(answer.status, content=answer.read()).json()
+        assert answer.status == 413
+        assert told == {"result": [], "msg": told["msg"]}
+        assert "limit" in told["msg"]
+
+
+@pytest.mark.parametrize("route", UPLOADS)
+def test_a_body_sent_in_full_with_a_wrong_key_gets_its_answer(service: Service, route: str) -> None:
+    with httpx.Client(base_url=service.url, trust_env=False, headers={"api-key": "wrong"}) as stranger:
+        for size in (0, 1000, 20_000_000):
+            assert is_refused(stranger.post(route, files={"file": ("photo.jpg", bytes(size), "image/jpeg")}))
+
+
+def test_with_the_key_an_unknown_path_is_not_found(service: Service) -> None:
+    assert service.http.post("/nowhere").status_code == 404
+    assert service.http.get("/ocr/more").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "route"),
+    [
+        ("GET", "/check"),
+        ("GET", "/ocr"),
+        ("PUT", "/clip/img"),
+        ("GET", "/clip/txt"),
+        ("DELETE", "/represent"),
+        ("GET", "/restart"),
+        ("GET", "/restart_v2"),
+        ("POST", "/ping"),
+        ("POST", "/"),
+    ],
+)
+def test_with_the_key_a_wrong_method_is_not_allowed(service: Service, method: str, route: str) -> None:
+    assert service.http.request(method, route).status_code == 405

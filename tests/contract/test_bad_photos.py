@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""A photo that can't be used is done with: 200, an empty result, and words for the person who owns it."""
+
+import re
+
+import numpy as np
+import photos
+import pytest
+from contract.service import PHOTO_ROUTES, Service
+from PIL import Image
+
+from demo.pictures import colour_photo, group_photo, text_page
+
+TOO_LARGE = "height or width out of range"
+PHOTO = colour_photo("red", (320, 240))
+NO_PHOTO = {
+    "empty": b"",
+    "a-byte": b"\xff",
+    "text": "这不是照片。This is no photo.\n".encode() * 50,
+    "pdf": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n<< /Type /Catalog >>\nendobj\ntrailer\n<<>>\n%%EOF\n",
+    "html": b"<!doctype html><html><title>404</title><body>Not found</body></html>",
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "video": b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41" + bytes(200),
+    "zeros": bytes(10_000),
+    "signature-of-a-jpeg": b"\xff\xd8\xff\xe0",
+    "signature-of-a-png": b"\x89PNG\r\n\x1a\n",
+    "png-cut-in-half": (whole := photos.encoded(PHOTO, "PNG"))[: len(whole) // 2],
+    "png-with-noise-in-it": whole[:2000] + bytes(500) + whole[2500:],
+    "jpeg-that-ends-in-its-header": photos.jpeg(PHOTO)[:200],
+    "webp-cut-in-half": (webp := photos.encoded(PHOTO, "WEBP"))[: len(webp) // 2],
+    "gif-cut-in-its-header": photos.encoded(PHOTO, "GIF")[:12],
+}
+TOO_LARGE_PHOTOS = {
+    "png-of-60000": photos.png_that_claims(60_000, 60_000),
+    "jpeg-of-60000": photos.jpeg_that_claims(60_000, 60_000),
+    "gif-of-65535": photos.gif_that_claims(65_535, 65_535),
+    "a-pixel-too-wide": photos.jpeg(Image.new("RGB", (10_001, 20), "red")),
+    "a-pixel-too-high": photos.encoded(Image.new("RGB", (20, 10_001), "red"), "PNG"),
+}
+
+
+def told(service: Service, route: str, photo: bytes) -> str:
+    """What is said of a photo that can't be used."""
+    answer = service.post_photo(route, photo)
+    assert answer.status_code == 200
+    message = answer.json()["msg"]
+    assert answer.json() == {"result": [], "msg": message}
+    return str(message)
+
+
+@pytest.mark.parametrize("route", PHOTO_ROUTES)
+@pytest.mark.parametrize("name", NO_PHOTO)
+def test_what_is_no_photo_gets_words_for_people(service: Service, route: str, name: str) -> None:
+    message = told(service, route, NO_PHOTO[name])
+    assert re.search(r"[a-z]+ [a-z]+ [a-z]+", message), message
+    assert not re.search(r"/|\\|Traceback|cv2|PIL|object at 0x|Error|\n", message), message
+    assert message != TOO_LARGE
+
+
+@pytest.mark.parametrize("route", PHOTO_ROUTES)
+@pytest.mark.parametrize("name", TOO_LARGE_PHOTOS)
+def test_a_photo_over_ten_thousand_pixels_a_side_is_out_of_range(service: Service, route: str, name: str) -> None:
+    assert told(service, route, TOO_LARGE_PHOTOS[name]) == TOO_LARGE
+
+
+@pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
+def test_a_jpeg_cut_short_is_used_as_far_as_it_goes(service: Service, progressive: bool) -> None:
+    lines = [f"Platform {number}" for number in range(10, 20)]
+    page = photos.encoded(text_page(lines, (480, 640))[0], "JPEG", quality=92, progressive=progressive)
+    half = page[: len(page) // 2]
+    found = [text.replace(" ", "") for text, _ in service.read(half)]
+    assert found[:4] == [line.replace(" ", "") for line in lines[:4]]
+    assert np.linalg.norm(service.see(half)) == pytest.approx(1, abs=1e-4)
+    assert service.faces(half) == []
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF"])
+def test_what_follows_a_photo_is_ignored(service: Service, kind: str) -> None:
+    photo = photos.encoded(group_photo((640, 480), [4, 5])[0], kind)
+    longer = photo + b"garbage \x00\xff\xd8" * 1000
+    for route in PHOTO_ROUTES:
+        assert service.result(route, longer) == service.result(route, photo)

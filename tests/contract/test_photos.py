@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""What a photo may be: every kind of file, turned by EXIF or by the hand that held the page."""
+
+from collections.abc import Sequence
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+from contract.service import Box, Service, cosine
+from photos import HEIC_CAN_BE_MADE, IN_COLOUR, IN_GREY, animated, jpeg, turned
+from PIL import Image
+
+from demo.pictures import DrawnFace, colour_photo, group_photo, text_page
+
+LINES = [
+    f"{word} train {number}"
+    for number, word in enumerate(
+        "Morning Evening Northern Southern Western Eastern Coastal Mountain Express Slow Night Freight".split(), 101
+    )
+]
+PAGE = (600, 800)
+GROUP = (960, 720)
+LIES = [("notes.txt", "text/plain"), ("scan.pdf", "application/pdf"), ("照片.gif", "image/gif"), ("", "")]
+
+
+def kinds(names: Sequence[str]) -> list[object]:
+    missing = pytest.mark.skipif(not HEIC_CAN_BE_MADE, reason="pillow-heif, which makes the photo, is not installed")
+    return [pytest.param(name, marks=missing) if name == "heic" else name for name in names]
+
+
+def postcard() -> tuple[Image.Image, list[DrawnFace]]:
+    """Two people, and a line of text below them."""
+    picture = Image.new("RGB", (640, 560))
+    people, faces = group_photo((640, 480), [3, 11], seed=1)
+    picture.paste(people)
+    picture.paste(text_page(["Greetings 2026"], (640, 80))[0], (0, 480))
+    return picture, sorted(faces, key=lambda face: face.box)
+
+
+def skip_where_not_decoded(service: Service, kind: str, photo: bytes) -> None:
+    """HEIC is for services that have its decoder; the others say that they have none, and when to come again."""
+    answer = service.post_photo("/clip/img", photo)
+    if kind in ("heic", "HEIF") and answer.status_code == 503:
+        assert "HEIC" in answer.json()["msg"]
+        assert int(answer.headers["retry-after"]) > 0
+        pytest.skip("this service has no decoder of HEIC")
+
+
+def assert_drawn(found: Sequence[Box], faces: Sequence[DrawnFace], tolerance: float) -> None:
+    """The boxes found are where the faces were drawn, from left to right, to so many pixels an edge."""
+    edges = [(x, y, x + width, y + height) for x, y, width, height in found]
+    drawn = sorted(face.box for face in faces)
+    assert np.shape(edges) == np.shape(drawn)
+    assert np.abs(np.subtract(edges, drawn)).max() <= tolerance
+
+
+def assert_page(
+    found: Sequence[tuple[str, Box]], lines: Sequence[str], inks: Sequence[Box], page: tuple[int, int]
+) -> None:
+    """The lines were read in their order, each where its ink is, to 3 % of the page."""
+    assert [text.replace(" ", "") for text, _ in found] == [line.replace(" ", "") for line in lines]
+    edges = np.array([(x, y, x + width, y + height) for _, (x, y, width, height) in found])
+    assert (np.abs(edges - np.array(inks)) / np.tile(page, 2)).max() < 0.03
+
+
+@pytest.mark.parametrize("kind", kinds(list(IN_COLOUR)))
+def test_a_photo_of_any_kind_is_seen_as_its_jpeg(service: Service, kind: str) -> None:
+    picture, faces = postcard()
+    photo = IN_COLOUR[kind](picture)
+    skip_where_not_decoded(service, kind, photo)
+    assert cosine(service.see(photo), service.see(jpeg(picture))) > 0.99
+    assert_drawn([face.box for face in service.faces(photo)], faces, 3)
+    assert [text for text, _ in service.read(photo)] == ["Greetings 2026"]
+
+
+@pytest.mark.parametrize("kind", IN_GREY)
+def test_a_grey_photo_of_any_kind_is_seen_as_its_jpeg(service: Service, kind: str) -> None:
+    picture, _ = postcard()
+    photo = IN_GREY[kind](picture)
+    assert cosine(service.see(photo), service.see(jpeg(picture.convert("L").convert("RGB")))) > 0.99
+    assert service.faces(photo) == []  # a drawn face has colours
+    assert [text for text, _ in service.read(photo)] == ["Greetings 2026"]
+
+
+@pytest.mark.parametrize("kind", kinds([*IN_COLOUR, *IN_GREY]))
+def test_a_name_or_a_declared_type_that_lies_makes_no_difference(service: Service, kind: str) -> None:
+    photo = (IN_COLOUR | IN_GREY)[kind](colour_photo("purple", (320, 240)))
+    skip_where_not_decoded(service, kind, photo)
+    honest = service.see(photo)
+    for name, declared in LIES:
+        answer = service.post_photo("/clip/img", photo, name, declared)
+        assert answer.status_code == 200
+        assert cosine(np.array(answer.json()["result"], float), honest) > 0.9999
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_picture_of_several_counts(service: Service, kind: str) -> None:
+    photo = animated([colour_photo("red", (320, 240)), colour_photo("blue", (320, 240))], kind)
+    seen = service.see(photo)
+    for red, blue in (("red", "blue"), ("红色", "蓝色")):
+        assert seen @ service.understand(red) > 0.8 > 0.4 > seen @ service.understand(blue)
+
+
+ORIENTATIONS = [*((orientation, "JPEG") for orientation in range(1, 9)), *((6, k) for k in ("PNG", "WEBP", "TIFF"))]
+TURNED = pytest.mark.parametrize(
+    ("orientation", "kind"),
+    [
+        *ORIENTATIONS,
+        (6, "AVIF"),
+        pytest.param(6, "HEIF", marks=pytest.mark.skipif(not HEIC_CAN_BE_MADE, reason="pillow-heif is not installed")),
+    ],
+)
+
+
+@TURNED
+def test_a_page_turned_by_exif_is_read_as_people_see_it(service: Service, orientation: int, kind: str) -> None:
+    page, inks = text_page(LINES, PAGE)
+    photo = turned(page, orientation, kind)  # the pixels are stored turned, and EXIF turns them back
+    skip_where_not_decoded(service, kind, photo)
+    assert_page(service.read(photo), LINES, inks, PAGE)
+
+
+@TURNED
+def test_faces_in_a_photo_turned_by_exif_are_where_people_see_them(
+    service: Service, orientation: int, kind: str
+) -> None:
+    group, faces = group_photo(GROUP, [0, 7, 16])
+    photo = turned(group, orientation, kind)  # the pixels are stored turned, and EXIF turns them back
+    skip_where_not_decoded(service, kind, photo)
+    assert_drawn([face.box for face in service.faces(photo)], faces, 3 * GROUP[0] / 640)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_opencv_sees_these_photos_turned_in_the_same_way(orientation: int) -> None:
+    page, _ = text_page(LINES[:3], (300, 200))
+    seen = cv2.imdecode(np.frombuffer(turned(page, orientation), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert seen is not None
+    assert seen.shape == np.asarray(page).shape
+    assert np.abs(seen.astype(int) - np.asarray(page)).mean() < 3
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_page_turned_in_its_pixels_is_read_too(service: Service, quarters: int) -> None:
+    page, inks = text_page(LINES, PAGE)
+    (width, height), boxes = PAGE, np.array(inks)
+    for _ in range(quarters):  # counter-clockwise: what was right is on top
+        page = page.transpose(Image.Transpose.ROTATE_90)
+        boxes = np.stack([boxes[:, 1], width - boxes[:, 2], boxes[:, 3], width - boxes[:, 0]], axis=1)
+        width, height = height, width
+    assert_page(service.read(jpeg(page)), LINES, [tuple(box) for box in boxes.tolist()], (width, height))
+
+
+def test_a_photo_without_name_or_type_is_a_photo(service: Service) -> None:
+    body = (
+        b'--x\r\ncontent-disposition: form-data; name="file"\r\n\r\n'
+        + jpeg(colour_photo("red", (99, 99)))
+        + b"\r\n--x--"
+    )
+    answer = service.http.post("/clip/img", content=body, headers={"content-type": "multipart/form-data; boundary=x"})
+    assert isinstance(answer, httpx.Response)
+    assert len(answer.json()["result"]) > 0

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Makes photos of pictures: every kind of file that people have, turned by EXIF, and files that only claim to be one."""
+
+import importlib.util
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from io import BytesIO
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image
+
+Picture = Image.Image
+Encoder = Callable[[Picture], bytes]
+
+HEIC_CAN_BE_MADE = importlib.util.find_spec("pillow_heif") is not None
+
+# What a camera stores for an EXIF orientation: the picture as seen, turned by the opposite of what EXIF asks for.
+_STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def encoded(picture: Picture, kind: str, **options: object) -> bytes:
+    """The picture as a file of this kind, one of Pillow's names, with Pillow's options."""
+    if kind == "HEIF":
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    file = BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def jpeg(picture: Picture, quality: int = 92) -> bytes:
+    """What a camera makes."""
+    return encoded(picture, "JPEG", quality=quality)
+
+
+def turned(picture: Picture, orientation: int, kind: str = "JPEG") -> bytes:
+    """A file whose pixels are stored turned, and whose EXIF says how to turn them back to `picture`."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    stored = picture.transpose(_STORED[orientation]) if orientation in _STORED else picture
+    return encoded(stored, kind, exif=exif)
+
+
+def _as(kind: str, mode: str = "RGB", **options: object) -> Encoder:
+    return lambda picture: encoded(picture.convert(mode), kind, **options)
+
+
+def _moving(kind: str, **options: object) -> Encoder:
+    return lambda picture: animated([picture, Image.new("RGB", picture.size, "blue")], kind, **options)
+
+
+def animated(pictures: list[Picture], kind: str, **options: object) -> bytes:
+    """One file that shows the pictures one after the other."""
+    return encoded(pictures[0], kind, save_all=True, append_images=pictures[1:], duration=100, **options)
+
+
+def _with_clear_corner(picture: Picture, mode: str, kind: str = "PNG") -> bytes:
+    clear = picture.convert(mode)
+    mask = Image.new("L", picture.size, 255)
+    mask.paste(0, (0, 0, 12, 12))
+    clear.putalpha(mask)
+    return encoded(clear, kind)
+
+
+def _png_with_16_bits(picture: Picture, mode: str) -> bytes:
+    values = np.asarray(picture.convert(mode)).astype(np.uint16) * 257
+    return cv2.imencode(".png", values if mode == "L" else values[:, :, ::-1])[1].tobytes()
+
+
+IN_COLOUR: Mapping[str, Encoder] = {
+    "jpeg-baseline": jpeg,
+    "jpeg-progressive": _as("JPEG", quality=92, progressive=True),
+    "jpeg-cmyk": _as("JPEG", "CMYK", quality=92),
+    "png": _as("PNG"),
+    "png-16-bit": partial(_png_with_16_bits, mode="RGB"),
+    "png-palette": lambda picture: encoded(picture.quantize(256), "PNG"),
+    "png-alpha": partial(_with_clear_corner, mode="RGBA"),
+    "png-animated": _moving("PNG"),
+    "webp-lossy": _as("WEBP", quality=90),
+    "webp-lossless": _as("WEBP", lossless=True, method=0),
+    "webp-alpha": partial(_with_clear_corner, mode="RGBA", kind="WEBP"),
+    "webp-animated": _moving("WEBP", quality=90),
+    "gif": _as("GIF"),
+    "gif-animated": _moving("GIF"),
+    "bmp": _as("BMP"),
+    "bmp-palette": lambda picture: encoded(picture.quantize(256), "BMP"),
+    "tiff": _as("TIFF"),
+    "tiff-lzw": _as("TIFF", compression="tiff_lzw"),
+    "tiff-jpeg": _as("TIFF", compression="jpeg", quality=92),
+    "avif": _as("AVIF", quality=85, speed=10),
+    "heic": _as("HEIF", quality=85),
+}
+IN_GREY: Mapping[str, Encoder] = {
+    "jpeg-grey": _as("JPEG", "L", quality=92),
+    "png-grey": _as("PNG", "L"),
+    "png-grey-16-bit": partial(_png_with_16_bits, mode="L"),
+    "png-grey-alpha": partial(_with_clear_corner, mode="LA"),
+    "tiff-grey": _as("TIFF", "L"),
+}
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A small PNG with a sound header that promises this many pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    )
+
+
+def jpeg_that_claims(width: int, height: int) -> bytes:
+    """A small JPEG whose frame header promises this many pixels."""
+    photo = jpeg(Image.new("RGB", (16, 16)))
+    at = photo.index(b"\xff\xc0") + 5
+    return photo[:at] + struct.pack(">HH", height, width) + photo[at + 4 :]
+
+
+def gif_that_claims(width: int, height: int) -> bytes:
+    """A small GIF on a canvas of this many pixels."""
+    photo = encoded(Image.new("RGB", (16, 16)), "GIF")
+    return photo[:6] + struct.pack("<HH", width, height) + photo[10:]

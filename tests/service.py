@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Starts the real service as a process of its own, for tests that speak to it over a socket."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+KEY = "the key of the tests"
+_ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service. log: the file that its log goes to."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def client(self, key: str | None = KEY) -> httpx.Client:
+        headers = {"api-key": key} if key else {}
+        unlimited = httpx.Limits(max_connections=None)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, limits=unlimited, verify=False)
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with these settings and no others."""
+    ours = ("API_AUTH_KEY", "HTTP_PORT", "TASKS", "MAX_UPLOAD_MB", "HF_ENDPOINT", "IMMICH_LOG_LEVEL")
+    prefixes = ("OCR_", "CLIP_", "FACE_", "MACHINE_LEARNING_")
+    kept = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith(prefixes)}
+    return {**kept, "PYTHONPATH": str(_ROOT / "overlay"), **settings}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(folder: Path, settings: Mapping[str, str]) -> Iterator[Service]:
+    """The service with these settings, until the context ends. folder: for its log."""
+    port, log = free_port(), folder / "service.log"
+    command = [sys.executable, "-m", "mt_photos_ml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment({"API_AUTH_KEY": KEY, **settings}), stdout=output, stderr=output
+        )
+    service = Service(f"http://127.0.0.1:{port}", process, log)
+    try:
+        _wait(service)
+        yield service
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait(service: Service) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and service.process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{service.url}/ping").text == "pong":
+                return
+        time.sleep(0.05)
+    raise RuntimeError(f"the service did not start:\n{service.log.read_text()}")

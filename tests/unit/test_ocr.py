@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Text is found, read and put in order as RapidOCR does it with the same weights, and as people read it."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mt_photos_ml.photo import Photo
+from mt_photos_ml.runtime.onnx import OnnxRuntime
+from mt_photos_ml.tasks import ocr
+from mt_photos_ml.tasks.ocr import Line
+from PIL import Image, ImageDraw, ImageFont
+
+from demo.pictures import text_page
+
+SCRIPT = Path(__file__).parents[1] / "reference_rapidocr.py"
+_PACKAGE = importlib.util.find_spec("rapidocr")
+NEWEST = Path(_PACKAGE.origin).parents[1] if _PACKAGE and _PACKAGE.origin else None
+OLDER = Path(sys.prefix) / "rapidocr-3.4"
+WHEELS = {
+    "newest": (NEWEST, "PP-OCRv6_{}_small.onnx"),
+    "3.4": (OLDER if OLDER.is_dir() else None, "ch_PP-OCRv4_{}_infer.onnx"),
+}
+
+LATIN = ["Departures from platform 4", "Hamburg 10:42 on time", "Paris 11:05 delayed", "Total: 1,284.50 EUR"]
+CHINESE = ["欢迎使用照片管理", "北京市朝阳区建国路八十八号", "今日天气晴朗适合拍照", "合计金额一百二十八元"]
+_FONTS = (
+    "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/truetype/wqy/wqy-microhei.ttc",
+    "/usr/share/fonts/truetype/wqy/wqy-zenhei.ttc",
+    "/usr/share/fonts/truetype/arphic/uming.ttc",
+    "/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf",
+)
+CJK = next((Path(font) for font in _FONTS if Path(font).is_file()), None)
+PAGES: dict[str, tuple[Sequence[str], tuple[int, int], Path | None]] = {
+    "Latin": (LATIN, (900, 700), None),
+    "Latin, small": (LATIN, (520, 400), None),
+    "Latin, portrait": (LATIN, (700, 1100), None),
+    "Chinese": (CHINESE, (900, 700), CJK),
+    "Chinese, portrait": (CHINESE, (736, 1000), CJK),
+    "Latin, large": (LATIN, (2000, 1500), None),
+    "Chinese, large": (CHINESE, (2000, 1500), CJK),
+}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The two networks of one wheel, and what that wheel's own code reads with them."""
+
+    detector: ocr.Detector
+    recogniser: ocr.Recogniser
+
+    def read(self, image: Image.Image, orientation: int = 1, min_score: float = 0.5) -> list[Line]:
+        return ocr.read(_photo(image, orientation), self.detector, self.recogniser, min_score)
+
+    def texts(self, image: Image.Image) -> list[str]:
+        return [line.text for line in self.read(image)]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What RapidOCR reads: texts and scores, and boxes (4, 2) in pixels."""
+
+    texts: list[str]
+    boxes: list[list[list[float]]]
+    scores: list[float]
+
+
+def _photo(image: Image.Image, orientation: int = 1) -> Photo:
+    data, exif = BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    image.save(data, "PNG", exif=exif, compress_level=1)
+    return Photo.open(data.getvalue())
+
+
+def _reader(wheel: str) -> Reader:
+    folder, pattern = WHEELS[wheel]
+    if folder is None:
+        pytest.skip(f"no RapidOCR ({wheel}) here")
+    runtime, models = OnnxRuntime(), folder / "rapidocr" / "models"
+    detector = ocr.Detector.load(runtime.open(models / pattern.format("det")), models)
+    return Reader(detector, ocr.Recogniser.load(runtime.open(models / pattern.format("rec")), models))
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    return _reader("newest")
+
+
+@pytest.fixture(scope="module", params=list(WHEELS))
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Reader, dict[str, Reading]]:
+    """A wheel's weights in our hands, and what its own code made of all pages, which one process reads."""
+    ours = _reader(request.param)
+    folder, _ = WHEELS[request.param]
+    paths = []
+    for name, (lines, size, font) in PAGES.items():
+        if lines is LATIN or CJK:
+            paths.append(tmp_path_factory.mktemp("pages") / f"{name}.png")
+            text_page(lines, size, font)[0].save(paths[-1], compress_level=1)
+    out = subprocess.run(
+        [sys.executable, SCRIPT, *paths],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return ours, {path.stem: Reading(**json.loads(line)) for path, line in zip(paths, out.splitlines(), strict=True)}
+
+
+@pytest.fixture
+def blank() -> Image.Image:
+    return Image.new("RGB", (1000, 700), (250, 249, 245))
+
+
+def _write(page: Image.Image, at: tuple[float, float], text: str, size: float = 44) -> None:
+    ImageDraw.Draw(page).text(at, text, (15, 15, 15), ImageFont.load_default(size))
+
+
+def _upright(quad: Sequence[Sequence[float]]) -> list[float]:
+    corners = np.array(quad)
+    return [*corners.min(axis=0), *np.ptp(corners, axis=0)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_read_as_rapidocr_reads_it(both: tuple[Reader, dict[str, Reading]], page: str) -> None:
+    ours, theirs = both
+    if page not in theirs:
+        pytest.skip("no CJK font in the usual places: apt-get install fonts-noto-cjk")
+    lines, size, font = PAGES[page]
+    found, expected = ours.read(text_page(lines, size, font)[0]), theirs[page]
+    assert [line.text for line in found] == expected.texts
+    assert [line.text.replace(" ", "") for line in found] == [line.replace(" ", "") for line in lines]
+    np.testing.assert_allclose([line.score for line in found], expected.scores, atol=0.03)
+    # A large page goes through our detector at a smaller size than through RapidOCR's, as in the base image.
+    near = 4 if min(size) <= 736 else 0.015 * max(size)
+    np.testing.assert_allclose([line.box for line in found], [_upright(box) for box in expected.boxes], atol=near)
+
+
+def test_boxes_of_a_map_are_rapidocrs() -> None:
+    process = pytest.importorskip("rapidocr.ch_ppocr_det.utils").DBPostProcess(0.3, 0.5, 1000, 1.6, use_dilation=True)
+    rng = np.random.default_rng(5)
+    page = Image.new("L", (640, 480))
+    for _ in range(25):
+        word = Image.new("L", (int(rng.integers(4, 160)), int(rng.integers(2, 30))), int(rng.integers(60, 255)))
+        word = word.rotate(float(rng.uniform(-30, 30)), expand=True)
+        page.paste(word, (int(rng.integers(-20, 620)), int(rng.integers(-10, 470))), word)
+    probability = np.asarray(page, np.float32) / 255
+    theirs, _ = process(probability[None, None], probability.shape)
+    ours = ocr._boxes(probability)
+    assert len(theirs) > 10
+    for quad in theirs:
+        assert np.abs(ours - quad).max(axis=(1, 2)).min() <= 3
+    for quad in ours:
+        tiny = min(np.linalg.norm(quad[1] - quad[0]), np.linalg.norm(quad[3] - quad[0])) <= 6
+        assert tiny or np.abs(theirs - quad).max(axis=(1, 2)).min() <= 3
+
+
+def test_repeated_characters_are_one_unless_a_blank_parts_them() -> None:
+    steps = [0, 1, 1, 0, 1, 2, 2, 0, 0, 3, 0]
+    output = np.full((2, len(steps), 4), 0.1, np.float32)
+    output[0, range(len(steps)), steps] = [0.9, 0.6, 0.5, 0.9, 0.7, 0.8, 0.4, 0.9, 0.9, 0.5, 0.9]
+    output[1, :, 0] = 1
+    (text, score), nothing = ocr._decode(output, ["", "a", "b", " "])
+    assert text == "aab "
+    assert score == pytest.approx((0.6 + 0.7 + 0.8 + 0.5) / 4)
+    assert nothing == ("", 0.0)
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_a_turned_page_is_read_in_its_own_order(reader: Reader, turn: int) -> None:
+    page = text_page(LATIN, (900, 700))[0]
+    assert reader.texts(page.rotate(turn, expand=True)) == LATIN
+
+
+@pytest.mark.parametrize(("orientation", "stored"), [(3, 180), (6, 90), (8, 270)])
+def test_boxes_are_those_of_the_photo_as_people_see_it(reader: Reader, orientation: int, stored: int) -> None:
+    page, ink = text_page(LATIN, (900, 700))
+    found = reader.read(page.rotate(stored, expand=True), orientation)
+    assert [line.text for line in found] == LATIN
+    for line, (x1, y1, x2, y2) in zip(found, ink, strict=True):
+        np.testing.assert_allclose(line.box, (x1, y1, x2 - x1, y2 - y1), atol=20)
+
+
+def test_one_line_upside_down_is_read_among_upright_ones(reader: Reader, blank: Image.Image) -> None:
+    for y, text in ((60, "Departures from platform 4"), (560, "Thank you for travelling")):
+        _write(blank, (60, y), text)
+    line = Image.new("RGB", (700, 80), (250, 249, 245))
+    _write(line, (20, 10), "Keep this side up please")
+    blank.paste(line.rotate(180), (60, 310))
+    assert reader.texts(blank) == ["Departures from platform 4", "Keep this side up please", "Thank you for travelling"]
+
+
+def test_rows_are_read_from_top_to_bottom_and_each_from_left_to_right(reader: Reader, blank: Image.Image) -> None:
+    words = [["Monday", "Tuesday"], ["Wednesday", "Thursday"], ["Friday", "Saturday"]]
+    for row, (left, right) in enumerate(words):
+        _write(blank, (80, 100 + 180 * row), left, 56)
+        _write(blank, (620, 108 + 180 * row), right, 56)  # a little lower, as in a photo that is not quite level
+    assert reader.texts(blank) == [word for row in words for word in row]
+
+
+def test_two_words_far_apart_in_a_row_are_two_lines_the_left_one_first(reader: Reader, blank: Image.Image) -> None:
+    _write(blank, (650, 300), "Invoice", 60)
+    _write(blank, (60, 306), "Acme Ltd", 60)
+    assert reader.texts(blank) == ["Acme Ltd", "Invoice"]
+
+
+def test_lines_under_the_least_score_are_dropped(reader: Reader, blank: Image.Image) -> None:
+    _write(blank, (60, 60), "Departures from platform 4")
+    smear = np.random.default_rng(2).integers(0, 255, (14, 130), np.uint8)
+    blank.paste(Image.fromarray(smear).resize((500, 60)), (60, 400))
+    every = reader.read(blank, min_score=0.0)
+    low = min(line.score for line in every)
+    assert len(every) > 1
+    kept = reader.read(blank, min_score=low + 1e-4)
+    assert [line.text for line in kept] == [line.text for line in every if line.score > low]
+    assert reader.read(blank, min_score=1.01) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 10), (1, 500), (3000, 2)])
+def test_photos_too_small_for_text_have_none(reader: Reader, size: tuple[int, int]) -> None:
+    assert reader.read(Image.new("RGB", size, "white")) == []
+    assert reader.read(Image.new("RGB", size, "black")) == []
+
+
+def test_a_white_photo_has_no_text(reader: Reader) -> None:
+    assert reader.read(Image.new("RGB", (1200, 900), "white")) == []
+
+
+def test_a_small_picture_of_a_word_is_read(reader: Reader) -> None:
+    page = Image.new("RGB", (110, 32), "white")
+    _write(page, (8, 4), "Hamburg", 20)
+    assert reader.texts(page) == ["Hamburg"]
+
+
+def test_every_line_of_a_long_screenshot_is_read(reader: Reader) -> None:
+    page = Image.new("RGB", (1080, 8000), "white")
+    lines = [f"Message number {1000 + 37 * i} of today" for i in range(40)]
+    for i, line in enumerate(lines):
+        _write(page, (60 + 200 * (i % 2), 60 + 198 * i), line, 44)
+    assert reader.texts(page) == lines
+
+
+def test_the_line_of_a_wide_banner_is_read_to_its_end(reader: Reader) -> None:
+    page = Image.new("RGB", (3200, 100), "white")
+    line = "Platform 4 Hamburg 10:42 Paris 11:05 Total 1,284.50 EUR Thank you for travelling with us today"
+    _write(page, (40, 25), line, 44)
+    assert "".join(reader.texts(page)).replace(" ", "") == line.replace(" ", "")

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The settings: what the environment may say, and what is said of what it may not."""
+
+from pathlib import Path
+
+import pytest
+
+from mt_photos_ml.settings import Settings, SettingsError, clean_name, load
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in Settings.model_fields.values():
+        monkeypatch.delenv(str(field.validation_alias), raising=False)
+
+
+def test_without_variables_everything_is_as_the_readme_says() -> None:
+    settings = load()
+    assert settings.api_auth_key == "mt_photos_ai_extra"
+    assert settings.http_port == 8060
+    assert settings.tasks == {"ocr", "clip", "faces"}
+    assert settings.ocr_model_name == "PP-OCRv6_small"
+    assert settings.face_min_score == 0.65
+    assert settings.clip_textual_model_name == settings.clip_visual_model_name
+    assert not settings.open_to_all
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("HTTP_PORT", "http", "integer"),
+        ("HTTP_PORT", "70000", "65535"),
+        ("OCR_MIN_SCORE", "1.5", "less than or equal to 1"),
+        ("FACE_MIN_SCORE", "high", "number"),
+        ("TASKS", "ocr,cats", "ocr, clip, faces"),
+        ("HF_ENDPOINT", "hf-mirror.com", "https://"),
+        ("MACHINE_LEARNING_MODEL_TTL", "-1", "0"),
+        ("MACHINE_LEARNING_REQUEST_THREADS", "0", "1"),
+        ("MAX_UPLOAD_MB", "0", "1"),
+        ("IMMICH_LOG_LEVEL", "loud", "debug"),
+        ("API_AUTH_KEY", " spaced ", "spaces"),
+        ("API_AUTH_KEY", "two\nlines", "line"),
+        ("CLIP_VISUAL_MODEL_NAME", "...", "name of a model"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named_with_what_is_expected(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load()
+    (line,) = str(caught.value).split(": expected ")[0:1]
+    assert line == f"{name}={value}"
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_key_is_a_mistake(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("API_AUTH_KEY", value)
+    with pytest.raises(SettingsError, match="API_AUTH_KEY.*no-key"):
+        load()
+
+
+def test_no_key_opens_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_AUTH_KEY", "no-key")
+    assert load().open_to_all
+
+
+def test_another_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "")
+    monkeypatch.setenv("OCR_MODEL_NAME", "")
+    assert load().hf_endpoint is None
+    assert load().ocr_model_name == "PP-OCRv6_small"
+
+
+def test_every_variable_that_is_wrong_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PORT", "x")
+    monkeypatch.setenv("FACE_MIN_SCORE", "x")
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert [line.split("=")[0] for line in str(caught.value).splitlines()] == ["HTTP_PORT", "FACE_MIN_SCORE"]
+
+
+def test_tasks_are_a_list_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKS", "OCR, faces,")
+    assert load().tasks == {"ocr", "faces"}
+
+
+def test_a_model_is_preloaded_only_if_it_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MACHINE_LEARNING_PRELOAD__OCR__DETECTION", "PP-OCRv5_mobile")
+    with pytest.raises(SettingsError, match="MACHINE_LEARNING_PRELOAD__OCR__DETECTION.*PP-OCRv6_small"):
+        load()
+    monkeypatch.setenv("OCR_MODEL_NAME", "PP-OCRv5_mobile")
+    assert load().preload_ocr_detection == "PP-OCRv5_mobile"
+
+
+def test_names_are_cleaned_as_the_base_image_cleans_them() -> None:
+    assert clean_name("immich-app/ViT-B-32::openai") == "ViT-B-32__openai"
+    assert clean_name("../../etc/passwd") == "passwd"
+    assert "." not in clean_name("..")
+
+
+def test_the_cache_folder_may_begin_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MACHINE_LEARNING_CACHE_FOLDER", "~/models")
+    assert load().cache_folder == Path.home() / "models"

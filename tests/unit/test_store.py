@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The store of loaded models: one load for all who wait, dropped when idle, mended when damaged."""
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from demo.models import build_clip, build_faces
+from mt_photos_ml.app import MAKERS
+from mt_photos_ml.models import store as store_module
+from mt_photos_ml.models.catalog import Part
+from mt_photos_ml.models.hub import DownloadError
+from mt_photos_ml.models.store import ModelUnavailable, Slots, Store
+from mt_photos_ml.runtime.onnx import OnnxRuntime, OnnxSession
+
+VISUAL = Part("clip", "mine", "visual")
+TEXTUAL = Part("clip", "mine", "textual")
+DETECTION = Part("facial-recognition", "mine", "detection")
+
+
+class Folder:
+    """A source of models that builds them where they are missing, as a download would bring them."""
+
+    def __init__(self, cache: Path, *, can_mend: bool = True, seconds: float = 0.0) -> None:
+        self.cache, self.can_mend, self.seconds = cache, can_mend, seconds
+        self.fetched: list[Part] = []
+        self.failure: str | None = None
+
+    def fetch(self, part: Part) -> Path:
+        self.fetched.append(part)
+        time.sleep(self.seconds)
+        if self.failure:
+            raise DownloadError(self.failure)
+        if part.missing(self.cache):
+            folder = self.cache / part.folder / part.name
+            (build_clip if part.folder == "clip" else build_faces)(folder)
+        return self.cache / part.folder / part.name / part.files[0]
+
+    def discard(self, part: Part) -> bool:
+        (self.cache / part.folder / part.name / part.files[0]).unlink()
+        return self.can_mend
+
+
+class Counting(OnnxRuntime):
+    """onnxruntime, counting what it opens and how many at once."""
+
+    def __init__(self) -> None:
+        super().__init__(threads=1)
+        self.opened: list[Path] = []
+        self._at_once = threading.Semaphore(1)
+
+    def open(self, model: Path) -> OnnxSession:
+        assert self._at_once.acquire(blocking=False), "two loads at a time"
+        try:
+            self.opened.append(model)
+            time.sleep(0.05)
+            return super().open(model)
+        finally:
+            self._at_once.release()
+
+
+@pytest.fixture
+def runtime() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def make(runtime: Counting, source: Folder, ttl: float = 0) -> Store:
+    return Store(runtime, source, MAKERS, Slots(1), ttl)
+
+
+async def used(store: Store, *parts: Part) -> list[Any]:
+    async with store.use(parts) as models:
+        return models
+
+
+def test_twenty_requests_wait_for_one_load(runtime: Counting, source: Folder) -> None:
+    async def scenario() -> None:
+        store = make(runtime, source)
+        models = await asyncio.gather(*(used(store, VISUAL) for _ in range(20)))
+        assert len({id(model) for (model,) in models}) == 1
+        assert store.loaded == ["clip/mine/visual"]
+
+    asyncio.run(scenario())
+    assert len(runtime.opened) == len(source.fetched) == 1
+
+
+def test_models_are_loaded_one_at_a_time(runtime: Counting, source: Folder) -> None:
+    async def scenario() -> None:
+        store = make(runtime, source)
+        await asyncio.gather(used(store, DETECTION), used(store, VISUAL))
+
+    asyncio.run(scenario())
+    assert len(runtime.opened) == 2
+
+
+def test_a_model_that_is_being_downloaded_does_not_hold_up_another(runtime: Counting, tmp_path: Path) -> None:
+    build_faces(tmp_path / "facial-recognition" / "mine")
+    held = threading.Event()
+
+    class Slow(Folder):
+        def fetch(self, part: Part) -> Path:
+            if part == VISUAL:
+                assert held.wait(10)
+            return super().fetch(part)
+
+    async def scenario() -> None:
+        store = make(runtime, Slow(tmp_path))
+        waiting = asyncio.create_task(used(store, VISUAL))
+        await used(store, DETECTION)
+        assert not waiting.done()
+        held.set()
+        await waiting
+
+    asyncio.run(scenario())
+
+
+def test_an_idle_model_is_dropped_and_its_memory_freed(runtime: Counting, source: Folder) -> None:
+    async def scenario() -> None:
+        store = make(runtime, source, ttl=0.2)
+        reaper = asyncio.create_task(store.drop_when_idle())
+        (model,) = await used(store, VISUAL)
+        gone = weakref.ref(model.session)
+        del model
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            gc.collect()
+            if not store.loaded and gone() is None:
+                break
+        assert store.loaded == []
+        assert gone() is None
+        await used(store, VISUAL)
+        reaper.cancel()
+
+    asyncio.run(scenario())
+    assert len(runtime.opened) == 2
+
+
+def test_a_model_in_use_is_not_dropped(runtime: Counting, source: Folder) -> None:
+    async def scenario() -> None:
+        store = make(runtime, source)
+        async with store.use([VISUAL]):
+            assert await store.drop_idle() == []
+            assert store.loaded == ["clip/mine/visual"]
+        assert await store.drop_idle() == ["clip/mine/visual"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("file", ["visual/model.onnx", "visual/preprocess_cfg.json"])
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
+def test_a_damaged_model_is_removed_and_fetched_once_more(
+    runtime: Counting, source: Folder, file: str, content: bytes
+) -> None:
+    source.fetch(VISUAL)
+    (source.cache / "clip" / "mine" / file).write_bytes(content)
+    asyncio.run(used(make(runtime, source), VISUAL))
+    assert len(source.fetched) == 3
+
+
+def test_a_damaged_model_that_cannot_be_fetched_is_named_with_what_to_do(runtime: Counting, tmp_path: Path) -> None:
+    source = Folder(tmp_path, can_mend=False)
+    source.fetch(VISUAL).write_bytes(b"half")
+    with pytest.raises(ModelUnavailable, match=r"clip/mine/visual is damaged; delete .*visual"):
+        asyncio.run(used(make(runtime, source), VISUAL))
+
+
+def test_a_failed_download_is_not_tried_by_every_request(
+    runtime: Counting, source: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        store = make(runtime, source)
+        source.failure = "no mirror answers"
+        for _ in range(5):
+            with pytest.raises(ModelUnavailable, match="no mirror answers") as caught:
+                await used(store, VISUAL)
+            assert caught.value.retry_after > 0
+        assert len(source.fetched) == 1
+        source.failure = None
+        with monkeypatch.context() as later:
+            now = time.monotonic()
+            later.setattr(store_module.time, "monotonic", lambda: now + 31)
+            await used(store, VISUAL)
+
+    asyncio.run(scenario())
+
+
+def test_a_request_does_not_wait_for_ever_for_a_long_download(
+    runtime: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        store = make(runtime, Folder(tmp_path, seconds=0.5))
+        with pytest.raises(ModelUnavailable, match="still being downloaded"):
+            await store._get(VISUAL, patience=0.1)
+        await used(store, VISUAL)
+
+    asyncio.run(scenario())
+    assert len(runtime.opened) == 1
+
+
+def test_preload_goes_on_after_a_failure(runtime: Counting, source: Folder) -> None:
+    async def scenario() -> None:
+        store = make(runtime, source)
+        source.fetch(TEXTUAL).write_bytes(b"half")
+        source.can_mend = False
+        await store.preload([TEXTUAL, VISUAL])
+        assert store.loaded == ["clip/mine/visual"]
+
+    asyncio.run(scenario())
+
+
+def test_only_so_many_inferences_run_at_once() -> None:
+    running, most = 0, 0
+    lock = threading.Lock()
+
+    class Slow:
+        inputs: tuple[()] = ()
+        metadata: Mapping[str, str] = {}
+
+        def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+            nonlocal running, most
+            with lock:
+                running += 1
+                most = max(most, running)
+            time.sleep(0.02)
+            with lock:
+                running -= 1
+            return [np.zeros(1)]
+
+    slots = Slots(2)
+    spent: list[float] = []
+
+    def work() -> None:
+        slots.run(Slow(), {})
+        spent.append(slots.spent_ms())
+        assert slots.spent_ms() == 0
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 2
+    assert len(spent) == 8
+    assert min(spent) >= 15
