@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Makes photos of pictures: every kind of file that people have, turned by EXIF, and files that only claim to be one."""
+"""Makes photos of pictures: all kinds of files that people have, turned by EXIF, or only claiming to be a photo."""
 
 import importlib.util
 import struct
@@ -50,7 +50,8 @@ def turned(picture: Picture, orientation: int, kind: str = "JPEG") -> bytes:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     stored = picture.transpose(_STORED[orientation]) if orientation in _STORED else picture
-    return encoded(stored, kind, exif=exif)
+    # pillow-heif wants bytes to write the turn into HEIC's own property too, as phones do: readers go by that alone
+    return encoded(stored, kind, exif=exif.tobytes() if kind == "HEIF" else exif)
 
 
 def _as(kind: str, mode: str = "RGB", **options: object) -> Encoder:

@@ -3,6 +3,7 @@
 
 import json
 import sys
+from typing import Any
 
 from rapidocr import RapidOCR
 
@@ -11,7 +12,7 @@ def main() -> None:
     """Its own weights, out of its wheel, and no download."""
     engine = RapidOCR(params={"Global.log_level": "critical", "Global.use_cls": False})
     for picture in sys.argv[1:]:
-        read = engine(picture)
+        read: Any = engine(picture)
         boxes = [] if read.boxes is None else read.boxes.tolist()
         print(json.dumps({"texts": list(read.txts or ()), "boxes": boxes, "scores": list(read.scores or ())}))
 

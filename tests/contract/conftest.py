@@ -1,31 +1,33 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The service that the contract is tested on: the one that MT_PHOTOS_ML_URL and MT_PHOTOS_ML_KEY name, else a bare one."""
+"""Where the API is tested: at MT_PHOTOS_ML_URL with the key MT_PHOTOS_ML_KEY, else on a bare service started here."""
 
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from contract.service import URL, Service, connected, started
+from contract.api import URL, Api, connected
+from service import KEY, running
 
 from demo.__main__ import build, environment
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A running service with the demo's models."""
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """The API of a running service with the demo's models."""
     if URL:
-        with connected(URL, os.environ["MT_PHOTOS_ML_KEY"]) as service:
-            yield service
+        with connected(URL, os.environ["MT_PHOTOS_ML_KEY"]) as there:
+            yield there
         return
     folder = tmp_path_factory.mktemp("service")
     build(folder)
-    with started(folder, {**environment(folder), "API_AUTH_KEY": "key of the tests"}) as service:
-        yield service
+    with running(folder, environment(folder)) as service, connected(service.url, KEY) as here:
+        yield here
+    assert service.process.returncode == 0, service.log.read_text()
 
 
 @pytest.fixture(scope="session")
-def about(service: Service) -> dict[str, Any]:
+def about(api: Api) -> dict[str, Any]:
     """What /check tells."""
-    answer: dict[str, Any] = service.http.post("/check").json()
-    return answer
+    told: dict[str, Any] = api.http.post("/check").json()
+    return told

@@ -3,7 +3,7 @@
 
 import httpx
 import pytest
-from contract.service import Service
+from contract.api import Api
 
 CLOSED = [
     ("POST", "/check"),
@@ -31,40 +31,40 @@ def is_refused(answer: httpx.Response) -> bool:
 
 
 @pytest.mark.parametrize(("method", "route"), CLOSED)
-def test_without_the_key_a_closed_route_says_that_the_key_is_wrong(service: Service, method: str, route: str) -> None:
+def test_without_the_key_a_closed_route_says_that_the_key_is_wrong(api: Api, method: str, route: str) -> None:
     wrong: list[list[tuple[str, str]]] = [
         [],
         [("api-key", "")],
         [("api-key", "wrong")],
-        [("api-key", service.key[:-1])],
-        [("api-key", f"{service.key}x")],
-        [("api-key", service.key.swapcase())],
-        [("authorization", f"Bearer {service.key}")],
-        [("api-key", service.key), ("api-key", service.key)],
-        [("api-key", "wrong"), ("api-key", service.key)],
+        [("api-key", api.key[:-1])],
+        [("api-key", f"{api.key}x")],
+        [("api-key", api.key.swapcase())],
+        [("authorization", f"Bearer {api.key}")],
+        [("api-key", api.key), ("api-key", api.key)],
+        [("api-key", "wrong"), ("api-key", api.key)],
     ]
     for headers in wrong:
-        with httpx.Client(base_url=service.url, trust_env=False, headers=headers) as stranger:
-            assert is_refused(stranger.request(method, route, params={"api-key": service.key})), headers
+        with httpx.Client(base_url=api.url, trust_env=False, headers=headers) as stranger:
+            assert is_refused(stranger.request(method, route, params={"api-key": api.key})), headers
 
 
 @pytest.mark.parametrize("route", ["/", "/ping"])
 @pytest.mark.parametrize("headers", [{}, {"api-key": "wrong"}])
-def test_the_page_and_the_ping_need_no_key(service: Service, route: str, headers: dict[str, str]) -> None:
-    assert httpx.get(service.url + route, headers=headers, trust_env=False).status_code == 200
+def test_the_page_and_the_ping_need_no_key(api: Api, route: str, headers: dict[str, str]) -> None:
+    assert httpx.get(api.url + route, headers=headers, trust_env=False).status_code == 200
 
 
 @pytest.mark.parametrize("route", UPLOADS)
 @pytest.mark.parametrize("length", [1_000_000, 10_000_000_000])
-def test_a_wrong_key_is_told_before_the_body_is_sent(service: Service, route: str, length: int) -> None:
-    with service.begun(route, {"api-key": "wrong", "content-length": str(length)}) as connection:
+def test_a_wrong_key_is_told_before_the_body_is_sent(api: Api, route: str, length: int) -> None:
+    with api.begun(route, {"api-key": "wrong", "content-length": str(length)}) as connection:
         answer = connection.getresponse()
         assert (answer.status, answer.read()) == (401, b'{"detail":"Invalid API key"}')
 
 
 @pytest.mark.parametrize("route", UPLOADS)
-def test_a_body_over_the_limit_is_told_before_it_is_sent(service: Service, route: str) -> None:
-    with service.begun(route, {"api-key": service.key, "content-length": "10000000000"}) as connection:
+def test_a_body_over_the_limit_is_told_before_it_is_sent(api: Api, route: str) -> None:
+    with api.begun(route, {"api-key": api.key, "content-length": "10000000000"}) as connection:
         answer = connection.getresponse()
         told = httpx.Response(answer.status, content=answer.read()).json()
         assert answer.status == 413
@@ -73,15 +73,15 @@ def test_a_body_over_the_limit_is_told_before_it_is_sent(service: Service, route
 
 
 @pytest.mark.parametrize("route", UPLOADS)
-def test_a_body_sent_in_full_with_a_wrong_key_gets_its_answer(service: Service, route: str) -> None:
-    with httpx.Client(base_url=service.url, trust_env=False, headers={"api-key": "wrong"}) as stranger:
+def test_a_body_sent_in_full_with_a_wrong_key_gets_its_answer(api: Api, route: str) -> None:
+    with httpx.Client(base_url=api.url, trust_env=False, headers={"api-key": "wrong"}) as stranger:
         for size in (0, 1000, 20_000_000):
             assert is_refused(stranger.post(route, files={"file": ("photo.jpg", bytes(size), "image/jpeg")}))
 
 
-def test_with_the_key_an_unknown_path_is_not_found(service: Service) -> None:
-    assert service.http.post("/nowhere").status_code == 404
-    assert service.http.get("/ocr/more").status_code == 404
+def test_with_the_key_an_unknown_path_is_not_found(api: Api) -> None:
+    assert api.http.post("/nowhere").status_code == 404
+    assert api.http.get("/ocr/more").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -98,5 +98,5 @@ def test_with_the_key_an_unknown_path_is_not_found(service: Service) -> None:
         ("POST", "/"),
     ],
 )
-def test_with_the_key_a_wrong_method_is_not_allowed(service: Service, method: str, route: str) -> None:
-    assert service.http.request(method, route).status_code == 405
+def test_with_the_key_a_wrong_method_is_not_allowed(api: Api, method: str, route: str) -> None:
+    assert api.http.request(method, route).status_code == 405

@@ -6,13 +6,14 @@ import re
 import numpy as np
 import photos
 import pytest
-from contract.service import PHOTO_ROUTES, Service
+from contract.api import PHOTO_ROUTES, Api
 from PIL import Image
 
 from demo.pictures import colour_photo, group_photo, text_page
 
 TOO_LARGE = "height or width out of range"
 PHOTO = colour_photo("red", (320, 240))
+PNG, WEBP = (photos.encoded(PHOTO, kind) for kind in ("PNG", "WEBP"))
 NO_PHOTO = {
     "empty": b"",
     "a-byte": b"\xff",
@@ -25,10 +26,10 @@ NO_PHOTO = {
     "zeros": bytes(10_000),
     "signature-of-a-jpeg": b"\xff\xd8\xff\xe0",
     "signature-of-a-png": b"\x89PNG\r\n\x1a\n",
-    "png-cut-in-half": (whole := photos.encoded(PHOTO, "PNG"))[: len(whole) // 2],
-    "png-with-noise-in-it": whole[:2000] + bytes(500) + whole[2500:],
+    "png-cut-in-half": PNG[: len(PNG) // 2],
+    "png-with-noise-in-it": PNG[:2000] + bytes(500) + PNG[2500:],
     "jpeg-that-ends-in-its-header": photos.jpeg(PHOTO)[:200],
-    "webp-cut-in-half": (webp := photos.encoded(PHOTO, "WEBP"))[: len(webp) // 2],
+    "webp-cut-in-half": WEBP[: len(WEBP) // 2],
     "gif-cut-in-its-header": photos.encoded(PHOTO, "GIF")[:12],
 }
 TOO_LARGE_PHOTOS = {
@@ -40,9 +41,9 @@ TOO_LARGE_PHOTOS = {
 }
 
 
-def told(service: Service, route: str, photo: bytes) -> str:
+def told(api: Api, route: str, photo: bytes) -> str:
     """What is said of a photo that can't be used."""
-    answer = service.post_photo(route, photo)
+    answer = api.post_photo(route, photo)
     assert answer.status_code == 200
     message = answer.json()["msg"]
     assert answer.json() == {"result": [], "msg": message}
@@ -51,8 +52,8 @@ def told(service: Service, route: str, photo: bytes) -> str:
 
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
 @pytest.mark.parametrize("name", NO_PHOTO)
-def test_what_is_no_photo_gets_words_for_people(service: Service, route: str, name: str) -> None:
-    message = told(service, route, NO_PHOTO[name])
+def test_what_is_no_photo_gets_words_for_people(api: Api, route: str, name: str) -> None:
+    message = told(api, route, NO_PHOTO[name])
     assert re.search(r"[a-z]+ [a-z]+ [a-z]+", message), message
     assert not re.search(r"/|\\|Traceback|cv2|PIL|object at 0x|Error|\n", message), message
     assert message != TOO_LARGE
@@ -60,24 +61,24 @@ def test_what_is_no_photo_gets_words_for_people(service: Service, route: str, na
 
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
 @pytest.mark.parametrize("name", TOO_LARGE_PHOTOS)
-def test_a_photo_over_ten_thousand_pixels_a_side_is_out_of_range(service: Service, route: str, name: str) -> None:
-    assert told(service, route, TOO_LARGE_PHOTOS[name]) == TOO_LARGE
+def test_a_photo_over_ten_thousand_pixels_a_side_is_out_of_range(api: Api, route: str, name: str) -> None:
+    assert told(api, route, TOO_LARGE_PHOTOS[name]) == TOO_LARGE
 
 
 @pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
-def test_a_jpeg_cut_short_is_used_as_far_as_it_goes(service: Service, progressive: bool) -> None:
+def test_a_jpeg_cut_short_is_used_as_far_as_it_goes(api: Api, progressive: bool) -> None:
     lines = [f"Platform {number}" for number in range(10, 20)]
     page = photos.encoded(text_page(lines, (480, 640))[0], "JPEG", quality=92, progressive=progressive)
     half = page[: len(page) // 2]
-    found = [text.replace(" ", "") for text, _ in service.read(half)]
+    found = [text.replace(" ", "") for text, _ in api.read(half)]
     assert found[:4] == [line.replace(" ", "") for line in lines[:4]]
-    assert np.linalg.norm(service.see(half)) == pytest.approx(1, abs=1e-4)
-    assert service.faces(half) == []
+    assert np.linalg.norm(api.see(half)) == pytest.approx(1, abs=1e-4)
+    assert api.faces(half) == []
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF"])
-def test_what_follows_a_photo_is_ignored(service: Service, kind: str) -> None:
-    photo = photos.encoded(group_photo((640, 480), [4, 5])[0], kind)
+def test_what_follows_a_photo_is_ignored(api: Api, kind: str) -> None:
+    photo = photos.encoded(group_photo((320, 160), [4, 5])[0], kind)
     longer = photo + b"garbage \x00\xff\xd8" * 1000
     for route in PHOTO_ROUTES:
-        assert service.result(route, longer) == service.result(route, photo)
+        assert api.result(route, longer) == api.result(route, photo)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contract.service import PHOTO_ROUTES, Service
+from contract.api import PHOTO_ROUTES, Api
 from photos import jpeg
 
 from demo.pictures import colour_photo
@@ -21,7 +21,7 @@ REFUSED = {"detail": "Invalid API key"}
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clients") / "照片.jpg"
-    path.write_bytes(jpeg(colour_photo("red", (800, 600))))
+    path.write_bytes(jpeg(colour_photo("red", (320, 240))))
     return path
 
 
@@ -32,35 +32,35 @@ def output(*command: str) -> str:
 
 
 @pytest.mark.skipif(NODE is None, reason="node is not installed")
-def test_node_is_answered_on_every_route(service: Service, photo: Path) -> None:
+def test_node_is_answered_on_every_route(api: Api, photo: Path) -> None:
     script = str(Path(__file__).with_name("client.mjs"))
-    told = json.loads(output(str(NODE), script, service.url, service.key, str(photo)))
+    told = json.loads(output(str(NODE), script, api.url, api.key, str(photo)))
     assert told.pop("refused") == {"status": 401, "body": REFUSED}
     assert {answer["status"] for answer in told.values()} == {200}
     for route in PHOTO_ROUTES:
-        assert told[route]["body"]["result"] == service.result(route, photo.read_bytes())
+        assert told[route]["body"]["result"] == api.result(route, photo.read_bytes())
     assert told["/check"]["body"]["result"] == "pass"
-    assert np.allclose(np.array(told["/clip/txt"]["body"]["result"], float), service.understand("红色"), atol=1e-4)
+    assert np.allclose(np.array(told["/clip/txt"]["body"]["result"], float), api.understand("红色"), atol=1e-4)
 
 
-def curl(service: Service, route: str, key: str, photo: Path) -> tuple[int, Any]:
+def curl(api: Api, route: str, key: str, photo: Path) -> tuple[int, Any]:
     """Status and JSON of an upload with curl -F."""
     options = ("--silent", "--show-error", "--noproxy", "*", "--write-out", "\n%{http_code}")
-    told = output(str(CURL), *options, "-H", f"api-key: {key}", "-F", f"file=@{photo}", service.url + route)
+    told = output(str(CURL), *options, "-H", f"api-key: {key}", "-F", f"file=@{photo}", api.url + route)
     body, status = told.rsplit("\n", 1)
     return int(status), json.loads(body)
 
 
 @pytest.mark.skipif(CURL is None, reason="curl is not installed")
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
-def test_curl_is_answered(service: Service, photo: Path, route: str) -> None:
-    status, told = curl(service, route, service.key, photo)
-    assert (status, told["result"]) == (200, service.result(route, photo.read_bytes()))
+def test_curl_is_answered(api: Api, photo: Path, route: str) -> None:
+    status, told = curl(api, route, api.key, photo)
+    assert (status, told["result"]) == (200, api.result(route, photo.read_bytes()))
 
 
 @pytest.mark.skipif(CURL is None, reason="curl is not installed")
 @pytest.mark.parametrize("size", [1000, 20_000_000])
-def test_curl_with_a_wrong_key_is_told_so_whatever_it_sends(service: Service, tmp_path: Path, size: int) -> None:
+def test_curl_with_a_wrong_key_is_told_so_whatever_it_sends(api: Api, tmp_path: Path, size: int) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(bytes(size))
-    assert curl(service, "/ocr", "wrong", path) == (401, REFUSED)
+    assert curl(api, "/ocr", "wrong", path) == (401, REFUSED)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from contract.service import PHOTO_ROUTES, Service
+from contract.api import PHOTO_ROUTES, Api
 from photos import jpeg
 
 from demo.pictures import colour_photo, text_page
 
-PHOTO = jpeg(colour_photo("red", (320, 240)))
+PHOTO = jpeg(colour_photo("red", (160, 120)))
 FORM = httpx.Request("POST", "http://form", files={"file": ("photo.jpg", PHOTO, "image/jpeg")})
 FORM_TYPE, BODY = FORM.headers["content-type"], FORM.read()
 
@@ -51,47 +51,45 @@ def is_told_what_is_wrong(answer: httpx.Response) -> bool:
 
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
 @pytest.mark.parametrize("form", BAD_FORMS)
-def test_a_form_without_a_photo_is_told_what_is_wrong(service: Service, route: str, form: str) -> None:
+def test_a_form_without_a_photo_is_told_what_is_wrong(api: Api, route: str, form: str) -> None:
     kind, body = BAD_FORMS[form]
-    assert is_told_what_is_wrong(service.http.post(route, content=body, headers={"content-type": kind} if kind else {}))
+    assert is_told_what_is_wrong(api.http.post(route, content=body, headers={"content-type": kind} if kind else {}))
 
 
 @pytest.mark.parametrize("body", BAD_TEXTS)
-def test_a_body_without_a_text_is_told_what_is_wrong(service: Service, body: str) -> None:
+def test_a_body_without_a_text_is_told_what_is_wrong(api: Api, body: str) -> None:
     headers = {"content-type": "application/json"}
-    assert is_told_what_is_wrong(service.http.post("/clip/txt", content=BAD_TEXTS[body], headers=headers))
+    assert is_told_what_is_wrong(api.http.post("/clip/txt", content=BAD_TEXTS[body], headers=headers))
 
 
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
-def test_other_fields_of_the_form_are_let_go_by(service: Service, route: str) -> None:
+def test_other_fields_of_the_form_are_let_go_by(api: Api, route: str) -> None:
     others = {"name": "IMG_1.jpg", "size": "9"}
-    answer = service.http.post(
-        route, data=others, files=[("thumb", b"no photo"), ("file", PHOTO), ("more", b"neither")]
-    )
-    assert answer.json()["result"] == service.result(route, PHOTO)
+    answer = api.http.post(route, data=others, files=[("thumb", b"no photo"), ("file", PHOTO), ("more", b"neither")])
+    assert answer.json()["result"] == api.result(route, PHOTO)
 
 
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
 @pytest.mark.parametrize("size", [1000, 16384])
-def test_an_upload_may_come_in_chunks_of_untold_length(service: Service, route: str, size: int) -> None:
+def test_an_upload_may_come_in_chunks_of_untold_length(api: Api, route: str, size: int) -> None:
     def pieces() -> Iterator[bytes]:
         for start in range(0, len(BODY), size):
             yield BODY[start : start + size]
 
-    answer = service.http.post(route, content=pieces(), headers={"content-type": FORM_TYPE})
+    answer = api.http.post(route, content=pieces(), headers={"content-type": FORM_TYPE})
     assert answer.request.headers["transfer-encoding"] == "chunked"
-    assert answer.json()["result"] == service.result(route, PHOTO)
+    assert answer.json()["result"] == api.result(route, PHOTO)
 
 
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
 @pytest.mark.parametrize("rudely", [False, True], ids=["closing", "resetting"])
-def test_a_client_that_hangs_up_in_the_middle_does_no_harm(service: Service, route: str, rudely: bool) -> None:
-    headers = {"api-key": service.key, "content-type": FORM_TYPE, "content-length": str(len(BODY))}
+def test_a_client_that_hangs_up_in_the_middle_does_no_harm(api: Api, route: str, rudely: bool) -> None:
+    headers = {"api-key": api.key, "content-type": FORM_TYPE, "content-length": str(len(BODY))}
     for share in (0.0, 0.1, 0.5, 0.99) * 10:
-        with service.begun(route, headers) as connection:
+        with api.begun(route, headers) as connection:
             connection.send(BODY[: int(len(BODY) * share)])
             if rudely:  # an RST in place of a FIN
                 connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     page = jpeg(text_page(["Still here"], (320, 120))[0])
-    assert [text.replace(" ", "") for text, _ in service.read(page)] == ["Stillhere"]
-    assert service.result(route, PHOTO) is not None
+    assert [text.replace(" ", "") for text, _ in api.read(page)] == ["Stillhere"]
+    assert api.result(route, PHOTO) is not None

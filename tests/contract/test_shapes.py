@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from contract.service import PHOTO_ROUTES, Service
+from contract.api import PHOTO_ROUTES, Api
 from photos import jpeg
 from PIL import Image
 
@@ -23,23 +23,23 @@ def is_embedding(numbers: list[str], length: int) -> bool:
     )
 
 
-def test_the_page_tells_people_what_this_is_and_how_to_set_it_up(service: Service, about: dict[str, Any]) -> None:
-    answer = httpx.get(service.url, trust_env=False)
+def test_the_page_tells_people_what_this_is_and_how_to_set_it_up(api: Api, about: dict[str, Any]) -> None:
+    answer = httpx.get(api.url, trust_env=False)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    for words in ("MT Photos", "API_AUTH_KEY", service.url, str(about["clip_vector_length"]), about["ocr_model"]):
+    for words in ("MT Photos", "API_AUTH_KEY", api.url, str(about["clip_vector_length"]), about["ocr_model"]):
         assert words in answer.text
-    assert service.key not in answer.text
+    assert api.key not in answer.text
 
 
-def test_ping_answers_pong(service: Service) -> None:
-    answer = httpx.get(f"{service.url}/ping", trust_env=False)
+def test_ping_answers_pong(api: Api) -> None:
+    answer = httpx.get(f"{api.url}/ping", trust_env=False)
     assert answer.text == "pong"
     assert answer.headers["content-type"].startswith("text/plain")
 
 
 @pytest.mark.parametrize("query", ["", "?t=1", "?t=1&t=2&file=%00%FF", "?" + "x" * 2000])
-def test_check_tells_what_the_service_is_whatever_the_query(service: Service, query: str) -> None:
-    answer = service.http.post(f"/check{query}")
+def test_check_tells_what_the_service_is_whatever_the_query(api: Api, query: str) -> None:
+    answer = api.http.post(f"/check{query}")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
     told = answer.json()
     fixed = {
@@ -58,24 +58,24 @@ def test_check_tells_what_the_service_is_whatever_the_query(service: Service, qu
     assert 0 < told["facial_min_score"] < 1
 
 
-def test_check_takes_any_body(service: Service) -> None:
-    assert service.http.post("/check", content=b"anything").json()["result"] == "pass"
-    assert service.http.post("/check", json={}).json()["result"] == "pass"
+def test_check_takes_any_body(api: Api) -> None:
+    assert api.http.post("/check", content=b"anything").json()["result"] == "pass"
+    assert api.http.post("/check", json={}).json()["result"] == "pass"
 
 
-def test_restart_gives_memory_back_and_the_service_goes_on(service: Service) -> None:
+def test_restart_gives_memory_back_and_the_service_goes_on(api: Api) -> None:
     photo = jpeg(colour_photo("red", (300, 200)))
-    before = service.see(photo)
+    before = api.see(photo)
     for _ in range(2):
-        answer = service.http.post("/restart")
+        answer = api.http.post("/restart")
         assert (answer.status_code, answer.json()) == (200, {"result": "pass"})
-    assert np.allclose(service.see(photo), before, atol=1e-4)
-    assert service.result("/represent", photo) == []
+    assert np.allclose(api.see(photo), before, atol=1e-4)
+    assert api.result("/represent", photo) == []
 
 
-def test_ocr_answers_with_texts_scores_and_boxes_in_reading_order(service: Service) -> None:
+def test_ocr_answers_with_texts_scores_and_boxes_in_reading_order(api: Api) -> None:
     lines = ["Platform 12", "Departure 08:45", "Central Station"]
-    answer = service.post_photo("/ocr", jpeg(text_page(lines, (480, 240))[0]))
+    answer = api.post_photo("/ocr", jpeg(text_page(lines, (480, 240))[0]))
     assert answer.headers["content-type"] == "application/json"
     assert list(answer.json()) == ["result"]
     result = answer.json()["result"]
@@ -88,28 +88,26 @@ def test_ocr_answers_with_texts_scores_and_boxes_in_reading_order(service: Servi
         assert all(re.fullmatch(r"-?\d+\.\d{1,2}", number) for number in box.values())
 
 
-def test_ocr_answers_with_empty_lists_where_nothing_is_written(service: Service) -> None:
-    photo = jpeg(colour_photo("green", (320, 240)))
-    assert service.result("/ocr", photo) == {"texts": [], "scores": [], "boxes": []}
+def test_ocr_answers_with_empty_lists_where_nothing_is_written(api: Api) -> None:
+    photo = jpeg(group_photo((320, 240), [])[0])
+    assert api.result("/ocr", photo) == {"texts": [], "scores": [], "boxes": []}
 
 
-def test_a_photo_gets_a_vector_of_the_length_that_check_tells(service: Service, about: dict[str, Any]) -> None:
-    answer = service.post_photo("/clip/img", jpeg(colour_photo("blue", (320, 240))))
+def test_a_photo_gets_a_vector_of_the_length_that_check_tells(api: Api, about: dict[str, Any]) -> None:
+    answer = api.post_photo("/clip/img", jpeg(colour_photo("blue", (320, 240))))
     assert (list(answer.json()), answer.headers["content-type"]) == (["result"], "application/json")
     assert is_embedding(answer.json()["result"], about["clip_vector_length"])
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
-def test_any_text_gets_a_vector_of_the_same_length(service: Service, about: dict[str, Any], text: str) -> None:
-    answer = service.http.post("/clip/txt", json={"text": text})
+def test_any_text_gets_a_vector_of_the_same_length(api: Api, about: dict[str, Any], text: str) -> None:
+    answer = api.http.post("/clip/txt", json={"text": text})
     assert (answer.status_code, list(answer.json())) == (200, ["result"])
     assert is_embedding(answer.json()["result"], about["clip_vector_length"])
 
 
-def test_represent_answers_with_a_vector_an_area_and_a_confidence_a_face(
-    service: Service, about: dict[str, Any]
-) -> None:
-    answer = service.post_photo("/represent", jpeg(group_photo((640, 480), [2, 9])[0]))
+def test_represent_answers_with_a_vector_an_area_and_a_confidence_a_face(api: Api, about: dict[str, Any]) -> None:
+    answer = api.post_photo("/represent", jpeg(group_photo((640, 480), [2, 9])[0]))
     told = answer.json()
     assert sorted(told) == ["detector_backend", "recognition_model", "result"]
     assert told["detector_backend"] == "insightface"
@@ -125,8 +123,8 @@ def test_represent_answers_with_a_vector_an_area_and_a_confidence_a_face(
         assert about["facial_min_score"] <= face["face_confidence"] <= 1
 
 
-def test_represent_answers_with_an_empty_list_where_nobody_is(service: Service, about: dict[str, Any]) -> None:
-    assert service.post_photo("/represent", jpeg(group_photo((640, 480), [])[0])).json() == {
+def test_represent_answers_with_an_empty_list_where_nobody_is(api: Api, about: dict[str, Any]) -> None:
+    assert api.post_photo("/represent", jpeg(group_photo((640, 480), [])[0])).json() == {
         "detector_backend": "insightface",
         "recognition_model": about["recognition_model"],
         "result": [],
@@ -135,6 +133,6 @@ def test_represent_answers_with_an_empty_list_where_nobody_is(service: Service, 
 
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (10_000, 20)], ids=str)
-def test_a_photo_of_odd_size_is_a_photo(service: Service, route: str, size: tuple[int, int]) -> None:
-    answer = service.post_photo(route, jpeg(Image.new("RGB", size, "red")))
+def test_a_photo_of_odd_size_is_a_photo(api: Api, route: str, size: tuple[int, int]) -> None:
+    answer = api.post_photo(route, jpeg(Image.new("RGB", size, "red")))
     assert (answer.status_code, answer.json().get("msg")) == (200, None)

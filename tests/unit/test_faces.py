@@ -154,16 +154,20 @@ def anything(tmp_path_factory: pytest.TempPathFactory) -> Both:
             name = f"{kind}_{stride}"
             weight = rng.normal(0, 1.5 / stride, (2 * width, 3, stride, stride)).astype(np.float32)
             bias = rng.normal(1, 1, 2 * width)
-            if kind == "score":  # black, which fills up the input, scores low: equal scores would have no order
+            place = np.zeros((1, 2 * width, 640 // stride, 640 // stride))
+            if kind == "score":
                 weight += 1 / stride**2 - weight.mean(axis=(1, 2, 3), keepdims=True)
                 bias[:] = -3
+                place = rng.normal(0, 0.5, place.shape)  # what is flat would have equal scores, and those no order
             weights += [
                 numpy_helper.from_array(weight, f"{name}_w"),
                 numpy_helper.from_array(bias.astype(np.float32), f"{name}_b"),
+                numpy_helper.from_array(place.astype(np.float32), f"{name}_p"),
             ]
             nodes += [
                 helper.make_node("Conv", ["input.1", f"{name}_w", f"{name}_b"], [f"{name}_c"], strides=[stride] * 2),
-                helper.make_node("Transpose", [f"{name}_c"], [f"{name}_t"], perm=[0, 2, 3, 1]),
+                helper.make_node("Add", [f"{name}_c", f"{name}_p"], [f"{name}_a"]),
+                helper.make_node("Transpose", [f"{name}_a"], [f"{name}_t"], perm=[0, 2, 3, 1]),
                 helper.make_node("Reshape", [f"{name}_t", f"{kind}_rows"], [f"{name}_r"]),
                 helper.make_node({"score": "Sigmoid", "box": "Softplus"}.get(kind, "Identity"), [f"{name}_r"], [name]),
             ]

@@ -29,9 +29,10 @@ async def read_file(request: Request, field: str = "file") -> bytes:
     form = _Form(boundary, field)
     try:
         await _each_chunk(request, form.parser.write)
-        form.parser.finalize()
     except FormParserError:
-        raise BadForm("the form is damaged or was cut off") from None
+        raise BadForm("the form is damaged") from None
+    if form.cut_off:
+        raise BadForm("the form was cut off")
     if form.content is None:
         raise BadForm(f"the form has no field {field!r}, which must hold the photo")
     return form.content
@@ -80,6 +81,11 @@ class _Form:
                 "on_part_end": self._on_part_end,
             },
         )
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the body ended within the field."""
+        return self._parts is not None
 
     def _on_name(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]

@@ -1,16 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The service under test as its clients see it, an address and a key; and how to start a bare one."""
+"""The API as its clients see it: an address and a key, and what each route finds."""
 
 import contextlib
 import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,6 +18,7 @@ Box = tuple[float, float, float, float]
 
 PHOTO_ROUTES = ("/ocr", "/clip/img", "/represent")
 URL = os.environ.get("MT_PHOTOS_ML_URL", "").rstrip("/")
+"""The service that runs already; empty where the tests start one."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +30,8 @@ class Face:
 
 
 @dataclass(frozen=True)
-class Service:
-    """Where a service is, its key, and a client that knows both."""
+class Api:
+    """Where the service is, its key, and a client that sends it."""
 
     url: str
     key: str
@@ -86,47 +82,10 @@ class Service:
 
 
 @contextlib.contextmanager
-def connected(url: str, key: str) -> Iterator[Service]:
-    """The service at this address."""
+def connected(url: str, key: str) -> Iterator[Api]:
+    """The API at this address."""
     with httpx.Client(base_url=url, headers={"api-key": key}, timeout=60, trust_env=False) as http:
-        yield Service(url, key, http)
-
-
-@contextlib.contextmanager
-def started(folder: Path, settings: Mapping[str, str]) -> Iterator[Service]:
-    """A bare service with these settings and no others, its log in `folder`; it must end well."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "mt_photos_ml", "serve", "--host", "127.0.0.1", "--port", port]
-    log, url = folder / "service.log", f"http://127.0.0.1:{port}"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=bare_environment(settings), stdout=output, stderr=output)
-    try:
-        with connected(url, settings.get("API_AUTH_KEY", "mt_photos_ai_extra")) as service:
-            assert _answers(service, process), f"the service did not start:\n{log.read_text()}"
-            yield service
-    finally:
-        process.terminate()
-        try:
-            code = process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
-    assert code == 0, f"ended with {code}:\n{log.read_text()}"
-
-
-def bare_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """These settings, and of this process's environment only what every program needs."""
-    return {name: os.environ[name] for name in ("HOME", "PATH", "TMPDIR") if name in os.environ} | dict(settings)
-
-
-def _answers(service: Service, process: subprocess.Popen[bytes]) -> bool:
-    until = time.monotonic() + 30
-    while time.monotonic() < until and process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            return service.http.get("/ping").status_code == 200
-        time.sleep(0.05)
-    return False
+        yield Api(url, key, http)
 
 
 def cosine(a: Vector, b: Vector) -> float:

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The READMEs: every command in them is run, both say the same, and what they say of settings is so."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.__main__ import build
+from demo.__main__ import environment as demo_environment
+from demo.pictures import colour_photo
+from mt_photos_ml import version
+from mt_photos_ml.settings import DEFAULT_KEY, Settings
+from service import Service, environment, running
+
+ROOT = Path(__file__).parents[2]
+READMES = ("README.md", "README.zh-CN.md")
+
+
+def commands(readme: str) -> list[str]:
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / readme).read_text(), re.M | re.S)
+    return [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("readme")
+    build(folder / "cache")
+    colour_photo("red", (640, 480)).save(folder / "photo.jpg")
+    with running(folder, {**demo_environment(folder / "cache"), "API_AUTH_KEY": DEFAULT_KEY}) as started:
+        yield started
+
+
+def test_both_readmes_show_the_same_commands() -> None:
+    english, chinese = map(commands, READMES)
+    assert english == chinese
+    assert len(english) > 10
+
+
+@pytest.mark.parametrize("command", commands(READMES[0]))
+def test_a_command_of_the_readme_works(command: str, service: Service) -> None:
+    folder = service.log.parent
+    words = shlex.split(command)
+    if words[0] == "make":  # these tests run in it; that the target can be made is what can be seen from here
+        words.insert(1, "--dry-run")
+        ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    elif words[0] == "git":
+        assert words[1:2] == ["clone"]
+        assert words[-1] == words[2].rpartition("/")[2]
+        return
+    elif words[0] == "curl":
+        if shutil.which("curl") is None:
+            pytest.skip("no curl on this machine")
+        words = [word.replace("http://127.0.0.1:8060", service.url) for word in words]
+        ended = subprocess.run([*words, "--fail", "--silent"], cwd=folder, capture_output=True, text=True, timeout=60)
+        assert "pong" in ended.stdout or '"result"' in ended.stdout
+    else:
+        assert words[0] == ".venv/bin/mt-photos-ml"
+        settings = environment({**demo_environment(folder / "cache"), "HF_ENDPOINT": "http://127.0.0.1:9"})
+        module = [sys.executable, "-m", "mt_photos_ml"]
+        ended = subprocess.run([*module, *words[1:]], env=settings, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_every_setting_stands_in_the_readme(readme: str) -> None:
+    text = (ROOT / readme).read_text()
+    for field in Settings.model_fields.values():
+        name = str(field.validation_alias)
+        assert name in text or "…" + name.removeprefix("MACHINE_LEARNING_PRELOAD") in text, name
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_links_within_the_project_lead_somewhere(readme: str) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / readme).read_text()):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_version_is_the_one_in_the_file_and_in_the_changelog() -> None:
+    assert version() == (ROOT / "VERSION").read_text().strip()
+    assert f"## {version()}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_no_path_of_a_machine_and_no_host_of_a_registry_is_in_the_tree() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    pattern = re.compile(r"/(?:root|home/\w+)/|https?://[\w.]*(?:pypi|npmjs|debian)[\w.]*/")
+    for name in listed.splitlines():
+        path = ROOT / name
+        if path != Path(__file__) and path.is_file():
+            assert not pattern.search(path.read_text(encoding="utf-8")), name
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

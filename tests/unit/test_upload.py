@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""What a request carries: forms as clients write them, and what is said of the ones that are not right."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import pytest
+from starlette.requests import Request
+from starlette.types import Message
+
+from mt_photos_ml.api import upload
+from mt_photos_ml.api.replies import BadForm, TooSlow
+
+FORM = "multipart/form-data; boundary=b"
+PHOTO = bytes(range(256)) * 40 + b"\r\n--not the boundary\r\n"
+
+
+def part(name: str, content: bytes, more: str = "") -> bytes:
+    return f'--b\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + content + b"\r\n"
+
+
+def request(chunks: Sequence[bytes], content_type: str = FORM, *, ends: bool = True) -> Request:
+    """A request whose body comes in these pieces; one that never ends goes silent after the last."""
+    left = list(chunks)
+
+    async def receive() -> Message:
+        if left:
+            return {"type": "http.request", "body": left.pop(0), "more_body": bool(left) or not ends}
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    headers = [(b"content-type", content_type.encode())]
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive)
+
+
+def read(chunks: Sequence[bytes], content_type: str = FORM) -> bytes:
+    return asyncio.run(_read(upload.read_file, chunks, content_type))
+
+
+async def _read(
+    reader: Callable[[Request], Awaitable[bytes]], chunks: Sequence[bytes], content_type: str, ends: bool = True
+) -> bytes:
+    return await reader(request(chunks, content_type, ends=ends))
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 1_000_000])
+def test_the_file_is_whole_however_the_body_is_cut(size: int) -> None:
+    body = part("other", b"1") + part("file", PHOTO, '; filename="a.jpg"') + part("file", b"2") + b"--b--\r\n"
+    assert read([body[i : i + size] for i in range(0, len(body), size)]) == PHOTO
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        'content-disposition: FORM-DATA; filename="x.jpg"; name="file"',
+        "Content-Disposition: form-data; name=file",
+        'Content-Type: image/jpeg\r\nContent-Disposition: form-data; name="file"; filename="飞机.jpg"',
+        'Content-Disposition: form-data; name="file"; filename="quote\\"d; name=other.jpg"',
+    ],
+)
+def test_the_field_is_known_however_its_header_is_written(header: str) -> None:
+    assert read([f"--b\r\n{header}\r\n\r\n".encode() + PHOTO + b"\r\n--b--\r\n"]) == PHOTO
+
+
+def test_a_boundary_may_stand_in_quotes() -> None:
+    body = part("file", PHOTO).replace(b"--b", b"--a b", 1) + b"--a b--\r\n"
+    assert read([body], 'multipart/form-data; boundary="a b"') == PHOTO
+
+
+def test_an_empty_file_is_a_file() -> None:
+    assert read([part("file", b"") + b"--b--\r\n"]) == b""
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "words"),
+    [
+        ("application/octet-stream", PHOTO, "multipart/form-data"),
+        ("multipart/form-data", PHOTO, "multipart/form-data"),
+        ("", PHOTO, "multipart/form-data"),
+        (FORM, part("image", PHOTO) + b"--b--\r\n", "no field 'file'"),
+        (FORM, b"--b--\r\n", "no field 'file'"),
+        (FORM, b"", "no field 'file'"),
+        (FORM, b"no boundary at all", "damaged"),
+        (FORM, part("file", PHOTO)[:-200], "cut off"),
+    ],
+)
+def test_a_form_that_is_not_right_is_told_what_is_expected(content_type: str, body: bytes, words: str) -> None:
+    with pytest.raises(BadForm, match=words):
+        read([body], content_type)
+
+
+def test_an_upload_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "_SILENCE", 0.05)
+    with pytest.raises(TooSlow):
+        asyncio.run(_read(upload.read_file, [part("file", PHOTO)], FORM, ends=False))
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"[]", b'"text"', b"null", b'{"text": 5}', b'{"text": null}', b"{", b"\xff\xfe"]
+)
+def test_a_text_that_is_none_is_told_what_is_expected(body: bytes) -> None:
+    with pytest.raises(BadForm, match="飞机"):
+        asyncio.run(upload.read_text(request([body])))
+
+
+def test_a_text_may_come_in_pieces_and_is_cut_to_what_a_search_can_be() -> None:
+    body = '{"text": "飞机"}'.encode()
+    assert asyncio.run(upload.read_text(request([body[:12], body[12:]]))) == "飞机"
+    assert len(asyncio.run(upload.read_text(request([b'{"text": "' + b"a" * 50_000 + b'"}'])))) == 10_000
