@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _log_to_stderr(level: str) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     log.setLevel(level.upper())
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what is wrong with a photo is in its own line
 
 
 def serve(settings: Settings, chosen: argparse.Namespace) -> int:
@@ -148,7 +149,7 @@ def models_list(settings: Settings, chosen: argparse.Namespace) -> int:
 
 
 def models_pull(settings: Settings, chosen: argparse.Namespace) -> int:
-    """Downloads every part that the settings need and the cache lacks."""
+    """Downloads every part that the settings need and the cache has not."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
@@ -176,15 +177,16 @@ def models_pull(settings: Settings, chosen: argparse.Namespace) -> int:
 
 def models_verify(settings: Settings, chosen: argparse.Namespace) -> int:
     """Checks the files of the parts in use against their checksums, and that the runtime can open them."""
-    from .models.hub import Hub
+    from .models.hub import Hub, carried_by_wheel
     from .runtime.onnx import OnnxRuntime
 
     hub, runtime, failed = Hub(settings.cache_folder, settings.hf_endpoint), OnnxRuntime(), False
     for part in _used(settings):
-        wrong = hub.verify(part)
+        carried = carried_by_wheel(part) if part.missing(settings.cache_folder) else None
+        wrong = None if carried else hub.verify(part)
         if wrong is None:
             try:
-                runtime.open(settings.cache_folder / part.folder / part.name / part.files[0])
+                runtime.open(carried or settings.cache_folder / part.folder / part.name / part.files[0])
             except Exception as error:
                 wrong = str(error)
         failed |= wrong is not None
@@ -240,6 +242,8 @@ def doctor(settings: Settings, chosen: argparse.Namespace) -> int:
 
 
 def _checks(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    from .models.hub import carried_by_wheel
+
     try:
         catalog.check(settings)
         yield "ok", "settings", f"tasks {', '.join(sorted(settings.tasks))}, port {settings.http_port}"
@@ -254,11 +258,14 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, str]]:
     yield from _decoders()
     yield _runtime()
     yield _cache(settings.cache_folder)
-    lacking = [part for part in _used(settings) if part.missing(settings.cache_folder)]
+    absent = False
     for part in _used(settings):
-        missing = part.missing(settings.cache_folder)
-        yield "warn" if missing else "ok", "model", f"{part}{': downloaded when first needed' if missing else ''}"
-    yield from _endpoints(settings, needed=bool(lacking))
+        if not part.missing(settings.cache_folder) or carried_by_wheel(part):
+            yield "ok", "model", str(part)
+        else:
+            absent = True
+            yield "warn", "model", f"{part} is downloaded when it is first needed"
+    yield from _endpoints(settings, absent)
 
 
 def _decoders() -> Iterator[tuple[str, str, str]]:
@@ -299,12 +306,17 @@ def _endpoints(settings: Settings, needed: bool) -> Iterator[tuple[str, str, str
 
     release = "/".join(catalog.OCR_RELEASE.split("/")[:3])
     hubs = [settings.hf_endpoint] if settings.hf_endpoint else list(DEFAULT_ENDPOINTS)
+    reached = False
     for address in (*hubs, release):
         try:
             with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5):
-                yield "ok", "endpoint", address
+                pass
         except urllib.error.HTTPError:
-            yield "ok", "endpoint", address  # it answered
+            pass  # it answered
         except OSError as error:
-            reason = getattr(error, "reason", error)
-            yield "warn", "endpoint", f"{address}: {reason}{'' if needed else ' (all models are there already)'}"
+            yield "warn", "endpoint", f"{address}: {getattr(error, 'reason', error)}"
+            continue
+        reached = True
+        yield "ok", "endpoint", address
+    if needed and not reached:
+        yield "FAIL", "endpoint", "a model is missing and none can be reached: set HF_ENDPOINT, or put the files there"

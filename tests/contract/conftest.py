@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from contract.api import URL, Api, connected
-from service import KEY, running
 
+from contract.api import URL, Api, connected
 from demo.__main__ import build, environment
+from service import KEY, running
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """Who may come in: the key opens what is closed, and it and the length are looked at before the body."""
 
+from collections.abc import Iterator
+
 import httpx
 import pytest
+
 from contract.api import Api
 
 CLOSED = [
@@ -25,13 +28,22 @@ CLOSED = [
 UPLOADS = ["/ocr", "/clip/img", "/clip/txt", "/represent"]
 
 
+@pytest.fixture(scope="module")
+def stranger(api: Api) -> Iterator[httpx.Client]:
+    """A client that knows the address but not the key."""
+    with httpx.Client(base_url=api.url, timeout=60, trust_env=False) as client:
+        yield client
+
+
 def is_refused(answer: httpx.Response) -> bool:
     kind = answer.headers["content-type"]
     return (answer.status_code, answer.json(), kind) == (401, {"detail": "Invalid API key"}, "application/json")
 
 
 @pytest.mark.parametrize(("method", "route"), CLOSED)
-def test_without_the_key_a_closed_route_says_that_the_key_is_wrong(api: Api, method: str, route: str) -> None:
+def test_without_the_key_a_closed_route_says_that_the_key_is_wrong(
+    api: Api, stranger: httpx.Client, method: str, route: str
+) -> None:
     wrong: list[list[tuple[str, str]]] = [
         [],
         [("api-key", "")],
@@ -44,14 +56,14 @@ def test_without_the_key_a_closed_route_says_that_the_key_is_wrong(api: Api, met
         [("api-key", "wrong"), ("api-key", api.key)],
     ]
     for headers in wrong:
-        with httpx.Client(base_url=api.url, trust_env=False, headers=headers) as stranger:
-            assert is_refused(stranger.request(method, route, params={"api-key": api.key})), headers
+        answer = stranger.request(method, route, params={"api-key": api.key}, headers=headers)
+        assert is_refused(answer), headers
 
 
 @pytest.mark.parametrize("route", ["/", "/ping"])
 @pytest.mark.parametrize("headers", [{}, {"api-key": "wrong"}])
-def test_the_page_and_the_ping_need_no_key(api: Api, route: str, headers: dict[str, str]) -> None:
-    assert httpx.get(api.url + route, headers=headers, trust_env=False).status_code == 200
+def test_the_page_and_the_ping_need_no_key(stranger: httpx.Client, route: str, headers: dict[str, str]) -> None:
+    assert stranger.get(route, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("route", UPLOADS)
@@ -73,10 +85,10 @@ def test_a_body_over_the_limit_is_told_before_it_is_sent(api: Api, route: str) -
 
 
 @pytest.mark.parametrize("route", UPLOADS)
-def test_a_body_sent_in_full_with_a_wrong_key_gets_its_answer(api: Api, route: str) -> None:
-    with httpx.Client(base_url=api.url, trust_env=False, headers={"api-key": "wrong"}) as stranger:
-        for size in (0, 1000, 20_000_000):
-            assert is_refused(stranger.post(route, files={"file": ("photo.jpg", bytes(size), "image/jpeg")}))
+def test_a_body_sent_in_full_with_a_wrong_key_gets_its_answer(stranger: httpx.Client, route: str) -> None:
+    for size in (0, 1000, 20_000_000):
+        files = {"file": ("photo.jpg", bytes(size), "image/jpeg")}
+        assert is_refused(stranger.post(route, files=files, headers={"api-key": "wrong"}))
 
 
 def test_with_the_key_an_unknown_path_is_not_found(api: Api) -> None:

@@ -4,11 +4,11 @@
 import re
 
 import numpy as np
-import photos
 import pytest
-from contract.api import PHOTO_ROUTES, Api
 from PIL import Image
 
+import photos
+from contract.api import PHOTO_ROUTES, Api
 from demo.pictures import colour_photo, group_photo, text_page
 
 TOO_LARGE = "height or width out of range"
@@ -50,12 +50,16 @@ def told(api: Api, route: str, photo: bytes) -> str:
     return str(message)
 
 
+def is_for_people(message: str) -> bool:
+    technical = re.search(r"/|\\|Traceback|cv2|PIL|object at 0x|Error|\n", message)
+    return technical is None and re.search(r"[a-z]+ [a-z]+ [a-z]+", message) is not None
+
+
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
 @pytest.mark.parametrize("name", NO_PHOTO)
 def test_what_is_no_photo_gets_words_for_people(api: Api, route: str, name: str) -> None:
     message = told(api, route, NO_PHOTO[name])
-    assert re.search(r"[a-z]+ [a-z]+ [a-z]+", message), message
-    assert not re.search(r"/|\\|Traceback|cv2|PIL|object at 0x|Error|\n", message), message
+    assert is_for_people(message), message
     assert message != TOO_LARGE
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contract.api import PHOTO_ROUTES, Api
-from photos import jpeg
 
+from contract.api import PHOTO_ROUTES, Api
 from demo.pictures import colour_photo
+from photos import jpeg
 
 NODE, CURL = shutil.which("node"), shutil.which("curl")
 REFUSED = {"detail": "Invalid API key"}

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from contract.api import PHOTO_ROUTES, Api
-from photos import jpeg
 
+from contract.api import PHOTO_ROUTES, Api
 from demo.pictures import colour_photo, text_page
+from photos import jpeg
 
 PHOTO = jpeg(colour_photo("red", (160, 120)))
 FORM = httpx.Request("POST", "http://form", files={"file": ("photo.jpg", PHOTO, "image/jpeg")})

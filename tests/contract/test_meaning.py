@@ -11,10 +11,10 @@ from threading import Barrier
 
 import numpy as np
 import pytest
-from contract.api import PHOTO_ROUTES, URL, Api, Vector, cosine
-from photos import jpeg
 
+from contract.api import PHOTO_ROUTES, URL, Api, Vector, cosine
 from demo.pictures import COLOURS, DrawnFace, colour_photo, group_photo, text_page
+from photos import jpeg
 
 CHINESE = {
     "red": "红色",

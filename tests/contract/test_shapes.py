@@ -7,20 +7,18 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from contract.api import PHOTO_ROUTES, Api
-from photos import jpeg
 from PIL import Image
 
+from contract.api import PHOTO_ROUTES, Api
 from demo.pictures import colour_photo, group_photo, text_page
+from photos import jpeg
 
 TEXTS = ["飞机", "red", "", "a red car\nin the rain", "🛩️", "红" * 5000, " \t", "\x00"]
 
 
 def is_embedding(numbers: list[str], length: int) -> bool:
-    written = all(re.fullmatch(r"-?\d\.\d{16}", number) for number in numbers)
-    return (
-        written and len(numbers) == length and bool(np.isclose(np.linalg.norm(np.array(numbers, float)), 1, atol=1e-4))
-    )
+    written = len(numbers) == length and all(re.fullmatch(r"-?\d\.\d{16}", number) for number in numbers)
+    return written and bool(np.isclose(np.linalg.norm(np.array(numbers, float)), 1, atol=1e-4))
 
 
 def test_the_page_tells_people_what_this_is_and_how_to_set_it_up(api: Api, about: dict[str, Any]) -> None:

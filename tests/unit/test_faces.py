@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from mt_photos_ml.photo import Photo
-from mt_photos_ml.runtime import Node, Session
-from mt_photos_ml.runtime.onnx import OnnxSession
-from mt_photos_ml.tasks import faces
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper, save
 from PIL import Image, ImageOps
 
 from demo.models import build_faces
 from demo.pictures import DrawnFace, colour_photo, group_photo
+from mt_photos_ml.photo import Photo
+from mt_photos_ml.runtime import Node, Session
+from mt_photos_ml.runtime.onnx import OnnxSession
+from mt_photos_ml.tasks import faces
 
 _PACKAGE = importlib.util.find_spec("insightface")
 _FOLDER = Path(_PACKAGE.origin).parent / "data" / "images" if _PACKAGE and _PACKAGE.origin else None
@@ -293,6 +293,22 @@ def test_vectors_of_a_photo_decoded_at_a_fraction_are_those_of_the_whole(
     assert photo.pixels(0).scale < 1
     for face in found:
         vector = arcface.get_feat(norm_crop(whole, face.points))[0]
+        assert face.embedding @ vector / np.linalg.norm(vector) >= 0.99
+
+
+@pytest.mark.parametrize("size", [(1440, 1080), (1080, 1440), (1800, 1200), (4000, 3000)])
+def test_vectors_are_insightfaces_from_the_file_on(
+    size: tuple[int, int], drawn_faces: Both, recogniser: faces.Recogniser, arcface: Any
+) -> None:
+    from insightface.utils.face_align import norm_crop
+
+    data = _file(group_photo(size, range(4), seed=1)[0])
+    whole = _bgr(_upright(data))
+    drawn_faces.theirs.det_thresh = 0.65
+    boxes, points = drawn_faces.theirs.detect(whole)
+    for face in faces.find(Photo.open(data), drawn_faces.ours, recogniser):
+        same = np.abs(boxes[:, :4] - face.box).sum(axis=1).argmin()
+        vector = arcface.get_feat(norm_crop(whole, points[same]))[0]
         assert face.embedding @ vector / np.linalg.norm(vector) >= 0.99
 
 

@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from hub_server import HubServer
-from mt_photos_ml.models import hub as module
+from mt_photos_ml.models import transfer
 from mt_photos_ml.models.catalog import CLIP, FACES, OCR, OCR_MODELS, OcrFile, Part
-from mt_photos_ml.models.hub import DownloadError, Hub
+from mt_photos_ml.models.hub import DownloadError, Hub, carried_by_wheel
 
 NAME = "ViT-B-32__openai"
 VISUAL, TEXTUAL = Part(CLIP, NAME, "visual"), Part(CLIP, NAME, "textual")
@@ -66,9 +67,9 @@ def other() -> Iterator[HubServer]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ANSWER_SECONDS", 2.0)
-    monkeypatch.setattr(module, "STALL_SECONDS", 1.0)
-    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(transfer, "ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(transfer, "STALL_SECONDS", 1.0)
+    monkeypatch.setattr(transfer, "PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -168,7 +169,7 @@ def test_a_server_that_knows_no_ranges_sends_the_whole_again(server: HubServer, 
 
 
 def test_the_next_run_goes_on_where_an_interrupted_one_ended(server: HubServer, tmp_path: Path) -> None:
-    server.cuts, server.after = module.TRIES, 50_000
+    server.cuts, server.after = transfer.TRIES, 50_000
     hub = Hub(tmp_path, server.endpoint)
     with pytest.raises(DownloadError, match="broke off 3 times in a row"):
         hub.fetch(VISUAL)
@@ -328,7 +329,7 @@ def test_progress_is_told_in_bytes_and_ends_with_all_of_them(server: HubServer, 
 def test_the_log_says_how_far_it_is_and_from_where(
     server: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOG_SECONDS", 0.0)
+    monkeypatch.setattr(transfer, "LOG_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, "mt_photos_ml"):
         Hub(tmp_path, server.endpoint).fetch(DETECTION)
     lines = [record.getMessage() for record in caplog.records if record.name == "mt_photos_ml"]
@@ -351,7 +352,7 @@ def test_text_recognition_comes_from_its_own_release_and_goes_on_after_a_cut(
 def test_a_release_that_never_answers_is_given_up_in_seconds(
     server: HubServer, tmp_path: Path, ocr: Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "STALL_SECONDS", 60.0)
+    monkeypatch.setattr(transfer, "STALL_SECONDS", 60.0)
     server.silent = True
     began = time.monotonic()
     with pytest.raises(DownloadError, match="no answer in time"):
@@ -403,7 +404,7 @@ def test_the_wheel_is_found_without_importing_it(tmp_path: Path) -> None:
 
 def carried_part(kind: str) -> Part:
     """The OCR model that the installed wheel carries: PP-OCRv6 small, or PP-OCRv4 before RapidOCR 3.9."""
-    names = (name for name in OCR_MODELS if module._carried(Part(OCR, name, kind)))
+    names = (name for name in OCR_MODELS if carried_by_wheel(Part(OCR, name, kind)))
     return Part(OCR, next(names), kind)
 
 
@@ -451,7 +452,7 @@ def test_a_model_that_is_what_was_published_is_not_fetched_over_and_over(server:
 def test_a_model_of_ones_own_is_used_and_never_touched(server: HubServer, tmp_path: Path) -> None:
     part = Part(FACES, "mine", "detection")
     hub = Hub(tmp_path, server.endpoint)
-    with pytest.raises(DownloadError, match=r"detection/model\.onnx lacks in .*mine"):
+    with pytest.raises(DownloadError, match=r"mine has no detection/model\.onnx"):
         hub.fetch(part)
     assert server.requests == []
     assert not (tmp_path / FACES).exists()
@@ -466,7 +467,7 @@ def test_a_model_of_ones_own_is_used_and_never_touched(server: HubServer, tmp_pa
 
 
 def test_verify_names_what_lacks(tmp_path: Path) -> None:
-    assert "visual/model.onnx, config.json, visual/preprocess_cfg.json lacks" in (Hub(tmp_path).verify(VISUAL) or "")
+    assert "has no visual/model.onnx, config.json, visual/preprocess_cfg.json" in (Hub(tmp_path).verify(VISUAL) or "")
 
 
 def test_the_recorded_checksums_are_read_by_sha256sum(server: HubServer, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 
 import json
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
+from starlette.responses import Response
 
 from mt_photos_ml.api import replies
 from mt_photos_ml.models.store import ModelUnavailable
@@ -14,28 +16,33 @@ from mt_photos_ml.tasks.faces import Face
 from mt_photos_ml.tasks.ocr import Line
 
 
+def said(reply: Response) -> Any:
+    return json.loads(bytes(reply.body))
+
+
 def test_ocr_is_three_lists_of_strings() -> None:
     quad = np.array([[4, 7], [287, 7.004], [287, 28], [4, 28]], np.float32)
     reply = replies.lines([Line("飞机 A", 0.98249, quad)])
-    assert json.loads(reply.body) == {
+    assert said(reply) == {
         "result": {
             "texts": ["飞机 A"],
             "scores": ["0.98"],
             "boxes": [{"x": "4.0", "y": "7.0", "width": "283.0", "height": "21.0"}],
         }
     }
-    assert json.loads(replies.lines([]).body) == {"result": {"texts": [], "scores": [], "boxes": []}}
+    assert said(replies.lines([])) == {"result": {"texts": [], "scores": [], "boxes": []}}
 
 
 def test_a_vector_is_strings_with_sixteen_decimals() -> None:
-    reply = json.loads(replies.vector(np.array([-0.5, 1e-9], np.float32)).body)
+    reply = said(replies.vector(np.array([-0.5, 1e-9], np.float32)))
     assert reply["result"][0] == "-0.5000000000000000"
     assert all(len(number.split(".")[1]) == 16 for number in reply["result"])
 
 
 def test_a_face_has_whole_pixels_and_a_list_of_numbers() -> None:
-    face = Face(np.array([-1.4, 2.6, 10.2, 20.8], np.float32), 0.875, np.zeros((5, 2)), np.full(512, 0.5, np.float32))
-    reply = json.loads(replies.faces([face], "buffalo_l").body)
+    box, embedding = np.array([-1.4, 2.6, 10.2, 20.8], np.float32), np.full(512, 0.5, np.float32)
+    face = Face(box, 0.875, np.zeros((5, 2), np.float32), embedding)
+    reply = said(replies.faces([face], "buffalo_l"))
     assert reply == {
         "detector_backend": "insightface",
         "recognition_model": "buffalo_l",
@@ -67,7 +74,7 @@ def test_only_a_photo_that_cannot_be_used_is_done_with(error: Exception, status:
     reply = replies.failure(error)
     assert reply.status_code == status
     assert reply.headers.get("retry-after") == retry
-    body = json.loads(reply.body)
+    body = said(reply)
     assert body["result"] == []
     assert body["msg"]
 
@@ -76,5 +83,5 @@ def test_an_error_that_nobody_expected_is_in_the_log_and_not_in_the_reply(caplog
     with caplog.at_level(logging.ERROR):
         reply = replies.failure(RuntimeError("/secret/path"))
     assert reply.status_code == 500
-    assert b"secret" not in reply.body
+    assert b"secret" not in bytes(reply.body)
     assert "/secret/path" in caplog.text

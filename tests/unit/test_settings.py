@@ -57,7 +57,7 @@ def test_a_value_that_cannot_be_used_is_named_with_what_is_expected(
 @pytest.mark.parametrize("value", ["", "  "])
 def test_an_empty_key_is_a_mistake(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("API_AUTH_KEY", value)
-    with pytest.raises(SettingsError, match="API_AUTH_KEY.*no-key"):
+    with pytest.raises(SettingsError, match=r"API_AUTH_KEY.*no-key"):
         load()
 
 
@@ -88,7 +88,7 @@ def test_tasks_are_a_list_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_model_is_preloaded_only_if_it_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MACHINE_LEARNING_PRELOAD__OCR__DETECTION", "PP-OCRv5_mobile")
-    with pytest.raises(SettingsError, match="MACHINE_LEARNING_PRELOAD__OCR__DETECTION.*PP-OCRv6_small"):
+    with pytest.raises(SettingsError, match=r"MACHINE_LEARNING_PRELOAD__OCR__DETECTION.*PP-OCRv6_small"):
         load()
     monkeypatch.setenv("OCR_MODEL_NAME", "PP-OCRv5_mobile")
     assert load().preload_ocr_detection == "PP-OCRv5_mobile"

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from demo.models import build_clip, build_faces
 from mt_photos_ml.app import MAKERS
-from mt_photos_ml.models import store as store_module
 from mt_photos_ml.models.catalog import Part
 from mt_photos_ml.models.hub import DownloadError
 from mt_photos_ml.models.store import ModelUnavailable, Slots, Store
@@ -192,7 +191,7 @@ def test_a_failed_download_is_not_tried_by_every_request(
         source.failure = None
         with monkeypatch.context() as later:
             now = time.monotonic()
-            later.setattr(store_module.time, "monotonic", lambda: now + 31)
+            later.setattr("mt_photos_ml.models.store.time.monotonic", lambda: now + 31)
             await used(store, VISUAL)
 
     asyncio.run(scenario())

@@ -29,7 +29,7 @@ from .upload import read_file, read_text
 log = logging.getLogger("mt_photos_ml")
 
 MAX_WAITING = 100
-"""Requests that wait for a worker; one more is answered 503. They cost no memory: a body is read when its turn comes."""
+"""Requests that wait for a worker; one more is answered 503. They hold no body: it is read when its turn comes."""
 
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]

@@ -34,7 +34,7 @@ class Part:
         return model, "config.json", "textual/tokenizer.json", "textual/tokenizer_config.json"
 
     def missing(self, cache: Path) -> list[str]:
-        """The files that lack in this cache."""
+        """The files that this cache does not have."""
         return [file for file in self.files if not (cache / self.folder / self.name / file).is_file()]
 
 

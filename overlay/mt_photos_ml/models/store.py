@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..runtime import Damaged, Runtime, Session
 from .catalog import Part
 from .hub import DownloadError
+from .transfer import in_daemon
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -32,7 +33,7 @@ class Source(Protocol):
     """Who puts model files into the cache."""
 
     def fetch(self, part: Part) -> Path:
-        """The model file, downloaded where it lacks. Blocks. Raises DownloadError."""
+        """The model file, downloaded where it is missing. Blocks. Raises DownloadError."""
         ...
 
     def discard(self, part: Part) -> bool:
@@ -163,7 +164,8 @@ class Store:
     async def _fetched_and_opened(self, part: Part) -> Any:
         for again in (True, False):
             try:
-                path = await asyncio.to_thread(self._source.fetch, part)
+                # in a daemon thread, since a download takes minutes: the end of the service must not wait for it
+                path = await asyncio.wrap_future(in_daemon(lambda: self._source.fetch(part)))
             except DownloadError as error:
                 raise ModelUnavailable(f"{part} can't be downloaded: {error}", _QUARANTINE) from error
             try:

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Photos and texts become the model input that the base image makes, and vectors that agree with each other."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from demo.models import build_clip
+from demo.pictures import COLOURS, colour_photo, group_photo
+from mt_photos_ml.photo import Photo
+from mt_photos_ml.runtime import Node, Session
+from mt_photos_ml.runtime.onnx import OnnxRuntime
+from mt_photos_ml.tasks import clip
+
+CHINESE = {
+    "red": "红色",
+    "orange": "橙色",
+    "yellow": "黄色",
+    "green": "绿色",
+    "cyan": "青色",
+    "blue": "蓝色",
+    "purple": "紫色",
+    "pink": "粉色",
+    "brown": "棕色",
+    "black": "黑色",
+    "white": "白色",
+    "grey": "灰色",
+}
+LANGUAGES = ["zho_Hans", "jpn_Jpan", "kor_Hang", "rus_Cyrl", "eng_Latn", "fra_Latn", "zho_Hant", "yue_Hant"]
+
+
+@dataclass
+class Recorded:
+    """A real session that remembers what it was given."""
+
+    session: Session
+    feeds: list[Mapping[str, NDArray[Any]]] = field(default_factory=list)
+
+    @property
+    def inputs(self) -> Sequence[Node]:
+        return self.session.inputs
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.session.metadata
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        self.feeds.append(feed)
+        return self.session.run(feed)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A CLIP model's two halves with the sessions that record what they get."""
+
+    visual: clip.Visual
+    textual: clip.Textual
+    seen: Recorded
+    read: Recorded
+
+    @classmethod
+    def load(cls, folder: Path) -> "Pair":
+        runtime = OnnxRuntime()
+        seen, read = (Recorded(runtime.open(folder / kind / "model.onnx")) for kind in ("visual", "textual"))
+        visual, textual = clip.Visual.load(seen, folder / "visual"), clip.Textual.load(read, folder / "textual")
+        return cls(visual, textual, seen, read)
+
+    def ids(self, text: str, language: str | None = None) -> list[int]:
+        """What the model is given for a text, without the padding."""
+        clip.encode_text(text, self.textual, language)
+        (ids,) = next(iter(self.read.feeds[-1].values()))
+        return [int(i) for i in ids if i != self.textual.tokenizer.token_to_id("<pad>")]
+
+    def words(self, text: str, language: str | None = None) -> list[str | None]:
+        return [self.textual.tokenizer.id_to_token(i) for i in self.ids(text, language)]
+
+
+def _file(image: Image.Image, kind: str) -> bytes:
+    data = BytesIO()
+    image.save(data, kind, **({"quality": 90} if kind == "JPEG" else {"compress_level": 1}))
+    return data.getvalue()
+
+
+def _reference(data: bytes, size: int) -> NDArray[np.float32]:
+    """The base image's steps, on the whole decode."""
+    image = Image.open(BytesIO(data)).convert("RGB")
+    width, height = image.size
+    if width < height:
+        image = image.resize((size, int(height / width * size)), Image.Resampling.BICUBIC)
+    else:
+        image = image.resize((int(width / height * size), size), Image.Resampling.BICUBIC)
+    left, top = int(image.width / 2 - size / 2), int(image.height / 2 - size / 2)
+    pixels = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
+    normal = (pixels - [0.48145466, 0.4578275, 0.40821073]) / [0.26862954, 0.26130258, 0.27577711]
+    return normal.transpose(2, 0, 1)[None].astype(np.float32)
+
+
+def _psnr(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    deviation = np.array([0.26862954, 0.26130258, 0.27577711]).reshape(3, 1, 1)
+    return float(-10 * np.log10(np.mean(((one - other) * deviation) ** 2) + 1e-12))
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder = tmp_path_factory.mktemp("clip") / "demo-colours"
+    build_clip(folder)
+    return Pair.load(folder)
+
+
+@pytest.fixture
+def nllb(tmp_path: Path) -> Pair:
+    """A model that wants to be told the language, its tokenizer knowing the codes."""
+    folder = tmp_path / "nllb-clip-base-siglip__v1"
+    build_clip(folder)
+    known = ["<pad>", "<unk>", *LANGUAGES, *"飞机红色海辺사과самолетplane"]
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(dict.fromkeys(known))}, "<unk>"))
+    tokenizer.add_special_tokens(LANGUAGES)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.save(str(folder / "textual" / "tokenizer.json"))
+    return Pair.load(folder)
+
+
+@pytest.mark.parametrize("size", [(4000, 3000), (3000, 4000), (1440, 1080), (1080, 1440), (4800, 600), (333, 1000)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_the_model_input_is_that_of_a_whole_decode(colours: Pair, kind: str, size: tuple[int, int]) -> None:
+    data = _file(group_photo(size, range(3), seed=1)[0], kind)
+    vector = clip.encode_photo(Photo.open(data), colours.visual)
+    given, whole = colours.seen.feeds[-1]["image"], _reference(data, 224)
+    assert given.shape == (1, 3, 224, 224)
+    assert given.dtype == np.float32
+    assert _psnr(given, whole) >= 50
+    (other,) = colours.seen.session.run({"image": whole})[0]
+    assert vector @ other / np.linalg.norm(other) >= 0.9999
+
+
+@pytest.mark.parametrize("size", [(224, 224), (225, 224), (100, 37), (37, 100), (1, 1), (1, 400), (447, 301)])
+def test_small_and_odd_sizes_are_rounded_as_the_base_image_rounds(colours: Pair, size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    data = _file(Image.fromarray(noise), "PNG")
+    clip.encode_photo(Photo.open(data), colours.visual)
+    np.testing.assert_allclose(colours.seen.feeds[-1]["image"], _reference(data, 224), atol=0.04)
+
+
+@pytest.mark.parametrize("size", [(200, 300), (29, 56), (56, 29)])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_turned_photo_gives_the_input_of_the_upright_one(
+    colours: Pair, orientation: int, size: tuple[int, int]
+) -> None:
+    """Of any size: 29 / 29 * 224 / (224 / 29) is a hair more than 29."""
+    seen = Image.fromarray(np.random.default_rng(1).integers(0, 255, (*size[::-1], 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = {6: 8, 8: 6}.get(orientation, orientation)  # what undoes the turn
+    stored = seen.copy()
+    stored.getexif().update(exif)
+    stored = ImageOps.exif_transpose(stored)
+    exif[0x0112] = orientation
+    data = BytesIO()
+    stored.save(data, "PNG", exif=exif)
+    clip.encode_photo(Photo.open(data.getvalue()), colours.visual)
+    np.testing.assert_allclose(colours.seen.feeds[-1]["image"], _reference(_file(seen, "PNG"), 224), atol=0.04)
+
+
+def test_size_and_values_are_those_of_the_models_own_file(tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    build_clip(folder, size=56, dim=640)
+    path = folder / "visual" / "preprocess_cfg.json"
+    own = {"size": 56, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 1.0], "interpolation": "bilinear"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
+    pair = Pair.load(folder)
+    photo = Photo.open(_file(Image.new("RGB", (90, 60), (255, 0, 51)), "PNG"))
+    assert clip.encode_photo(photo, pair.visual).shape == (640,)
+    given = pair.seen.feeds[-1]["image"]
+    assert given.shape == (1, 3, 56, 56)
+    np.testing.assert_allclose(given[0].mean(axis=(1, 2)), [2.0, -1.0, -0.3], atol=1e-5)
+    assert pair.visual.filter == Image.Resampling.BILINEAR
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"size": 224, "mean": 1, "std": 1, "interpolation": "magic"}'])
+def test_a_file_that_says_nothing_of_use_is_an_error(colours: Pair, tmp_path: Path, content: str) -> None:
+    (tmp_path / "preprocess_cfg.json").write_text(content)
+    with pytest.raises((KeyError, ValueError)):
+        clip.Visual.load(colours.seen, tmp_path)
+
+
+@pytest.mark.parametrize("names", [{name: name for name in COLOURS}, CHINESE], ids=["English", "Chinese"])
+def test_a_photo_is_nearest_to_the_name_of_its_colour(colours: Pair, names: dict[str, str]) -> None:
+    texts = np.stack([clip.encode_text(name, colours.textual) for name in names.values()])
+    for i, name in enumerate(names):
+        photo = Photo.open(_file(colour_photo(name, (640, 480), seed=3), "JPEG"))
+        assert (texts @ clip.encode_photo(photo, colours.visual)).argmax() == i
+
+
+def test_vectors_have_length_one(colours: Pair) -> None:
+    photo = Photo.open(_file(colour_photo("blue", (300, 200)), "PNG"))
+    for vector in (clip.encode_photo(photo, colours.visual), clip.encode_text("", colours.textual)):
+        assert vector.shape == (512,)
+        assert vector.dtype == np.float32
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
+
+
+def test_white_space_is_one_space_and_none_at_the_ends(colours: Pair) -> None:
+    plain = colours.words("red green")
+    assert plain == ["red", "green"]
+    assert colours.words(" \t red \n\n  green\r\n") == plain
+    assert colours.words("\u3000red\u00a0green") == plain
+
+
+def test_a_text_is_padded_and_cut_to_the_models_length(colours: Pair) -> None:
+    for text, length in (("", 0), ("red", 1), (" ".join(["red"] * 77), 77), (" ".join(["red"] * 500), 77)):
+        assert len(colours.ids(text)) == length
+        given = colours.read.feeds[-1]["text"]
+        assert given.shape == (1, 77)
+        assert given.dtype == np.int32
+        assert np.all(given[0, length:] == colours.textual.tokenizer.token_to_id("<pad>"))
+
+
+def test_the_length_is_the_configs(tmp_path: Path) -> None:
+    build_clip(tmp_path / "short", context_length=5)
+    pair = Pair.load(tmp_path / "short")
+    clip.encode_text("red " * 9, pair.textual)
+    assert pair.read.feeds[-1]["text"].shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("canonical", "text", "words"),
+    [(True, "(Red, GREEN!)", ["red", "green"]), (False, "(red, Green", ["<unk>", "red", "<unk>", "<unk>"])],
+)
+def test_punctuation_and_case_go_where_the_config_says_so(
+    tmp_path: Path, canonical: bool, text: str, words: list[str]
+) -> None:
+    build_clip(tmp_path / "model", canonicalize=canonical)
+    path = tmp_path / "model" / "textual" / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": None}))  # it would lower the case itself
+    assert Pair.load(tmp_path / "model").words(text) == words
+
+
+def test_an_mclip_model_gets_its_two_inputs(tmp_path: Path) -> None:
+    build_clip(tmp_path / "XLM", mclip=True)
+    pair = Pair.load(tmp_path / "XLM")
+    assert pair.ids("red green") == [pair.textual.tokenizer.token_to_id(word) for word in ("red", "green")]
+    given = pair.read.feeds[-1]
+    assert set(given) == {"input_ids", "attention_mask"}
+    assert all(value.shape == (1, 77) and value.dtype == np.int32 for value in given.values())
+    assert given["attention_mask"].sum() == 2
+
+
+def test_the_pad_token_may_be_written_as_an_object(tmp_path: Path, colours: Pair) -> None:
+    build_clip(tmp_path / "model")
+    config = {"pad_token": {"content": "<pad>", "lstrip": False, "special": True}}
+    (tmp_path / "model" / "textual" / "tokenizer_config.json").write_text(json.dumps(config))
+    pair = Pair.load(tmp_path / "model")
+    assert pair.ids("red") == colours.ids("red")
+    assert np.array_equal(pair.read.feeds[-1]["text"], colours.read.feeds[-1]["text"])
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("飞机", "zho_Hans"),
+        ("海辺の飛行機", "jpn_Jpan"),
+        ("サッカー", "jpn_Jpan"),
+        ("사과", "kor_Hang"),
+        ("самолет", "rus_Cyrl"),
+        ("plane", "eng_Latn"),
+        ("红色 plane 飞机", "eng_Latn"),
+        ("红色的飞机在天上 A380", "zho_Hans"),
+        ("2024!", "eng_Latn"),
+        ("", "eng_Latn"),
+        ("ⴰⵣⵓⵍ", "eng_Latn"),
+    ],
+)
+def test_nllb_is_told_the_language_by_the_script(nllb: Pair, text: str, code: str) -> None:
+    assert nllb.words(text)[0] == code
+
+
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [("fr", "fra_Latn"), ("zh-TW", "zho_Hant"), ("zh_CN", "zho_Hans"), ("yue_Hant", "yue_Hant"), ("fr-CA", "fra_Latn")],
+)
+def test_nllb_is_told_the_language_that_was_set(nllb: Pair, language: str, code: str) -> None:
+    for text in ("plane", "飞机"):
+        assert nllb.words(text, language)[0] == code
+        assert nllb.words(text, language)[1:] == nllb.words(text)[1:]
+
+
+def test_other_models_are_told_no_language(colours: Pair) -> None:
+    assert colours.ids("red", "zh") == colours.ids("red")
