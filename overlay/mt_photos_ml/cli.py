@@ -8,8 +8,6 @@ import shutil
 import signal
 import socket
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -128,7 +126,7 @@ def models_list(settings: Settings, chosen: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    used = {(part.folder, part.name) for parts in catalog.configured(settings).values() for part in parts}
+    used = {(part.folder, part.name) for part in catalog.used(settings)}
     there = {(folder.parent.name, folder.name): folder for folder in _cached(settings.cache_folder)}
     table = Table("task", "model", "vector", "languages", "on disk", "", box=None, pad_edge=False)
     for folder, names in catalog.KNOWN.items():
@@ -151,22 +149,22 @@ def models_list(settings: Settings, chosen: argparse.Namespace) -> int:
 def models_pull(settings: Settings, chosen: argparse.Namespace) -> int:
     """Downloads every part that the settings need and the cache has not."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
     from .models.hub import DownloadError, Hub
 
     failed = False
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        rows: dict[catalog.Part, int] = {}
+        rows: dict[catalog.Part, TaskID] = {}
 
         def draw(part: catalog.Part, done: int, total: int) -> None:
             if part not in rows:
-                rows[part] = int(bars.add_task(str(part), total=total))
-            bars.update(bars.task_ids[rows[part]], completed=done, total=total)
+                rows[part] = bars.add_task(f"{part.folder} {part.kind}", total=total)
+            bars.update(rows[part], completed=done, total=total)
 
         hub = Hub(settings.cache_folder, settings.hf_endpoint, progress=draw)
-        for part in _used(settings):
+        for part in catalog.used(settings):
             try:
                 bars.console.print(f"{part}: {hub.fetch(part)}", soft_wrap=True)
             except DownloadError as error:
@@ -181,7 +179,7 @@ def models_verify(settings: Settings, chosen: argparse.Namespace) -> int:
     from .runtime.onnx import OnnxRuntime
 
     hub, runtime, failed = Hub(settings.cache_folder, settings.hf_endpoint), OnnxRuntime(), False
-    for part in _used(settings):
+    for part in catalog.used(settings):
         carried = carried_by_wheel(part) if part.missing(settings.cache_folder) else None
         wrong = None if carried else hub.verify(part)
         if wrong is None:
@@ -196,7 +194,7 @@ def models_verify(settings: Settings, chosen: argparse.Namespace) -> int:
 
 def models_prune(settings: Settings, chosen: argparse.Namespace) -> int:
     """Deletes the models in the cache that no setting names, after a question."""
-    used = {(part.folder, part.name) for part in _used(settings)}
+    used = {(part.folder, part.name) for part in catalog.used(settings)}
     stale = [path for path in _cached(settings.cache_folder) if (path.parent.name, path.name) not in used]
     if not stale:
         print("nothing to delete: every model in the cache is in use")
@@ -217,10 +215,6 @@ def models_prune(settings: Settings, chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _used(settings: Settings) -> list[catalog.Part]:
-    return [part for parts in catalog.configured(settings).values() for part in parts]
-
-
 def _cached(cache: Path) -> Iterator[Path]:
     """The folders of models in the cache."""
     for folder in catalog.KNOWN:
@@ -234,89 +228,10 @@ def _size(folder: Path) -> int:
 
 def doctor(settings: Settings, chosen: argparse.Namespace) -> int:
     """One line a check; the exit code is 1 where something is broken."""
+    from .doctor import checks
+
     broken = False
-    for state, what, detail in _checks(settings):
+    for state, what, detail in checks(settings):
         broken |= state == "FAIL"
         print(f"{state:4}  {what}: {detail}")
     return int(broken)
-
-
-def _checks(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    from .models.hub import carried_by_wheel
-
-    try:
-        catalog.check(settings)
-        yield "ok", "settings", f"tasks {', '.join(sorted(settings.tasks))}, port {settings.http_port}"
-    except SettingsError as error:
-        yield "FAIL", "settings", str(error)
-    if settings.open_to_all:
-        yield "warn", "key", "none: whoever reaches the port can use the service"
-    elif settings.api_auth_key == DEFAULT_KEY:
-        yield "warn", "key", "the default one, which everybody knows: set API_AUTH_KEY"
-    else:
-        yield "ok", "key", "of your own"
-    yield from _decoders()
-    yield _runtime()
-    yield _cache(settings.cache_folder)
-    absent = False
-    for part in _used(settings):
-        if not part.missing(settings.cache_folder) or carried_by_wheel(part):
-            yield "ok", "model", str(part)
-        else:
-            absent = True
-            yield "warn", "model", f"{part} is downloaded when it is first needed"
-    yield from _endpoints(settings, absent)
-
-
-def _decoders() -> Iterator[tuple[str, str, str]]:
-    from PIL import features
-
-    for kind, feature in (("JPEG", "jpg"), ("PNG", "zlib"), ("TIFF", "libtiff"), ("WebP", "webp"), ("AVIF", "avif")):
-        there = features.check(feature)
-        yield "ok" if there else "FAIL", "decoder", kind if there else f"{kind} is missing in this build of Pillow"
-    try:
-        import pillow_heif
-
-        yield "ok", "decoder", f"HEIC (pillow-heif {pillow_heif.__version__})"
-    except ImportError:
-        yield "warn", "decoder", "HEIC is missing: pip install pillow-heif"
-
-
-def _runtime() -> tuple[str, str, str]:
-    from .runtime.onnx import OnnxRuntime
-
-    try:
-        return "ok", "runtime", OnnxRuntime().describe()
-    except ImportError as error:
-        return "FAIL", "runtime", f"{error}; install the extra cpu, cuda or openvino"
-
-
-def _cache(folder: Path) -> tuple[str, str, str]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".written").touch()
-        (folder / ".written").unlink()
-    except OSError as error:
-        return "FAIL", "cache", f"{folder} can't be written: {error.strerror}"
-    return "ok", "cache", f"{folder}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
-
-
-def _endpoints(settings: Settings, needed: bool) -> Iterator[tuple[str, str, str]]:
-    from .models.hub import DEFAULT_ENDPOINTS
-
-    release = "/".join(catalog.OCR_RELEASE.split("/")[:3])
-    hubs = [settings.hf_endpoint] if settings.hf_endpoint else list(DEFAULT_ENDPOINTS)
-    reached = False
-    for address in (*hubs, release):
-        try:
-            with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5):
-                pass
-        except urllib.error.HTTPError:
-            pass  # it answered
-        except OSError as error:
-            yield "warn", "endpoint", f"{address}: {getattr(error, 'reason', error)}"
-            continue
-        reached = True
-        yield "ok", "endpoint", address
-    if needed and not reached:
-        yield "FAIL", "endpoint", "a model is missing and none can be reached: set HF_ENDPOINT, or put the files there"

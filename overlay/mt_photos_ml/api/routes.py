@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from pathlib import Path
 from string import Template
+from textwrap import shorten
 from typing import Any, TypeVar
 
 from starlette.background import BackgroundTask
@@ -184,7 +185,7 @@ def _answered(endpoint: Endpoint) -> Endpoint:
         try:
             return await endpoint(request)
         except Exception as error:
-            notes(request.scope).append(str(error) or type(error).__name__)
+            notes(request.scope).append(shorten(str(error) or type(error).__name__, 120, placeholder=" …"))
             return replies.failure(error)
 
     return answered

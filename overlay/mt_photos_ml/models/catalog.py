@@ -253,6 +253,11 @@ def configured(settings: Settings) -> dict[str, tuple[Part, ...]]:
     return {task: parts[task] for task in parts if task in settings.tasks}
 
 
+def used(settings: Settings) -> list[Part]:
+    """The parts that all tasks that are on need."""
+    return [part for parts in configured(settings).values() for part in parts]
+
+
 def clip_vector_length(settings: Settings) -> int | None:
     """Numbers in a CLIP vector of the model in use; None for a model of one's own that is not there yet."""
     name = settings.clip_visual_model_name

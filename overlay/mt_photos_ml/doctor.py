@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""What can be wrong with an installation: settings, key, decoders, devices, cache, models, network."""
+
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import features
+
+from .models import catalog
+from .models.hub import DEFAULT_ENDPOINTS, carried_by_wheel
+from .runtime.onnx import OnnxRuntime
+from .settings import DEFAULT_KEY, Settings, SettingsError
+
+Check = tuple[str, str, str]
+"""ok, warn or FAIL; what was looked at; what was found."""
+
+
+def checks(settings: Settings) -> Iterator[Check]:
+    """Everything that a service with these settings needs, one after the other."""
+    try:
+        catalog.check(settings)
+        yield "ok", "settings", f"tasks {', '.join(sorted(settings.tasks))}, port {settings.http_port}"
+    except SettingsError as error:
+        yield "FAIL", "settings", str(error)
+    if settings.open_to_all:
+        yield "warn", "key", "none: whoever reaches the port can use the service"
+    elif settings.api_auth_key == DEFAULT_KEY:
+        yield "warn", "key", "the default one, which everybody knows: set API_AUTH_KEY"
+    else:
+        yield "ok", "key", "of your own"
+    yield from _decoders()
+    yield _runtime()
+    yield _cache(settings.cache_folder)
+    absent = False
+    for part in catalog.used(settings):
+        if not part.missing(settings.cache_folder) or carried_by_wheel(part):
+            yield "ok", "model", str(part)
+        else:
+            absent = True
+            yield "warn", "model", f"{part} is downloaded when it is first needed"
+    yield from _endpoints(settings, absent)
+
+
+def _decoders() -> Iterator[Check]:
+    for kind, feature in (("JPEG", "jpg"), ("PNG", "zlib"), ("TIFF", "libtiff"), ("WebP", "webp"), ("AVIF", "avif")):
+        there = features.check(feature)
+        yield "ok" if there else "FAIL", "decoder", kind if there else f"{kind} is missing in this build of Pillow"
+    try:
+        import pillow_heif
+
+        yield "ok", "decoder", f"HEIC (pillow-heif {pillow_heif.__version__})"
+    except ImportError:
+        yield "warn", "decoder", "HEIC is missing: pip install pillow-heif"
+
+
+def _runtime() -> Check:
+    try:
+        return "ok", "runtime", OnnxRuntime().describe()
+    except ImportError as error:
+        return "FAIL", "runtime", f"{error}; install the extra cpu, cuda or openvino"
+
+
+def _cache(folder: Path) -> Check:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".written").touch()
+        (folder / ".written").unlink()
+    except OSError as error:
+        return "FAIL", "cache", f"{folder} can't be written: {error.strerror}"
+    return "ok", "cache", f"{folder}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
+
+
+def _endpoints(settings: Settings, needed: bool) -> Iterator[Check]:
+    release = "/".join(catalog.OCR_RELEASE.split("/")[:3])
+    hubs = [settings.hf_endpoint] if settings.hf_endpoint else list(DEFAULT_ENDPOINTS)
+    reached = False
+    for address in (*hubs, release):
+        try:
+            with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5):
+                pass
+        except urllib.error.HTTPError:
+            pass  # it answered
+        except OSError as error:
+            yield "warn", "endpoint", f"{address}: {getattr(error, 'reason', error)}"
+            continue
+        reached = True
+        yield "ok", "endpoint", address
+    if needed and not reached:
+        yield "FAIL", "endpoint", "a model is missing and none can be reached: set HF_ENDPOINT, or put the files there"
