@@ -280,7 +280,7 @@ def test_crops_and_vectors_of_a_whole_decode_are_insightfaces(
         assert face.embedding @ vector / np.linalg.norm(vector) >= 0.9999
 
 
-@pytest.mark.parametrize("size", [(4000, 3000), (1365, 2048)])
+@pytest.mark.parametrize("size", [(3000, 2250), (1365, 2048)])
 def test_vectors_of_a_photo_decoded_at_a_fraction_are_those_of_the_whole(
     size: tuple[int, int], drawn_faces: Both, recogniser: faces.Recogniser, arcface: Any
 ) -> None:
@@ -296,7 +296,7 @@ def test_vectors_of_a_photo_decoded_at_a_fraction_are_those_of_the_whole(
         assert face.embedding @ vector / np.linalg.norm(vector) >= 0.99
 
 
-@pytest.mark.parametrize("size", [(1440, 1080), (1080, 1440), (1800, 1200), (4000, 3000)])
+@pytest.mark.parametrize("size", [(1440, 1080), (1800, 1200), (4000, 3000)])
 def test_vectors_are_insightfaces_from_the_file_on(
     size: tuple[int, int], drawn_faces: Both, recogniser: faces.Recogniser, arcface: Any
 ) -> None:

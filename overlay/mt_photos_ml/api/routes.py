@@ -20,7 +20,7 @@ from .. import version
 from ..models.catalog import Part, clip_vector_length, configured
 from ..models.store import Slots, Store
 from ..photo import Photo
-from ..settings import DEFAULT_KEY, Settings
+from ..settings import Settings
 from ..tasks import clip, faces, ocr
 from . import replies
 from .access import notes
@@ -72,15 +72,13 @@ class Routes:
 
     async def page(self, request: Request) -> Response:
         template = Template((Path(__file__).with_name("page.html")).read_text(encoding="utf-8"))
-        key = {DEFAULT_KEY: "default"}.get(self._settings.api_auth_key, "none" if self._settings.open_to_all else "own")
         return HTMLResponse(
             template.substitute(
                 version=version(),
-                key=key,
                 demo="demo" if self._settings.demo else "",
                 address=escape(str(request.base_url).rstrip("/")),
                 length=clip_vector_length(self._settings) or "?",
-                models="".join(f"<li>{part}</li>" for parts in self._parts.values() for part in parts),
+                models="".join(f"<li>{escape(str(part))}</li>" for parts in self._parts.values() for part in parts),
             )
         )
 
