@@ -229,7 +229,7 @@ def test_faces_are_where_people_see_them_in_a_turned_photo(
     assert distances.min(axis=0).max() < 3
 
 
-@pytest.mark.parametrize("size", [(640, 640), (640, 427), (300, 640), (320, 240), (1280, 960), (2560, 1280)])
+@pytest.mark.parametrize("size", [(640, 640), (640, 427), (300, 640), (320, 240), (1280, 960)])
 def test_overlapping_boxes_are_thinned_out_as_insightface_does(anything: Both, size: tuple[int, int]) -> None:
     anything.agree_on_many(_file(group_photo(size, range(3))[0], "PNG"))
 
@@ -240,7 +240,7 @@ def test_photographs_are_decoded_as_insightface_does(anything: Both, path: Path)
     anything.agree_on_many(_file(Image.open(path).convert("RGB"), "PNG"))
 
 
-@pytest.mark.parametrize("threshold", [0.3, 0.65, 0.9, 0.999999])
+@pytest.mark.parametrize("threshold", [0.4, 0.9])
 def test_only_faces_of_the_least_score_are_kept_the_surest_first(anything: Both, threshold: float) -> None:
     photo = Photo.open(_file(group_photo((640, 480), range(3))[0]))
     every, (_, scores, _) = faces.detect(photo, anything.ours, 0.0)[1], faces.detect(photo, anything.ours, threshold)
