@@ -23,7 +23,7 @@ demo: $(VENV)/test.done
 	@exec $(BIN)/python -m demo .demo
 
 test: $(VENV)/test.done
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

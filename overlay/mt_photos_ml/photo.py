@@ -46,6 +46,8 @@ _END_OF_JPEG = b"\xff\xd9"
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
+PngImagePlugin.MAX_TEXT_CHUNK = 16_000_000  # an editor's history can be larger than the one megabyte of the default
+
 # How the stored picture becomes the one that people see, by EXIF orientation.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -159,7 +161,8 @@ class Photo:
 
     def _stored_box(self, box: Box) -> Box:
         """A box of the photo as seen, in the pixels of the photo as stored."""
-        left, top, right, bottom = box
+        left, right = (min(max(value, 0.0), float(self.width)) for value in (box[0], box[2]))  # roundings apart
+        top, bottom = (min(max(value, 0.0), float(self.height)) for value in (box[1], box[3]))
         if self.orientation in (2, 3, 6, 7):
             left, right = self.width - right, self.width - left
         if self.orientation in (3, 4, 7, 8):
@@ -245,18 +248,20 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image)
+        values = np.nan_to_num(np.asarray(image, np.float32))
         high = float(values.max(initial=0))
-        if image.mode == "F" and high <= 1:
-            values = values * 255
-        elif high > 255 or image.mode.startswith("I;16"):
-            values = values / 257
-        image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+        if image.mode == "F" and high <= 2:
+            white = 1.0  # light as it is kept for editing, with a highlight or two beyond white
+        elif high <= 255 and not image.mode.startswith("I;16"):
+            white = 255.0
+        else:
+            white = max(high, 65535.0)
+        image = Image.fromarray(np.clip(values * (255 / white), 0, 255).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() == (255, 255):
             return image.convert("RGB")
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image)
-        image = white
+        paper = Image.new("RGBA", image.size, "white")
+        paper.alpha_composite(image)
+        image = paper
     return image.convert("RGB")

@@ -88,7 +88,7 @@ class Both:
         if filtered:
             ratio = 640 / max(rgb.size)
             small = rgb.resize((int(rgb.width * ratio), int(rgb.height * ratio)), Image.Resampling.BILINEAR)
-            rgb, scale = small, np.array(rgb.size) / small.size
+            rgb, scale = small, np.full(2, rgb.height / small.height)
         self.theirs.det_thresh = least
         found, theirs_points = self.theirs.detect(_bgr(rgb))
         boxes, scores, points = faces.detect(Photo.open(data), self.ours, least)
@@ -214,7 +214,7 @@ def test_a_photo_decoded_at_a_fraction_gives_the_faces_of_the_whole(drawn_faces:
 
 def test_boxes_of_a_photo_of_three_by_two_are_insightfaces(drawn_faces: Both) -> None:
     """Its shorter side is no whole number of the input's pixels; there is nothing finer in it than the input shows."""
-    soft = group_photo((750, 500), range(6), seed=1)[0].resize((3000, 2000), Image.Resampling.BICUBIC)
+    soft = group_photo((750, 500), range(6), seed=1)[0].resize((2400, 1600), Image.Resampling.BICUBIC)
     assert drawn_faces.agree(_file(soft)) == 6
 
 

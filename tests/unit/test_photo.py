@@ -18,12 +18,6 @@ from demo.pictures import colour_photo
 from mt_photos_ml.photo import DecoderMissing, Photo, PhotoError
 
 pillow_heif.register_heif_opener()
-# As photo.py has it in a process that is not pytest's.
-pytestmark = [
-    pytest.mark.filterwarnings(r"ignore:::PIL\..*"),
-    pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
-]
-
 OUT_OF_RANGE = "height or width out of range"
 DAMAGED = "the photo is damaged"
 UNKNOWN = "the file is not a photo, or its beginning is damaged"

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """Sessions of plain onnxruntime, on a bare machine."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,8 +38,8 @@ class OnnxRuntime:
     """onnxruntime with the best device of the build that is installed."""
 
     def __init__(self, threads: int = 0) -> None:
-        """threads: for one inference; 0 means one for each core that this process may use."""
-        self._threads = threads or len(os.sched_getaffinity(0))
+        """threads: for one inference; 0 leaves the choice to onnxruntime."""
+        self._threads = threads
 
     def open(self, model: Path) -> OnnxSession:
         import onnxruntime as ort  # 40 MB and a fifth of a second that a start without a photo does not need
@@ -67,4 +66,4 @@ class OnnxRuntime:
         import onnxruntime as ort
 
         devices = ", ".join(name.removesuffix("ExecutionProvider") for name in self.providers())
-        return f"onnxruntime {ort.__version__} on {devices}, {self._threads} threads"
+        return f"onnxruntime {ort.__version__} on {devices}"

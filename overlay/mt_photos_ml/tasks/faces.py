@@ -86,8 +86,8 @@ def detect(photo: Photo, detector: Detector, min_score: float) -> tuple[Float, F
     pixels = (canvas.transpose(2, 0, 1)[None].astype(np.float32) - 127.5) / 128
     outputs = detector.session.run({detector.session.inputs[0].name: pixels})
     boxes, scores, points = _faces_in(outputs, min_score)
-    scale = np.array([photo.width / width, photo.height / height], np.float32)
-    return boxes * np.tile(scale, 2), scores, points * scale
+    scale = np.float32(photo.height / height)  # for x too, though its rounding differs: boxes in databases are made so
+    return boxes * scale, scores, points * scale
 
 
 def _faces_in(outputs: list[NDArray[np.float32]], min_score: float) -> tuple[Float, Float, Float]:
