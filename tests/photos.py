@@ -17,6 +17,22 @@ Encoder = Callable[[Picture], bytes]
 
 HEIC_CAN_BE_MADE = importlib.util.find_spec("pillow_heif") is not None
 
+CHINESE = {
+    "red": "红色",
+    "orange": "橙色",
+    "yellow": "黄色",
+    "green": "绿色",
+    "cyan": "青色",
+    "blue": "蓝色",
+    "purple": "紫色",
+    "pink": "粉色",
+    "brown": "棕色",
+    "black": "黑色",
+    "white": "白色",
+    "grey": "灰色",
+}
+"""What a search for a colour of demo.pictures.COLOURS is in Chinese."""
+
 # What a camera stores for an EXIF orientation: the picture as seen, turned by the opposite of what EXIF asks for.
 _STORED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

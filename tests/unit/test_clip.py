@@ -2,11 +2,9 @@
 """Photos and texts become the model input that the base image makes, and vectors that agree with each other."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,45 +15,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from demo.models import build_clip
 from demo.pictures import COLOURS, colour_photo, group_photo
 from mt_photos_ml.photo import Photo
-from mt_photos_ml.runtime import Node, Session
 from mt_photos_ml.runtime.onnx import OnnxRuntime
 from mt_photos_ml.tasks import clip
+from photos import CHINESE
+from recorded import Recorded
 
-CHINESE = {
-    "red": "红色",
-    "orange": "橙色",
-    "yellow": "黄色",
-    "green": "绿色",
-    "cyan": "青色",
-    "blue": "蓝色",
-    "purple": "紫色",
-    "pink": "粉色",
-    "brown": "棕色",
-    "black": "黑色",
-    "white": "白色",
-    "grey": "灰色",
-}
 LANGUAGES = ["zho_Hans", "jpn_Jpan", "kor_Hang", "rus_Cyrl", "eng_Latn", "fra_Latn", "zho_Hant", "yue_Hant"]
-
-
-@dataclass
-class Recorded:
-    """A real session that remembers what it was given."""
-
-    session: Session
-    feeds: list[Mapping[str, NDArray[Any]]] = field(default_factory=list)
-
-    @property
-    def inputs(self) -> Sequence[Node]:
-        return self.session.inputs
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        return self.session.metadata
-
-    def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        self.feeds.append(feed)
-        return self.session.run(feed)
 
 
 @dataclass(frozen=True)

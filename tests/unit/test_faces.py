@@ -2,8 +2,7 @@
 """Faces are found, set upright and embedded as insightface does it, on the same sessions."""
 
 import importlib.util
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from PIL import Image, ImageOps
 from demo.models import build_faces
 from demo.pictures import DrawnFace, colour_photo, group_photo
 from mt_photos_ml.photo import Photo
-from mt_photos_ml.runtime import Node, Session
 from mt_photos_ml.runtime.onnx import OnnxSession
 from mt_photos_ml.tasks import faces
+from recorded import Recorded
 
 _PACKAGE = importlib.util.find_spec("insightface")
 _FOLDER = Path(_PACKAGE.origin).parent / "data" / "images" if _PACKAGE and _PACKAGE.origin else None
@@ -34,29 +33,15 @@ pytestmark = [
 ]
 
 
-@dataclass
-class Recorded:
-    """A real session that remembers what it was given."""
+def given(recorded: Recorded) -> list[NDArray[np.float32]]:
+    """The batches that a session was given."""
+    return [pixels for feed in recorded.feeds for pixels in feed.values()]
 
-    session: Session
-    feeds: list[NDArray[np.float32]] = field(default_factory=list)
 
-    @property
-    def inputs(self) -> Sequence[Node]:
-        return self.session.inputs
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        return self.session.metadata
-
-    def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        self.feeds.extend(feed.values())
-        return self.session.run(feed)
-
-    def crops(self) -> NDArray[np.uint8]:
-        """What a recogniser was given, as (N, 112, 112, 3) RGB."""
-        pixels = np.concatenate(self.feeds).transpose(0, 2, 3, 1) * 127.5 + 127.5
-        return pixels.round().astype(np.uint8)
+def crops(recorded: Recorded) -> NDArray[np.uint8]:
+    """What a recogniser was given, as (N, 112, 112, 3) RGB."""
+    pixels = np.concatenate(given(recorded)).transpose(0, 2, 3, 1) * 127.5 + 127.5
+    return pixels.round().astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -273,7 +258,7 @@ def test_crops_and_vectors_of_a_whole_decode_are_insightfaces(
     data = _file(group_photo((640, 480), range(6), seed=3)[0], kind)
     found = faces.find(Photo.open(data), drawn_faces.ours, recogniser)
     assert len(found) == 6
-    for face, crop in zip(found, recorded.crops(), strict=True):
+    for face, crop in zip(found, crops(recorded), strict=True):
         theirs = norm_crop(_bgr(_upright(data)), face.points)
         assert np.abs(crop[:, :, ::-1].astype(int) - theirs).mean() < 0.5
         vector = arcface.get_feat(theirs)[0]
@@ -346,7 +331,7 @@ def test_all_faces_of_a_photo_go_through_the_recogniser_at_once(
 ) -> None:
     found = faces.find(Photo.open(_file(group_photo((1280, 960), range(12))[0])), drawn_faces.ours, recogniser)
     assert len(found) == 12
-    assert [feed.shape for feed in recorded.feeds] == [(12, 3, 112, 112)]
+    assert [feed.shape for feed in given(recorded)] == [(12, 3, 112, 112)]
 
 
 def test_a_crowd_goes_in_parts_and_in_order(
@@ -354,8 +339,8 @@ def test_a_crowd_goes_in_parts_and_in_order(
 ) -> None:
     photo = Photo.open(_file(group_photo((2000, 2000), [*range(30), *range(6)])[0]))
     found = faces.find(photo, drawn_faces.ours, recogniser)
-    assert [len(feed) for feed in recorded.feeds] == [32, 4]
-    alone = faces.embed(recorded.crops()[-1:], recogniser)
+    assert [len(feed) for feed in given(recorded)] == [32, 4]
+    alone = faces.embed(crops(recorded)[-1:], recogniser)
     np.testing.assert_allclose(found[-1].embedding, alone[0], atol=1e-3)
 
 

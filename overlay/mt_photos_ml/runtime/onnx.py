@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """Sessions of plain onnxruntime, on a bare machine."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,16 @@ from . import Damaged, Node
 if TYPE_CHECKING:
     import onnxruntime
 
-_PREFERRED = (
-    "CUDAExecutionProvider",
-    "OpenVINOExecutionProvider",
-    "CoreMLExecutionProvider",
-    "CPUExecutionProvider",
-)
+log = logging.getLogger("mt_photos_ml")
+
+# The devices that a build of onnxruntime may be for, the preferred first, and how they are to be used.
+_DEVICES: dict[str, dict[str, str]] = {
+    "CUDAExecutionProvider": {"arena_extend_strategy": "kSameAsRequested"},
+    "OpenVINOExecutionProvider": {"device_type": "GPU", "precision": "FP32"},
+    "CoreMLExecutionProvider": {},
+    "CPUExecutionProvider": {},
+}
+
 # onnxruntime's errors that speak of the file; it exports none of its error classes. Others may speak of the device.
 _DAMAGED = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoSuchFile", "UnicodeDecodeError")
 
@@ -48,22 +53,28 @@ class OnnxRuntime:
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        devices = self.devices()
+        if "CUDAExecutionProvider" in devices:
+            ort.preload_dlls()  # of the CUDA that the extra installed
         try:
-            return OnnxSession(ort.InferenceSession(model, options, providers=self.providers()))
+            session = ort.InferenceSession(model, options, providers=[(name, _DEVICES[name]) for name in devices])
         except Exception as error:
             if type(error).__name__ in _DAMAGED or "xternal" in str(error):  # weights in a file beside it
                 raise Damaged(f"{model}: {error}") from error
             raise
+        if session.get_providers()[0] != devices[0]:
+            log.warning("%s can't be used here, the processor is used instead", devices[0])
+        return OnnxSession(session)
 
-    def providers(self) -> list[str]:
+    def devices(self) -> list[str]:
         """The devices that this onnxruntime was built for, the preferred first."""
         import onnxruntime as ort
 
-        available = set(ort.get_available_providers())
-        return [name for name in _PREFERRED if name in available]
+        available = ort.get_available_providers()
+        return [name for name in _DEVICES if name in available]
 
     def describe(self) -> str:
         import onnxruntime as ort
 
-        devices = ", ".join(name.removesuffix("ExecutionProvider") for name in self.providers())
+        devices = ", ".join(name.removesuffix("ExecutionProvider") for name in self.devices())
         return f"onnxruntime {ort.__version__} on {devices}"
