@@ -1,12 +1,13 @@
-# The one door. `make run` and `make test` set up what they need by themselves, in .venv.
+# The one door. `make run` and `make test` set up what they need by themselves, in .venv (.venv-cuda, … for a device's
+# build of onnxruntime, since two builds can't live in one).
 
+EXTRA  ?= cpu
 FITS   := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
             $$p -c '$(FITS)' 2>/dev/null && command -v $$p && break; done)
-VENV   := .venv
+VENV   := $(patsubst %-cpu,%,.venv-$(EXTRA))
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
-EXTRA  ?= cpu
 
 .PHONY: help run demo test lint clean
 
@@ -16,10 +17,10 @@ help:
 	@echo "make test   run the tests"
 	@echo "make lint   check style and types"
 
-run: $(VENV)/run-$(EXTRA).done
+run: $(VENV)/run.done
 	@exec $(BIN)/mt-photos-ml serve
 
-demo: $(VENV)/test.done
+demo: $(VENV)/demo.done
 	@exec $(BIN)/python -m demo .demo
 
 test: $(VENV)/test.done
@@ -42,14 +43,17 @@ $(VENV)/venv.done:
 	@echo "setting up $(VENV) with $$($(PYTHON) --version)"
 	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && touch $@
 
-$(VENV)/run-%.done: $(VENV)/venv.done pyproject.toml constraints.txt VERSION
-	@echo "installing the service ($*), once"
-	@$(PIP) install -c constraints.txt -e '.[$*,heic,ocr]' && touch $@
+$(VENV)/run.done: $(VENV)/venv.done pyproject.toml constraints.txt VERSION
+	@echo "installing the service ($(EXTRA)), once"
+	@$(PIP) install -c constraints.txt -e '.[$(EXTRA),heic,ocr]' && touch $@
+
+$(VENV)/demo.done: $(VENV)/run.done
+	@$(PIP) install -c constraints.txt -e '.[$(EXTRA),heic,ocr,demo]' && touch $@
 
 # insightface and rapidocr 3.4 are the references of the tests. Without their dependencies, which would bring a second
 # OpenCV that overwrites ours and wants a screen's libraries; the ones that they do need are in the extra dev.
-$(VENV)/test.done: $(VENV)/run-cpu.done
+$(VENV)/test.done: $(VENV)/run.done
 	@echo "installing what the tests need, once"
-	@$(PIP) install -c constraints.txt -e '.[cpu,heic,ocr,dev]'
+	@$(PIP) install -c constraints.txt -e '.[$(EXTRA),heic,ocr,dev]'
 	@$(PIP) install -c constraints.txt --no-deps insightface
 	@$(PIP) install --no-deps --upgrade --target $(VENV)/rapidocr-3.4 'rapidocr==3.4.*' && touch $@

@@ -96,7 +96,7 @@ def test_who_comes_when_too_many_wait_is_sent_away_to_come_again(api: Api) -> No
     headers = {"api-key": api.key, "content-type": "multipart/form-data; boundary=x", "content-length": "1000"}
     with ExitStack() as waiting:
         begun = [waiting.enter_context(api.begun("/ocr", headers)) for _ in range(MOST_WAITING)]
-        turned_away = answered = -1
+        turned_away = answered = 0
         while not answered or answered != turned_away:  # until the service has seen them all
             time.sleep(0.5)
             turned_away, answered = answered, len(select.select([c.sock for c in begun], [], [], 0)[0])
