@@ -118,10 +118,11 @@ class Store:
     @contextlib.asynccontextmanager
     async def use(self, parts: Sequence[Part]) -> AsyncIterator[list[Any]]:
         """The models, which stay loaded for as long as the context lasts. Raises ModelUnavailable."""
-        entries = [await self._get(part) for part in parts]
-        for entry in entries:
-            entry.users += 1
+        entries: list[_Loaded] = []
         try:
+            for part in parts:
+                entries.append(await self._get(part))
+                entries[-1].users += 1  # at once: the next part may take minutes, and this one would count as idle
             yield [entry.model for entry in entries]
         finally:
             for entry in entries:
