@@ -224,7 +224,7 @@ def test_a_mirror_that_tells_no_sizes_serves_as_well(server: HubServer, tmp_path
     hub = Hub(tmp_path, server.endpoint)
     assert hub.fetch(VISUAL).read_bytes() == WEIGHTS
     assert hub.verify(VISUAL) is None
-    assert hub.discard(VISUAL), "nobody said what the file should be: the next one may be better"
+    assert hub.discard(VISUAL, VISUAL.files[:1]), "nobody said what the file should be: the next one may be better"
 
 
 @pytest.mark.parametrize("fault", ["refuses", "answers 500", "never answers", "has no such model", "is no hub"])
@@ -386,7 +386,7 @@ def test_what_the_wheel_carries_is_used_where_it_lies_if_the_cache_cannot_be_wri
     hub = Hub(tmp_path / "file", ocr_release=nobody_listens())
     assert "rapidocr" in hub.fetch(part).parts
     assert hub.fetch(part).is_file()
-    assert not hub.discard(part)
+    assert not hub.discard(part, part.files[:1])
 
 
 @carried_here
@@ -414,7 +414,7 @@ def test_a_damaged_model_is_discarded_and_fetched_again(server: HubServer, tmp_p
     model.write_bytes(WEIGHTS[:1000])
     assert "visual/model.onnx" in (hub.verify(VISUAL) or "")
 
-    assert hub.discard(VISUAL)
+    assert hub.discard(VISUAL, VISUAL.files[:1])
     assert not model.exists()
     assert "visual/model.onnx" not in (tmp_path / CLIP / NAME / "SHA256SUMS").read_text()
     assert hub.fetch(VISUAL).read_bytes() == WEIGHTS
@@ -425,7 +425,7 @@ def test_damaged_weights_beside_the_model_go_with_it(server: HubServer, tmp_path
     hub = Hub(tmp_path, server.endpoint)
     beside = hub.fetch(VISUAL).with_name("onnx__MatMul_1")
     beside.write_bytes(b"weights beside the mobel")
-    assert hub.discard(VISUAL)
+    assert hub.discard(VISUAL, VISUAL.files[:1])
     hub.fetch(VISUAL)
     assert beside.read_bytes() == REPOSITORY["visual/onnx__MatMul_1"]
 
@@ -438,14 +438,14 @@ def test_a_model_of_ones_own_under_a_known_name_gives_way_where_it_is_damaged(
     model.write_bytes(b"half")
     hub = Hub(tmp_path, server.endpoint)
     assert hub.verify(DETECTION) is None
-    assert hub.discard(DETECTION)
+    assert hub.discard(DETECTION, DETECTION.files[:1])
     assert hub.fetch(DETECTION).read_bytes() == WEIGHTS
 
 
 def test_a_model_that_is_what_was_published_is_not_fetched_over_and_over(server: HubServer, tmp_path: Path) -> None:
     hub = Hub(tmp_path, server.endpoint)
     model = hub.fetch(VISUAL)
-    assert not hub.discard(VISUAL)
+    assert not hub.discard(VISUAL, VISUAL.files[:1])
     assert model.read_bytes() == WEIGHTS
 
 
@@ -462,7 +462,7 @@ def test_a_model_of_ones_own_is_used_and_never_touched(server: HubServer, tmp_pa
     model.write_bytes(b"anything")
     assert hub.fetch(part) == model
     assert hub.verify(part) is None
-    assert not hub.discard(part)
+    assert not hub.discard(part, part.files[:1])
     assert model.exists()
 
 

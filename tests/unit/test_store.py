@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Folder:
     def __init__(self, cache: Path, *, can_mend: bool = True, seconds: float = 0.0) -> None:
         self.cache, self.can_mend, self.seconds = cache, can_mend, seconds
         self.fetched: list[Part] = []
+        self.discarded: list[str] = []
         self.failure: str | None = None
 
     def fetch(self, part: Part) -> Path:
@@ -44,8 +45,10 @@ class Folder:
             (build_clip if part.folder == "clip" else build_faces)(folder)
         return self.cache / part.folder / part.name / part.files[0]
 
-    def discard(self, part: Part) -> bool:
-        (self.cache / part.folder / part.name / part.files[0]).unlink()
+    def discard(self, part: Part, files: Sequence[str]) -> bool:
+        self.discarded += files
+        for file in files:
+            (self.cache / part.folder / part.name / file).unlink()
         return self.can_mend
 
 
@@ -168,6 +171,8 @@ def test_a_damaged_model_is_removed_and_fetched_once_more(
     (source.cache / "clip" / "mine" / file).write_bytes(content)
     asyncio.run(used(make(runtime, source), VISUAL))
     assert len(source.fetched) == 3
+    assert file in source.discarded
+    assert ("visual/model.onnx" in source.discarded) == (file == "visual/model.onnx")
 
 
 def test_a_damaged_model_that_cannot_be_fetched_is_named_with_what_to_do(runtime: Counting, tmp_path: Path) -> None:

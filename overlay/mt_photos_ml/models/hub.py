@@ -88,23 +88,22 @@ class Hub:
             ) from None
         return model
 
-    def discard(self, part: Part) -> bool:
-        """Removes a model file that could not be loaded, with its checksum. True where it can be fetched again.
+    def discard(self, part: Part, files: Sequence[str]) -> bool:
+        """Removes files of the part that can't be used, and their checksums. True where they can be fetched again.
 
-        False, and nothing is touched, where fetching would not help: a model of the user's own, a file that has the
-        publisher's checksum, a cache that can't be written.
+        With them go others that have not the publisher's checksum. False, and nothing is touched, where fetching would
+        not help: a model of the user's own, files that are what was published, a cache that can't be written.
         """
-        model = self._folder(part) / part.files[0]
         if part.name not in KNOWN[part.folder] or not self._folder(part).is_dir():
             return False
         try:
             with self._locked(part):
-                spoiled = self._spoiled(part)
-                if model.is_file() and part.files[0] in self._checksums(part) and not spoiled:
+                spoiled, known = self._spoiled(part), self._checksums(part)
+                if not spoiled and all(file in known for file in files):
                     return False
-                for path in {part.files[0], *spoiled}:
+                for path in {*files, *spoiled}:
                     (self._folder(part) / path).unlink(missing_ok=True)
-                self._record(part, dict.fromkeys((part.files[0], *spoiled)))
+                self._record(part, dict.fromkeys((*files, *spoiled)))
         except OSError:
             return False
         return True

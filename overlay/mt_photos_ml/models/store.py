@@ -36,8 +36,8 @@ class Source(Protocol):
         """The model file, downloaded where it is missing. Blocks. Raises DownloadError."""
         ...
 
-    def discard(self, part: Part) -> bool:
-        """Removes a damaged model file; True where it can be fetched again."""
+    def discard(self, part: Part, files: Sequence[str]) -> bool:
+        """Removes damaged files, of part.files; True where they can be fetched again."""
         ...
 
 
@@ -47,6 +47,10 @@ class ModelUnavailable(RuntimeError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class _BesideDamaged(Damaged):
+    """Not the model file itself but what lies beside it, where it has anything beside it."""
 
 
 class Slots:
@@ -174,7 +178,8 @@ class Store:
                     return await asyncio.to_thread(self._open, part, path)
             except Damaged as error:
                 log.warning("%s is damaged: %s", part, error)
-                if not (again and await asyncio.to_thread(self._source.discard, part)):
+                files = part.files[1:] if isinstance(error, _BesideDamaged) and part.files[1:] else part.files[:1]
+                if not (again and await asyncio.to_thread(self._source.discard, part, files)):
                     raise ModelUnavailable(
                         f"{part} is damaged; delete {path.parent} and put it there again", _QUARANTINE
                     ) from error
@@ -191,7 +196,7 @@ class Store:
         try:
             model = self._makers[part.folder, part.kind](session, path.parent)
         except (KeyError, ValueError, TypeError, OSError) as error:
-            raise Damaged(f"{path.parent}: {_first_line(error)}") from error
+            raise _BesideDamaged(f"{path.parent}: {_first_line(error)}") from error
         log.info("loaded %s in %.1f s", part, time.perf_counter() - started)
         return model
 
