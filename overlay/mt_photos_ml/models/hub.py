@@ -3,13 +3,11 @@
 
 import fcntl
 import importlib.util
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
 
 from . import transfer
 from .catalog import KNOWN, OCR, OCR_MODELS, OCR_RELEASE, Part
@@ -33,8 +31,6 @@ DEFAULT_ENDPOINTS = ("https://huggingface.co", "https://hf-mirror.com")
 CHECKSUMS = "SHA256SUMS"
 
 _OTHER_FORMATS = (".armnn", ".rknn", ".onnx")
-_log = logging.getLogger("mt_photos_ml")
-_T = TypeVar("_T")
 
 
 class DownloadError(RuntimeError):
