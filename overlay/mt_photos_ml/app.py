@@ -5,12 +5,13 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
+from typing import Any
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 
 from .api.access import AccessLog
+from .api.activity import Active
 from .api.auth import KeyRequired
 from .api.limits import BodyLimit
 from .api.routes import Routes
@@ -39,10 +40,7 @@ def create_app(
 
     start_afresh: what /restart_v2 does once it has answered. Raises SettingsError where the models don't fit.
     """
-    catalog.check(settings)
-    slots = Slots(inferences_at_once(settings))
-    store = Store(runtime, source, MAKERS, slots, settings.model_ttl)
-    routes = Routes(settings, store, slots, start_afresh)
+    routes, store = _parts(settings, runtime, source, settings.model_ttl, start_afresh)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -55,10 +53,58 @@ def create_app(
             task.cancel()
         routes.close()
 
-    middleware = [Middleware(AccessLog), Middleware(BodyLimit, settings.max_upload_mb * 1_000_000)]
+    app = Starlette(routes=routes.all(), lifespan=lifespan)
+    _guard(app, settings)
+    return app
+
+
+def extend(
+    app: Starlette,
+    settings: Settings,
+    runtime: Runtime,
+    source: Source,
+    *,
+    activity: Callable[[], contextlib.AbstractContextManager[None]],
+    start_afresh: Callable[[], None],
+    started: Callable[[asyncio.AbstractEventLoop], None],
+) -> None:
+    """Adds our routes and guards to upstream's app, whose lifespan and whose own routes stay.
+
+    activity: a context that makes upstream count a request. started: is told the loop before the first request. Models
+    are not dropped here: upstream ends its worker when nothing has been asked for a while, and all memory comes back.
+    """
+    routes, _ = _parts(settings, runtime, source, 0, start_afresh)
+    own = {route.path for route in routes.all()} | ({"/predict"} if settings.immich_api == "off" else set())
+    app.router.routes[:] = [*routes.all(), *(r for r in app.router.routes if getattr(r, "path", None) not in own)]
+    upstreams = app.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[Any]:
+        started(asyncio.get_running_loop())
+        async with upstreams(app) as state:
+            yield state
+        routes.close()
+
+    app.router.lifespan_context = lifespan
+    app.add_middleware(Active, activity)
+    _guard(app, settings, {("POST", "/predict")} if settings.immich_api == "open" else set())
+
+
+def _parts(
+    settings: Settings, runtime: Runtime, source: Source, ttl: int, start_afresh: Callable[[], None]
+) -> tuple[Routes, Store]:
+    catalog.check(settings)
+    slots = Slots(inferences_at_once(settings))
+    store = Store(runtime, source, MAKERS, slots, ttl)
+    return Routes(settings, store, slots, start_afresh), store
+
+
+def _guard(app: Starlette, settings: Settings, also_open: Collection[tuple[str, str]] = ()) -> None:
+    """What every request passes, from the inside out."""
+    app.add_middleware(BodyLimit, settings.max_upload_mb * 1_000_000)
     if not settings.open_to_all:
-        middleware.insert(1, Middleware(KeyRequired, settings.api_auth_key))
-    return Starlette(routes=routes.all(), middleware=middleware, lifespan=lifespan)
+        app.add_middleware(KeyRequired, settings.api_auth_key, also_open)
+    app.add_middleware(AccessLog)
 
 
 def threads_an_inference(settings: Settings) -> int:

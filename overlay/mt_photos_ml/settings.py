@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     preload_ocr_recognition: ModelName | None = Field(
         None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION"
     )
+    immich_api: Literal["key", "open", "off"] = Field("key", validation_alias="IMMICH_API")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", validation_alias="IMMICH_LOG_LEVEL")
 
     @field_validator("api_auth_key")

@@ -2,6 +2,7 @@
 """The key: every request needs it, but for the page for people and the ping."""
 
 import hmac
+from collections.abc import Collection
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -13,11 +14,12 @@ _OPEN = {("GET", "/"), ("HEAD", "/"), ("GET", "/ping"), ("HEAD", "/ping")}
 class KeyRequired:
     """Answers 401 to a request without the key before a byte of its body is read."""
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
-        self._app, self._key = app, key.encode()
+    def __init__(self, app: ASGIApp, key: str, also_open: Collection[tuple[str, str]] = ()) -> None:
+        """also_open: methods and paths that need no key besides."""
+        self._app, self._key, self._open = app, key.encode(), {*_OPEN, *also_open}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or (scope.get("method"), scope["path"]) in _OPEN or self._has_key(scope):
+        if scope["type"] == "lifespan" or (scope.get("method"), scope["path"]) in self._open or self._has_key(scope):
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
             await reply({"detail": "Invalid API key"}, 401)(scope, receive, send)

@@ -1,0 +1,32 @@
+# The image of every variant: upstream's, with ours laid over it. COPY only, so that every platform builds without
+# emulation. BASE: the upstream image by digest, as patches/upstream.toml has it; scripts/build gives it.
+ARG BASE
+FROM ${BASE} AS upstream
+FROM upstream
+
+# upstream's own main.py stays importable beside the one that replaces it
+COPY --from=upstream /usr/src/immich_ml/main.py /usr/src/immich_ml/upstream_main.py
+COPY patches/immich_ml /usr/src/immich_ml
+COPY overlay /usr/src
+COPY VERSION /usr/src/mt_photos_ml/VERSION
+
+ARG BASE
+ARG VERSION
+ARG REVISION
+LABEL org.opencontainers.image.title="mt-photos-ml" \
+      org.opencontainers.image.description="The recognition service for MT Photos: text, search by words and faces" \
+      org.opencontainers.image.source="https://github.com/dev-fox-101/mt-photos-ml" \
+      org.opencontainers.image.licenses="AGPL-3.0-only" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE}"
+
+ENV OCR_MODEL_NAME=PP-OCRv5_mobile
+EXPOSE 3003
+
+# bash's own socket instead of an interpreter every few seconds
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+  CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/${IMMICH_PORT:-3003} && printf 'GET /ping HTTP/1.0\\r\\n\\r\\n' >&3 && grep -q pong <&3"]
+
+# gunicorn itself instead of a parent that keeps signals from it; its settings are in gunicorn.conf.py
+CMD ["python", "-m", "gunicorn"]

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Replaces upstream's main.py, which lies beside it as upstream_main: its app with the MT Photos API added."""
+
+import os
+import signal
+import sys
+from contextlib import contextmanager
+
+from mt_photos_ml.app import extend
+from mt_photos_ml.models.hub import Hub
+from mt_photos_ml.runtime.immich import ImmichRuntime, ImmichSource, UpstreamChanged, check, upstream
+from mt_photos_ml.settings import SettingsError, load
+
+try:
+    check()
+    app = upstream("immich_ml.upstream_main", "app")
+    settings = load()
+    runtime = ImmichRuntime(settings.cache_folder)
+    extend(
+        app,
+        settings,
+        runtime,
+        ImmichSource(settings.cache_folder, Hub(settings.cache_folder, settings.hf_endpoint)),
+        activity=contextmanager(upstream("immich_ml.upstream_main", "update_state")),
+        start_afresh=lambda: os.kill(
+            os.getpid(), signal.SIGINT
+        ),  # as upstream ends its worker; gunicorn starts another
+        started=runtime.started,
+    )
+except (SettingsError, UpstreamChanged) as error:
+    print(f"mt-photos-ml: {error}", file=sys.stderr)
+    sys.exit(4)  # gunicorn's own code for an app that can't be loaded: it does not try again
