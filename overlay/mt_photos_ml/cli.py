@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from . import version
+from . import logs, version
 from .models import catalog
 from .settings import DEFAULT_KEY, Settings, SettingsError, load
 
@@ -50,18 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"mt-photos-ml: {error}".replace("\n", "\nmt-photos-ml: "), file=sys.stderr)
         return 2
-    _log_to_stderr(settings.log_level)
+    logs.to_stderr(settings.log_level)
     try:
         code: int = chosen.run(settings, chosen)
     except KeyboardInterrupt:
         return 130
     return code
-
-
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    log.setLevel(level.upper())
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what is wrong with a photo is in its own line
 
 
 def serve(settings: Settings, chosen: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import sys
 from contextlib import contextmanager
 
 from mt_photos_ml.app import extend
+from mt_photos_ml.logs import to_stderr
 from mt_photos_ml.models.hub import Hub
 from mt_photos_ml.runtime.immich import ImmichRuntime, ImmichSource, UpstreamChanged, check, upstream
 from mt_photos_ml.settings import SettingsError, load
@@ -15,6 +16,7 @@ try:
     check()
     app = upstream("immich_ml.upstream_main", "app")
     settings = load()
+    to_stderr(settings.log_level)
     runtime = ImmichRuntime(settings.cache_folder)
     extend(
         app,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Sessions and downloads of the base image: every device and format that upstream supports, through its public names."""
+"""Sessions and downloads of the base image: every device and format of upstream's, through its public names."""
 
 import asyncio
 import importlib

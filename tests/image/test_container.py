@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""What only a container shows: signals, restarts, health, users, memory, and upstream's own route behind the key."""
+
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from conftest import BASE, CHANGED, ROOT, Container, Start, build, build_standin, docker, until
+from demo.pictures import colour_photo, group_photo, text_page
+from photos import jpeg
+
+LINES = ["First line of many", "Second line"]
+PREDICT = {"clip": {"visual": {"modelName": "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"}}}
+HARDENED = ("--user=1000:1000", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
+
+
+@pytest.fixture(scope="module")
+def page() -> bytes:
+    return jpeg(text_page(LINES, (2400, 1800))[0])
+
+
+def post(client: httpx.Client, route: str, photo: bytes) -> httpx.Response:
+    return client.post(route, files={"file": photo})
+
+
+def predict(client: httpx.Client, photo: bytes) -> httpx.Response:
+    return client.post("/predict", files={"image": photo}, data={"entries": json.dumps(PREDICT)})
+
+
+def test_the_api_is_what_the_contract_says(image: str, cache: Path) -> None:
+    command = [sys.executable, "-m", "scripts.contract", image, "--cache", str(cache), "-q"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    print(ended.stdout[-500:])
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_the_layers_that_we_add_are_small_and_nothing_was_run_in_them(image: str) -> None:
+    ours, theirs = (
+        docker("history", "--no-trunc", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", name).splitlines()
+        for name in (image, BASE)
+    )
+    added = [line.split("\t") for line in ours[: len(ours) - len(theirs)]]
+    assert 0 < sum(int(size) for size, _ in added) < 300_000
+    assert not any("/bin/sh -c" in made and "#(nop)" not in made for _, made in added)
+    assert "\nRUN" not in (ROOT / "Dockerfile").read_text()
+
+
+def test_the_labels_say_what_it_is_and_what_it_stands_on(image: str) -> None:
+    labels = json.loads(docker("inspect", "--format", "{{json .Config.Labels}}", image))
+    assert labels["org.opencontainers.image.version"] == (ROOT / "VERSION").read_text().strip()
+    assert labels["org.opencontainers.image.base.name"] == BASE
+    assert labels["org.opencontainers.image.licenses"] == "AGPL-3.0-only"
+    assert len(labels["org.opencontainers.image.revision"]) == 40
+
+
+def test_the_health_check_turns_healthy(start: Start) -> None:
+    with start() as container:
+        until(lambda: container.state["Health"]["Status"] == "healthy")
+
+
+@pytest.mark.parametrize("options", [(), HARDENED])
+def test_it_works_as_root_and_as_anybody_with_a_read_only_root(
+    start: Start, page: bytes, options: tuple[str, ...]
+) -> None:
+    with start(*options) as container, container.client() as client:
+        assert post(client, "/ocr", page).json()["result"]["texts"] == LINES
+        assert len(post(client, "/clip/img", page).json()["result"]) == 512
+        people = jpeg(group_photo((900, 700), [1, 2])[0])
+        assert len(post(client, "/represent", people).json()["result"]) == 2
+        assert len(client.post("/clip/txt", json={"text": "红色"}).json()["result"]) == 512
+
+
+def test_docker_stop_lets_requests_in_flight_finish(start: Start, page: bytes) -> None:
+    with start() as container, container.client() as client, ThreadPoolExecutor(5) as threads:
+        post(client, "/ocr", page)
+        answers = [threads.submit(post, client, "/ocr", page) for _ in range(4)]
+        time.sleep(0.3)
+        docker("stop", "--time=30", container.name)
+        assert [answer.result().json()["result"]["texts"] for answer in answers] == [LINES] * 4
+        assert container.state["ExitCode"] == 0
+
+
+def test_restart_v2_brings_a_fresh_worker_after_what_is_in_flight(start: Start, page: bytes) -> None:
+    with start() as container, container.client() as client, ThreadPoolExecutor(3) as threads:
+        post(client, "/ocr", page)
+        before = container.processes()
+        answers = [threads.submit(post, client, "/ocr", page) for _ in range(3)]
+        time.sleep(0.3)
+        assert client.post("/restart_v2").json() == {"result": "pass"}
+        assert [answer.result().json()["result"]["texts"] for answer in answers] == [LINES] * 3
+        until(lambda: container.processes() - before != set() and _works(container, page))
+        assert len(before - container.processes()) == 1  # the worker; tini and gunicorn stay
+
+
+def _works(container: Container, page: bytes) -> bool:
+    try:
+        with container.client() as client:
+            return post(client, "/ocr", page).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_memory_comes_back_after_the_idle_time_and_not_while_there_is_work(start: Start, page: bytes) -> None:
+    idle = {"MACHINE_LEARNING_MODEL_TTL": "3", "MACHINE_LEARNING_MODEL_TTL_POLL_S": "1"}
+    with start(**idle) as container, container.client() as client:
+        before = container.processes()
+        for _ in range(6):
+            assert post(client, "/ocr", page).status_code == 200
+            time.sleep(1)
+        assert container.processes() == before
+        used = _memory_mb(container)
+        until(lambda: container.processes() - before != set())
+        until(lambda: _memory_mb(container) < used - 100)
+
+
+def _memory_mb(container: Container) -> float:
+    """Anonymous memory of all processes in it."""
+    total = 0.0
+    for pid in container.processes():
+        try:
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        except FileNotFoundError:
+            continue
+        total += sum(int(line.split()[1]) / 1000 for line in lines if line.startswith("RssAnon"))
+    return total
+
+
+def test_upstreams_route_is_behind_the_key_and_shares_the_model(start: Start) -> None:
+    photo = jpeg(colour_photo("red", (640, 480)))
+    with start() as container:
+        with container.client(key=None) as stranger:
+            assert predict(stranger, photo).status_code == 401
+        with container.client() as client:
+            ours = [float(number) for number in post(client, "/clip/img", photo).json()["result"]]
+            theirs = json.loads(predict(client, photo).json()["clip"])
+        assert sum(a * b for a, b in zip(ours, theirs, strict=True)) > 0.9999
+        assert container.log.count("visual model") == 1  # upstream says so once for each load
+
+
+@pytest.mark.parametrize(("mode", "status"), [("open", 200), ("off", 404)])
+def test_upstreams_route_can_be_opened_or_removed(start: Start, mode: str, status: int) -> None:
+    with start(IMMICH_API=mode) as container, container.client(key=None if mode == "open" else "") as client:
+        if mode == "off":
+            client.headers["api-key"] = "the key of the tests"
+        assert predict(client, jpeg(colour_photo("red", (640, 480)))).status_code == status
+
+
+def test_a_wrong_setting_stops_the_container_with_one_line(start: Start) -> None:
+    with start(waits=False, OCR_MIN_SCORE="abc") as container:
+        until(lambda: not container.state["Running"])
+        assert "mt-photos-ml: OCR_MIN_SCORE=abc: expected" in container.log
+        assert "Traceback" not in container.log
+
+
+def test_an_upstream_without_a_name_that_we_use_stops_the_container_with_one_line(start: Start) -> None:
+    build_standin(CHANGED, changed=True)
+    build(CHANGED, "mt-photos-ml-test:changed")
+    with start(image="mt-photos-ml-test:changed", waits=False) as container:
+        until(lambda: not container.state["Running"])
+        assert "upstream has no immich_ml.upstream_main.load any more" in container.log
+        assert "v2.5.6" in container.log
+        assert "Traceback" not in container.log
