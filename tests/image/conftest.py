@@ -2,77 +2,16 @@
 """The image on the stand-in base, tiny models for it, and containers of it with a published port."""
 
 import contextlib
-import json
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+from image.standin import build as build_standin
 
+from image.container import BASE, IMAGE, Container, Start, build, docker, until
 from service import KEY, free_port
-
-sys.path.insert(0, str(Path(__file__).parent))
-from standin import build as build_standin
-
-ROOT = Path(__file__).parents[2]
-BASE, CHANGED = "mt-photos-ml-standin:v2.5.6", "mt-photos-ml-standin:v2.5.7"
-IMAGE = "mt-photos-ml-test:latest"
-
-
-def docker(*words: str, check: bool = True) -> str:
-    """What a docker command prints."""
-    ended = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
-    assert not check or ended.returncode == 0, ended.stderr
-    return ended.stdout.strip()
-
-
-def build(base: str, tag: str) -> None:
-    """Our image on this base, by the script that maintainers and CI use."""
-    command = [sys.executable, "-m", "scripts.build", "--base", base, "--tag", tag]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-
-
-@dataclass(frozen=True)
-class Container:
-    """A running container of the image."""
-
-    name: str
-    url: str
-
-    def client(self, key: str | None = KEY) -> httpx.Client:
-        headers = {"api-key": key} if key else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60, verify=False)
-
-    @property
-    def log(self) -> str:
-        ended = subprocess.run(["docker", "logs", self.name], capture_output=True, text=True, check=True)
-        return ended.stdout + ended.stderr
-
-    @property
-    def state(self) -> dict[str, Any]:
-        state: dict[str, Any] = json.loads(docker("inspect", "--format", "{{json .State}}", self.name))
-        return state
-
-    def processes(self) -> set[str]:
-        """The pids in it."""
-        return {line.split()[1] for line in docker("top", self.name).splitlines()[1:]}
-
-
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.1)
-
-
-Start = Callable[..., contextlib.AbstractContextManager[Container]]
 
 
 @pytest.fixture(scope="session")

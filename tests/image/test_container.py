@@ -10,9 +10,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from image.standin import build as build_standin
 
-from conftest import BASE, CHANGED, ROOT, Container, Start, build, build_standin, docker, until
 from demo.pictures import colour_photo, group_photo, text_page
+from image.container import BASE, CHANGED, ROOT, Container, Start, build, docker, until
 from photos import jpeg
 
 LINES = ["First line of many", "Second line"]
