@@ -9,13 +9,19 @@ VENV   := $(patsubst %-cpu,%,.venv-$(EXTRA))
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help run demo test lint clean
+VARIANT ?= cpu
+
+.PHONY: help run demo test lint image test-image bump publish clean
 
 help:
 	@echo "make run    run the service (EXTRA=cuda or openvino for another device)"
 	@echo "make demo   run it with tiny models of its own, offline"
 	@echo "make test   run the tests"
-	@echo "make lint   check style and types"
+	@echo "make lint   check style, types and workflows"
+	@echo "make image  build the image (VARIANT=cuda, openvino, armnn, rknn or rocm for another device)"
+	@echo "make test-image               test the image on a stand-in for upstream's (needs Docker, as root)"
+	@echo "make bump UPSTREAM=v2.5.7     move to another version of upstream"
+	@echo "make publish                  push images and tags, from a clean version tag"
 
 run: $(VENV)/run.done
 	@exec $(BIN)/mt-photos-ml serve
@@ -29,7 +35,19 @@ test: $(VENV)/test.done
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy overlay/mt_photos_ml demo tests
+	$(BIN)/mypy overlay/mt_photos_ml demo scripts tests
+
+image: $(VENV)/test.done
+	$(BIN)/python -m scripts.build --variant $(VARIANT)
+
+test-image: $(VENV)/test.done
+	$(BIN)/pytest tests/image $(ARGS)
+
+bump: $(VENV)/test.done
+	$(BIN)/python -m scripts.bump $(UPSTREAM)
+
+publish: $(VENV)/test.done
+	$(BIN)/python -m scripts.publish
 
 clean:
 	rm -rf $(VENV) .demo build *.egg-info overlay/*.egg-info

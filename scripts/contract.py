@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Tests an image as its users have it: starts a container, waits until it is healthy and runs tests/contract against
+its published port. Prints the container's log where that fails; removes the container in any case."""
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .upstream import ROOT, Refused
+
+_CLIP, _FACES, _OCR = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k", "buffalo_l", "PP-OCRv5_mobile"
+"""The models that the image uses where nothing else is set."""
+_WEIGHTS = {"detection": "PP-OCRv6_det_small.onnx", "recognition": "PP-OCRv6_rec_small.onnx"}
+"""What stands in for the OCR model: what RapidOCR's wheel carries."""
+_HEALTHY_WITHIN = 180.0
+_LOG_LINES = 200
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.contract",
+        description=__doc__,
+        epilog="Further arguments are pytest's.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("image", metavar="IMAGE")
+    parser.add_argument("--cache", type=Path, help="the models' folder (default: tiny ones, made for the run)")
+    options, words = parser.parse_known_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the container is removed
+    try:
+        with contextlib.ExitStack() as stack:
+            if (cache := options.cache) is None:
+                cache = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+                build_cache(cache)
+            return _run(options.image, cache.absolute(), words)
+    except FileNotFoundError as error:
+        print(f"contract: there is no {error.filename} here", file=sys.stderr)
+    except Refused as error:
+        print(f"contract: {error}", file=sys.stderr)
+    return 1
+
+
+def build_cache(folder: Path) -> None:
+    """Writes tiny models under the names that the image uses, in the layout of the cache."""
+    from demo.models import build_clip, build_faces  # they need onnx; a cache that is there does not
+
+    build_clip(folder / "clip" / _CLIP)
+    build_faces(folder / "facial-recognition" / _FACES)
+    wheel = importlib.util.find_spec("rapidocr")
+    if wheel is None or wheel.origin is None:
+        raise Refused("the weights for OCR are in RapidOCR's wheel: pip install 'rapidocr>=3.10,<4'")
+    for part, weights in _WEIGHTS.items():
+        model = folder / "ocr" / _OCR / part / "model.onnx"
+        model.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(wheel.origin).parent / "models" / weights, model)
+
+
+def _run(image: str, cache: Path, words: list[str]) -> int:
+    """Runs the tests against the image; returns pytest's exit code."""
+    key = secrets.token_urlsafe()
+    with _started(image, cache, key) as container:
+        passed = False
+        try:
+            _wait(container)
+            url = f"http://{_docker('port', container, '3003/tcp').splitlines()[0]}"
+            command = [sys.executable, "-m", "pytest", "tests/contract", *words]
+            where = {"MT_PHOTOS_ML_URL": url, "MT_PHOTOS_ML_KEY": key}
+            ended = subprocess.run(command, cwd=ROOT, env={**os.environ, **where}, check=False)
+            passed = ended.returncode == 0
+            return ended.returncode
+        finally:
+            if not passed:
+                print(f"contract: the log of {image}", file=sys.stderr)
+                subprocess.run(["docker", "logs", f"--tail={_LOG_LINES}", container], stdout=sys.stderr, check=False)
+
+
+@contextlib.contextmanager
+def _started(image: str, cache: Path, key: str) -> Iterator[str]:
+    """A container of the image by its name, until the context ends."""
+    name = f"mt-photos-ml-contract-{secrets.token_hex(4)}"
+    options = ["--publish=127.0.0.1::3003", f"--env=API_AUTH_KEY={key}", f"--volume={cache}:/cache"]
+    try:
+        _docker("run", "--detach", f"--name={name}", *options, image)
+        yield name
+    finally:
+        subprocess.run(["docker", "rm", "--force", "--volumes", name], capture_output=True, check=False)
+
+
+def _wait(container: str) -> None:
+    """Until Docker's own health check says that it is healthy. Raises Refused."""
+    deadline = time.monotonic() + _HEALTHY_WITHIN
+    while time.monotonic() < deadline:
+        status, _, health = _docker(
+            "inspect", "--format={{.State.Status}} {{if .State.Health}}{{.State.Health.Status}}{{end}}", container
+        ).partition(" ")
+        if health == "healthy":
+            return
+        if status != "running":
+            raise Refused("the container ended before it was healthy")
+        time.sleep(0.5)
+    raise Refused(f"the container was not healthy within {_HEALTHY_WITHIN:.0f} seconds")
+
+
+def _docker(*words: str) -> str:
+    """What a docker command prints. Raises Refused."""
+    ended = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise Refused(f"docker {words[0]} failed: {' '.join(ended.stderr.split())}")
+    return ended.stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The base images that patches/upstream.toml records, and the images of ours that are built on them."""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RECORD = ROOT / "patches" / "upstream.toml"
+VERSION = ROOT / "VERSION"
+IMAGE = os.environ.get("IMAGE") or "docker.io/devfox101/mt-photos-ml"
+"""The repository that our images go to."""
+
+_HEADER = """\
+# The base image: what is laid over, by variant and platform. `make bump VERSION=vX.Y.Z` writes this file; no other
+# names a digest. A platform without one is taken by its tag: its digest was not known when this was written.
+"""
+
+
+class Refused(RuntimeError):
+    """What was asked can't be done; the message is one line that says why."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """suffix: of the tag. digests: by platform, as far as they are known."""
+
+    name: str
+    suffix: str
+    platforms: tuple[str, ...]
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Base:
+    """An image of upstream and the target of docker-bake.hcl that is built on it. suffix: of our tags."""
+
+    target: str
+    variant: str
+    platform: str
+    suffix: str
+    reference: str
+
+    @property
+    def variable(self) -> str:
+        """The variable that docker-bake.hcl has the reference from."""
+        return "BASE_" + self.target.replace("-", "_").upper()
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A release of upstream."""
+
+    repository: str
+    version: str
+    variants: tuple[Variant, ...]
+
+    @classmethod
+    def load(cls, path: Path = RECORD) -> "Upstream":
+        record = tomllib.loads(path.read_text())
+        variants = tuple(
+            Variant(name, v["suffix"], tuple(v["platforms"]), v.get("digests", {}))
+            for name, v in record["variants"].items()
+        )
+        return cls(record["repository"], record["version"], variants)
+
+    def text(self) -> str:
+        """The content of patches/upstream.toml."""
+        lines = [f'{_HEADER}repository = "{self.repository}"', f'version = "{self.version}"']
+        for variant in self.variants:
+            platforms = ", ".join(f'"{platform}"' for platform in variant.platforms)
+            lines += ["", f"[variants.{variant.name}]", f'suffix = "{variant.suffix}"', f"platforms = [{platforms}]"]
+            lines += [f'digests."{platform}" = "{digest}"' for platform, digest in variant.digests.items()]
+        return "\n".join(lines) + "\n"
+
+    @property
+    def bases(self) -> list[Base]:
+        """Every image that is built. Of a variant with several platforms, amd64 has the tag and arm64 the tag -arm."""
+        return [self._base(variant, platform) for variant in self.variants for platform in variant.platforms]
+
+    def _base(self, variant: Variant, platform: str) -> Base:
+        digest = variant.digests.get(platform)
+        reference = f"{self.repository}:{self.version}{variant.suffix}" + (f"@{digest}" if digest else "")
+        if len(variant.platforms) == 1:
+            return Base(variant.name, variant.name, platform, variant.suffix, reference)
+        machine = platform.removeprefix("linux/")
+        suffix = variant.suffix + ("-arm" if machine == "arm64" else "")
+        return Base(f"{variant.name}-{machine}", variant.name, platform, suffix, reference)
+
+    def base(self, variant: str, platform: str | None = None) -> Base:
+        """The base of this variant, of its first platform where none is given. Raises Refused."""
+        for base in self.bases:
+            if base.variant == variant and platform in (None, base.platform):
+                return base
+        known = ", ".join(f"{base.variant} {base.platform}" for base in self.bases)
+        raise Refused(f"there is no variant {variant}{f' for {platform}' if platform else ''}; there are {known}")
+
+
+def our_version(path: Path = VERSION) -> tuple[str, str]:
+    """VERSION, and the upstream version in it: ("v2.5.6-r1", "v2.5.6"). Raises Refused."""
+    version = path.read_text().strip()
+    if not (form := re.fullmatch(r"(v\d+\.\d+\.\d+)-r\d+", version)):
+        raise Refused(f"VERSION says {version!r} and not vX.Y.Z-rN")
+    return version, form[1]
