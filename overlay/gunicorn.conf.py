@@ -13,6 +13,7 @@ worker_class = "immich_ml.config.CustomUvicornWorker"
 workers = int(os.environ.get("MACHINE_LEARNING_WORKERS") or 1)
 timeout = int(os.environ.get("MACHINE_LEARNING_WORKER_TIMEOUT") or 300)
 worker_tmp_dir = "/tmp"  # the one place that a read-only container can write
+control_socket_disable = True  # it would be written into the working directory
 keepalive = 75  # longer than clients keep a connection for reuse, else their next request meets a closed one
 graceful_timeout = 60  # for requests in flight when the service ends or starts afresh
 loglevel = "warning"

@@ -13,7 +13,8 @@ Files = Mapping[str, bytes]
 
 _OURS = {"immich_ml.upstream_main": "immich_ml.main"}
 """Upstream's main.py under the name that it has in our image."""
-_ALIKE = 0.6
+_ALIKE = 0.75
+"""From which on a new name counts as the old one, renamed: the share of its declaration that is the same."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("standin")
+SOURCE = Path(__file__).with_name("base")
 OS = "mt-photos-ml-standin-os:1"
 RAPIDOCR = "rapidocr==3.6.*"
 UNNEEDED = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt", "var/lib/apt/lists")

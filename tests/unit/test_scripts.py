@@ -343,7 +343,7 @@ def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Reposi
     Registry.blobs["v1"] = json.dumps(manifest).encode()
     Registry.seen = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Registry)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield Repository(f"127.0.0.1:{server.server_port}", "o/i", insecure=True)
     server.shutdown()
     server.server_close()

@@ -125,10 +125,16 @@ class ImmichRuntime:
 
     def open(self, model: Path) -> ImmichSession:
         folder, name, kind = model.relative_to(self._cache).parts[:3]
-        if _model(folder, name, kind) is None:
+        alone = _model(folder, name, kind)
+        if alone is None:
             return ImmichSession(upstream("immich_ml.sessions.ort", "OrtSession")(model))
         assert self._loop is not None
-        return ImmichSession(asyncio.run_coroutine_threadsafe(_shared(folder, name, kind), self._loop).result().session)
+        try:
+            shared = asyncio.run_coroutine_threadsafe(_shared(folder, name, kind), self._loop).result()
+        except Exception:  # what failed twice upstream keeps and refuses for good, mended file or not
+            alone.load()
+            return ImmichSession(alone.session)
+        return ImmichSession(shared.session)
 
     def describe(self) -> str:
         return f"immich-machine-learning {WRITTEN_FOR}"
