@@ -29,8 +29,8 @@ def main() -> int:
             raise Refused("--push-by-digest needs buildx, which this Docker does not have")
         else:
             name = _with_classic_builder(base, reference, options.tag)
-    except FileNotFoundError:
-        print("build: there is no docker command here", file=sys.stderr)
+    except FileNotFoundError as error:
+        print(f"build: there is no {error.filename} command here", file=sys.stderr)
         return 1
     except Refused as error:
         print(f"build: {error}", file=sys.stderr)
@@ -83,9 +83,12 @@ def _run(command: list[str], variables: dict[str, str]) -> None:
 
 
 def _revision() -> str:
-    """The commit of the tree."""
-    told = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return told.stdout.strip()
+    """The commit of the tree; COMMIT-dirty where the tree has what the commit has not."""
+    commit, changes = (
+        subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+    )
+    return f"{commit}-dirty" if changes else commit
 
 
 if __name__ == "__main__":

@@ -5,7 +5,11 @@ import logging
 
 
 def to_stderr(level: str) -> None:
-    """Ours from this level on, everybody else's warnings."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    logging.getLogger("mt_photos_ml").setLevel(level.upper())
+    """Our events from this level on. Others' are left alone: in the image upstream writes its own."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    ours = logging.getLogger("mt_photos_ml")
+    ours.setLevel(level.upper())
+    ours.addHandler(handler)
+    ours.propagate = False
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what is wrong with a photo is in its own line
