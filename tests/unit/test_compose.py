@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""compose.yaml: one service for each image that is published, started as the README starts it."""
+"""The image as it is started, by the READMEs' `docker run` lines and by compose.yaml: both say the same of a variant."""
 
 import argparse
 import os
@@ -13,18 +13,38 @@ from typing import Any
 import pytest
 import yaml
 
-from docker_run import ROOT, images, read_run
 from mt_photos_ml.settings import Settings
-from scripts.upstream import Upstream
+from scripts.upstream import Upstream, our_version
 
+ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 EXAMPLE = (ROOT / ".env.example").read_text()
 VARIANTS = [variant.name for variant in Upstream.load().variants]
+IMAGES = {f"devfox101/mt-photos-ml:{our_version()[1]}{base.suffix}": base for base in Upstream.load().bases}
+"""What is published under the tags that move."""
+
+RUN = argparse.ArgumentParser(prog="docker run", allow_abbrev=False)
+RUN.add_argument("-d", action="store_true", required=True)
+RUN.add_argument("--name", required=True)
+RUN.add_argument("--restart", required=True)
+RUN.add_argument("-p", dest="ports", action="append", required=True)
+RUN.add_argument("-e", dest="settings", action="append", default=[])
+RUN.add_argument("-v", dest="volumes", action="append", required=True)
+RUN.add_argument("--device", dest="devices", action="append", default=[])
+RUN.add_argument("--gpus", choices=["all"])
+RUN.add_argument("--group-add", dest="groups", action="append", default=[])
+RUN.add_argument("--security-opt", dest="security", action="append", default=[])
+RUN.add_argument("--user")
+RUN.add_argument("--read-only", action="store_true")
+RUN.add_argument("--tmpfs", action="append", default=[])
+RUN.add_argument("--cap-drop", action="append", default=[])
+RUN.add_argument("image")
 
 
-def of_the_readme(image: str) -> argparse.Namespace:
-    lines = re.findall(r"^docker run .*", (ROOT / "README.md").read_text(), re.M)
-    return next(run for run in map(read_run, map(shlex.split, lines)) if run.image == image)
+def of_the_readme() -> list[argparse.Namespace]:
+    """The options of each `docker run` line, the variants' before the one with few rights."""
+    lines = re.findall(r"^docker run (.*)", (ROOT / "README.md").read_text(), re.M)
+    return [RUN.parse_args(shlex.split(line)) for line in lines]
 
 
 def service(variant: str) -> dict[str, Any]:
@@ -32,16 +52,37 @@ def service(variant: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.parametrize("run", of_the_readme(), ids=lambda run: run.image)
+def test_a_line_of_the_readme_starts_an_image_of_ours_so_that_mt_photos_reaches_it(run: argparse.Namespace) -> None:
+    assert run.image in IMAGES
+    assert run.ports == ["8060:3003"]
+    assert run.volumes[0].split(":")[1:] == ["/cache"]
+    given = dict(setting.split("=", 1) for setting in run.settings)
+    assert given.keys() <= {str(field.validation_alias) for field in Settings.model_fields.values()}
+    Settings.model_validate(given)
+
+
+def test_the_readme_has_a_line_with_the_fewest_rights() -> None:
+    (run,) = (run for run in of_the_readme() if run.user)
+    assert (run.user, run.read_only, run.tmpfs, run.cap_drop) == ("1000:1000", True, ["/tmp"], ["ALL"])
+
+
+def test_what_listens_is_what_is_mapped() -> None:
+    assert "EXPOSE 3003" in (ROOT / "Dockerfile").read_text()
+    assert "IMMICH_PORT') or 3003" in (ROOT / "overlay" / "gunicorn.conf.py").read_text()
+
+
 def test_there_is_a_service_for_each_variant_and_its_profile_alone_starts_it() -> None:
     assert sorted(COMPOSE["services"]) == sorted(VARIANTS)
     for variant in VARIANTS:
         assert service(variant)["profiles"] == [variant]
-        assert images()[service(variant)["image"]] == variant
+        assert IMAGES[service(variant)["image"]].variant == variant
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_service_is_started_as_the_line_of_the_readme_starts_it(variant: str) -> None:
-    here, run = service(variant), of_the_readme(service(variant)["image"])
+    here = service(variant)
+    run = next(run for run in of_the_readme() if run.image == here["image"])
     assert here["ports"] == ["${HOST_PORT:-8060}:3003"]
     assert here["restart"] == run.restart
     assert here["container_name"] == run.name
