@@ -36,6 +36,9 @@ lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy overlay/mt_photos_ml demo scripts tests
+	$(BIN)/zizmor --offline --persona pedantic --quiet .github
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 
 image: $(VENV)/test.done
 	$(BIN)/python -m scripts.build --variant $(VARIANT)

@@ -47,9 +47,8 @@ def main() -> int:
         if our_version()[1] != new.version:
             VERSION.write_text(f"{new.version}-r1\n")
     print(_report(old, new, _replaced(before, after), changes))
-    print(
-        "\nwritten: patches/upstream.toml, VERSION" if written else "\nnothing is written; --force writes all the same"
-    )
+    now = f"written: patches/upstream.toml; VERSION is {our_version()[0]}"
+    print(f"\n{now if written else 'nothing is written; --force writes all the same'}")
     return _NAME_GONE if gone else 0
 
 
@@ -99,7 +98,8 @@ def _replaced(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[s
         if path not in after:
             told.append(f"{path}, which ours replaces, is gone")
         elif old != new:
-            difference = "\n".join(f"  {line}" for line in difflib.unified_diff(old, new, lineterm="", n=2))
+            lines = list(difflib.unified_diff(old, new, lineterm="", n=2))[2:]  # without the names of the two
+            difference = "\n".join(f"  {line}" for line in lines)
             told.append(f"{path}, which ours replaces, has changed:\n{difference}")
     return told
 

@@ -15,8 +15,8 @@ IMAGE = os.environ.get("IMAGE") or "docker.io/devfox101/mt-photos-ml"
 """The repository that our images go to."""
 
 _HEADER = """\
-# The base image: what is laid over, by variant and platform. `make bump VERSION=vX.Y.Z` writes this file; no other
-# names a digest. A platform without one is taken by its tag: its digest was not known when this was written.
+# The base image: what is laid over, by variant and platform. scripts/bump.py writes this file; no other names a
+# digest. A platform without one is taken by its tag: its digest was not known when this was written.
 """
 
 

@@ -12,6 +12,9 @@ from mt_photos_ml.models.hub import Hub
 from mt_photos_ml.runtime.immich import ImmichRuntime, ImmichSource, UpstreamChanged, check, upstream
 from mt_photos_ml.settings import SettingsError, load
 
+for name in [name for name, value in os.environ.items() if not value]:
+    del os.environ[name]  # compose passes what is not set as empty; an empty address breaks upstream's downloads
+
 try:
     check()
     app = upstream("immich_ml.upstream_main", "app")
@@ -24,9 +27,8 @@ try:
         runtime,
         ImmichSource(settings.cache_folder, Hub(settings.cache_folder, settings.hf_endpoint)),
         activity=contextmanager(upstream("immich_ml.upstream_main", "update_state")),
-        start_afresh=lambda: os.kill(
-            os.getpid(), signal.SIGINT
-        ),  # as upstream ends its worker; gunicorn starts another
+        # as upstream ends its worker when it is idle; gunicorn starts another
+        start_afresh=lambda: os.kill(os.getpid(), signal.SIGINT),
         started=runtime.started,
     )
 except (SettingsError, UpstreamChanged) as error:

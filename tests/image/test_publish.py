@@ -136,6 +136,16 @@ def test_a_commit_without_the_tag_is_refused(work: Tree, host: str) -> None:
     assert ended.stderr == f"publish: this commit does not have the tag {VERSION}, which VERSION says it is\n"
 
 
+def test_an_image_of_a_tree_with_changes_says_so(work: Tree) -> None:
+    added = work.folder / "overlay" / "added.py"
+    added.write_text("")
+    ended = work.run("build", "--base", BASE, "--tag", f"{work.image}:changed")
+    added.unlink()
+    assert ended.returncode == 0, ended.stderr
+    revision = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
+    assert docker("image", "inspect", f"--format={revision}", f"{work.image}:changed").endswith("-dirty")
+
+
 def test_images_of_another_commit_are_refused(work: Tree, host: str) -> None:
     work.git("tag", "--delete", VERSION)
     work.git("commit", "--quiet", "--allow-empty", "--message=Another")

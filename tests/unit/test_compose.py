@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The image as it is started, by the READMEs' `docker run` lines and by compose.yaml: both say the same of a variant."""
+"""The image as it is started, by the README's `docker run` lines and by compose.yaml: both say the same."""
 
 import argparse
 import os

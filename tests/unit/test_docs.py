@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The READMEs: every command in them is run, both say the same, and what they say of settings is so."""
+"""The READMEs and the page for maintainers: their commands are run, both READMEs say the same, and it is so."""
 
 import os
 import re
@@ -16,11 +16,13 @@ from demo.__main__ import build
 from demo.__main__ import environment as demo_environment
 from demo.pictures import colour_photo
 from mt_photos_ml import version
+from mt_photos_ml.runtime.immich import NAMES
 from mt_photos_ml.settings import DEFAULT_KEY, Settings
 from service import Service, environment, running
 
 ROOT = Path(__file__).parents[2]
 READMES = ("README.md", "README.zh-CN.md")
+MAINTAINING = "docs/maintaining.md"
 
 
 def commands(readme: str) -> list[str]:
@@ -75,6 +77,28 @@ def test_a_command_of_the_readme_works(command: str, service: Service) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
+@pytest.mark.parametrize("command", commands(MAINTAINING))
+def test_a_command_of_a_maintainer_can_be_given(command: str) -> None:
+    match shlex.split(command):
+        case ["make", *words]:
+            subprocess.run(["make", "--dry-run", *words], cwd=ROOT, check=True, capture_output=True, timeout=60)
+        case [".venv/bin/python", "-m", script, _]:
+            subprocess.run(
+                [sys.executable, "-m", script, "--help"], cwd=ROOT, check=True, capture_output=True, timeout=60
+            )
+        case words:
+            assert words[:2] in (["git", "tag"], ["git", "push"])
+
+
+def test_every_file_that_replaces_one_of_upstream_and_every_name_in_use_is_accounted_for() -> None:
+    text = (ROOT / MAINTAINING).read_text()
+    for path in (ROOT / "patches").rglob("*.*"):
+        assert "__pycache__" in path.parts or f"### {path.relative_to(ROOT / 'patches')}\n" in text, path
+    for module, names in NAMES.items():
+        for name in names:
+            assert f"`{module.removeprefix('immich_ml.')}.{name}`" in text, name
+
+
 @pytest.mark.parametrize("readme", READMES)
 def test_every_setting_stands_in_the_readme(readme: str) -> None:
     text = (ROOT / readme).read_text()
@@ -83,10 +107,10 @@ def test_every_setting_stands_in_the_readme(readme: str) -> None:
         assert name in text or "…" + name.removeprefix("MACHINE_LEARNING_PRELOAD") in text, name
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_the_links_within_the_project_lead_somewhere(readme: str) -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / readme).read_text()):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", [*READMES, MAINTAINING])
+def test_the_links_within_the_project_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / page).read_text()):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
 
 
 def test_the_version_is_the_one_in_the_file_and_in_the_changelog() -> None:

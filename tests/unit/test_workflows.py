@@ -121,17 +121,19 @@ def test_an_image_is_tested_before_anybody_logs_in_to_push_it() -> None:
 
 
 def test_what_is_pushed_reaches_publish_by_target_and_digest(tmp_path: Path) -> None:
-    (tmp_path / "tree").mkdir()
     (tmp_path / "pushed").mkdir()
     for base in Upstream.load().bases:
         (tmp_path / "pushed" / base.target).write_text(f"{base.target}=sha256:{base.target}\n")
-    script = step("images", "publish", "Make the manifests and tags").replace(
-        "python3 -m scripts.publish", "printf '%s\\n'"
+    (tmp_path / "tree" / "scripts").mkdir(parents=True)
+    (tmp_path / "tree" / "scripts" / "publish.py").write_text(
+        "import sys\nprint(*sys.argv[1:], 'v2.5.6-r1-arm -> sha256:a', 'v2.5.6-r1 -> sha256:b', sep='\\n')\n"
     )
-    ended = run(script, tmp_path / "tree", {})
-    assert sorted(ended.stdout.split()) == sorted(
+    script = step("images", "publish", "Make the manifests and tags")
+    ended = run(script, tmp_path / "tree", {"GITHUB_REF_NAME": "v2.5.6-r1"})
+    assert ended.stdout.splitlines()[:-2] == sorted(
         f"--image={base.target}=sha256:{base.target}" for base in Upstream.load().bases
     )
+    assert (tmp_path / "output").read_text() == "digest=sha256:b\n"
 
 
 @pytest.mark.parametrize(

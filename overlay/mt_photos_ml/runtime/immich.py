@@ -16,6 +16,7 @@ WRITTEN_FOR = "v2.5.6"
 
 NAMES: dict[str, tuple[str, ...]] = {
     "immich_ml.upstream_main": ("app", "load", "model_cache", "update_state"),
+    "immich_ml.config": ("CustomUvicornWorker",),  # in gunicorn.conf.py
     "immich_ml.models": ("from_model_type",),
     "immich_ml.schemas": ("ModelTask", "ModelType"),
     "immich_ml.sessions.ort": ("OrtSession",),
