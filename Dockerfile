@@ -11,6 +11,7 @@ COPY overlay /usr/src
 COPY VERSION /usr/src/mt_photos_ml/VERSION
 
 ARG BASE
+ARG BASE_DIGEST
 ARG VERSION
 ARG REVISION
 LABEL org.opencontainers.image.title="mt-photos-ml" \
@@ -19,7 +20,8 @@ LABEL org.opencontainers.image.title="mt-photos-ml" \
       org.opencontainers.image.licenses="AGPL-3.0-only" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.base.name="${BASE}"
+      org.opencontainers.image.base.name="${BASE}" \
+      org.opencontainers.image.base.digest="${BASE_DIGEST}"
 
 ENV OCR_MODEL_NAME=PP-OCRv5_mobile
 EXPOSE 3003

@@ -59,6 +59,7 @@ def _with_buildx(base: Base, reference: str, tag: str | None, push_by_digest: bo
         else:
             command += ["--load", "--provenance=false"]
             command += [f"--set={base.target}.tags={tag}"] if tag else []
+        command += [f"--set={base.target}.args.BASE_DIGEST={_digest(reference)}"]
         _run([*command, base.target], {**variables, base.variable: reference})
         if push_by_digest:
             digest = json.loads(told.read_text())[base.target]["containerimage.digest"]
@@ -67,12 +68,22 @@ def _with_buildx(base: Base, reference: str, tag: str | None, push_by_digest: bo
 
 
 def _with_classic_builder(base: Base, reference: str, tag: str | None) -> str:
-    arguments = {"BASE": reference, "VERSION": our_version()[0], "REVISION": _revision()}
+    arguments = {
+        "BASE": reference,
+        "BASE_DIGEST": _digest(reference),
+        "VERSION": our_version()[0],
+        "REVISION": _revision(),
+    }
     tags = [tag] if tag else names(base)
     command = ["docker", "build", f"--platform={base.platform}"]
     command += [f"--build-arg={name}={value}" for name, value in arguments.items()]
     _run([*command, *(f"--tag={name}" for name in tags), "."], {"DOCKER_BUILDKIT": "0"})
     return tags[0]
+
+
+def _digest(reference: str) -> str:
+    """The digest in a reference; nothing where it has none."""
+    return reference.partition("@")[2]
 
 
 def _run(command: list[str], variables: dict[str, str]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from image.standin import build as build_standin
 
 from image.container import BASE, IMAGE, Container, Start, build, docker, until
+from image.standin import build as build_standin
 from service import KEY, free_port
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from image.standin import build as build_standin
 
 from demo.pictures import colour_photo, group_photo, text_page
 from image.container import BASE, CHANGED, ROOT, Container, Start, build, docker, until
+from image.standin import build as build_standin
 from photos import jpeg
 
 LINES = ["First line of many", "Second line"]
