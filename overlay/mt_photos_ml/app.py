@@ -58,7 +58,9 @@ def create_app(
     middleware = [Middleware(AccessLog), Middleware(BodyLimit, settings.max_upload_mb * 1_000_000)]
     if not settings.open_to_all:
         middleware.insert(1, Middleware(KeyRequired, settings.api_auth_key))
-    return Starlette(routes=routes.all(), middleware=middleware, lifespan=lifespan)
+    app = Starlette(routes=routes.all(), middleware=middleware, lifespan=lifespan)
+    app.router.redirect_slashes = False
+    return app
 
 
 def threads_an_inference(settings: Settings) -> int:

@@ -47,6 +47,9 @@ def test_a_model_of_ones_own_works_from_its_folder(tmp_path: Path) -> None:
     build_clip(tmp_path / "clip" / "mine", dim=96)
     catalog.check(own)
     assert catalog.clip_vector_length(own) == 96
+    (tmp_path / "clip" / "mine" / "config.json").write_text("{}")
+    with pytest.raises(SettingsError, match="embed_dim"):
+        catalog.check(own)
 
 
 def test_halves_of_different_models_stop_the_start(tmp_path: Path) -> None:

@@ -287,6 +287,9 @@ def check(settings: Settings) -> None:
                     f"{f', such as {likely[0]}' if likely else ''}, or one of your own with "
                     f"{', '.join(part.files)} in {settings.cache_folder / part.folder / part.name}"
                 )
+    if "clip" in settings.tasks and clip_vector_length(settings) is None:
+        config = settings.cache_folder / CLIP / settings.clip_visual_model_name / "config.json"
+        raise SettingsError(f"CLIP_VISUAL_MODEL_NAME={config.parent.name}: expected the length embed_dim in {config}")
     visual, textual = settings.clip_visual_model_name, settings.clip_textual_model_name
     if "clip" in settings.tasks and _space(visual) != _space(textual):
         raise SettingsError(
