@@ -40,13 +40,14 @@ def create_app(
 
     start_afresh: what /restart_v2 does once it has answered. Raises SettingsError where the models don't fit.
     """
+    preloaded = catalog.preloaded(settings)
     routes, store = _parts(settings, runtime, source, settings.model_ttl, start_afresh)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         tasks = [
             asyncio.create_task(store.drop_when_idle()),
-            asyncio.create_task(store.preload(_preloaded(settings))),
+            asyncio.create_task(store.preload(preloaded)),
         ]
         yield
         for task in tasks:
@@ -54,6 +55,7 @@ def create_app(
         routes.close()
 
     app = Starlette(routes=routes.all(), lifespan=lifespan)
+    app.router.redirect_slashes = False
     _guard(app, settings)
     return app
 
@@ -119,15 +121,3 @@ def inferences_at_once(settings: Settings) -> int:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _preloaded(settings: Settings) -> list[catalog.Part]:
-    asked = {
-        (catalog.CLIP, "visual"): settings.preload_clip_visual,
-        (catalog.CLIP, "textual"): settings.preload_clip_textual,
-        (catalog.FACES, "detection"): settings.preload_face_detection,
-        (catalog.FACES, "recognition"): settings.preload_face_recognition,
-        (catalog.OCR, "detection"): settings.preload_ocr_detection,
-        (catalog.OCR, "recognition"): settings.preload_ocr_recognition,
-    }
-    return [part for parts in catalog.configured(settings).values() for part in parts if asked[part.folder, part.kind]]

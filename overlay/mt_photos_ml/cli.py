@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     serve_ = commands.add_parser("serve", help="run the service")
     serve_.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all of IPv4)")
-    serve_.add_argument("--port", type=int, help="port to listen on (default: HTTP_PORT, else 8060)")
+    serve_.add_argument("--port", type=_port, help="port to listen on (default: HTTP_PORT, else 8060)")
     serve_.add_argument("--fd", type=int, help=argparse.SUPPRESS)  # the socket that a process before this one bound
     serve_.set_defaults(run=serve)
 
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load()
         if chosen.run is serve:
             catalog.check(settings)
+            catalog.preloaded(settings)
     except SettingsError as error:
         print(f"mt-photos-ml: {error}".replace("\n", "\nmt-photos-ml: "), file=sys.stderr)
         return 2
@@ -81,7 +82,16 @@ def serve(settings: Settings, chosen: argparse.Namespace) -> int:
 
     hub = Hub(settings.cache_folder, settings.hf_endpoint)
     app = create_app(settings, OnnxRuntime(threads_an_inference(settings)), hub, start_afresh)
-    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_keep_alive=75)
+    config = uvicorn.Config(
+        app,
+        http="h11",  # which refuses endless headers; httptools takes them all
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=120,
+    )
     server = uvicorn.Server(config)
     _announce(settings, host, port)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises the signal again when it has finished
@@ -91,6 +101,12 @@ def serve(settings: Settings, chosen: argparse.Namespace) -> int:
         where = ["--host", host, "--port", str(port), "--fd", str(kept.fileno())]
         os.execv(sys.executable, [sys.executable, "-m", "mt_photos_ml", "serve", *where])
     return 0
+
+
+def _port(value: str) -> int:
+    if not value.isdecimal() or not 1 <= int(value) <= 65535:
+        raise argparse.ArgumentTypeError(f"{value} is no port: expected 1 to 65535")
+    return int(value)
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -106,7 +122,7 @@ def _announce(settings: Settings, host: str, port: int) -> None:
         key = "none, the API is open to all who can reach it"
     elif settings.api_auth_key == DEFAULT_KEY:
         key = "the default one, which everybody knows: set API_AUTH_KEY"
-    log.info("mt-photos-ml %s on http://%s:%d, key: %s", version(), host, port, key)
+    log.info("mt-photos-ml %s on http://%s:%d, key: %s", version(), f"[{host}]" if ":" in host else host, port, key)
     for task, parts in catalog.configured(settings).items():
         names = dict.fromkeys(part.name for part in parts)
         length = f", vectors of {catalog.clip_vector_length(settings) or '?'} numbers" if task == "clip" else ""
@@ -127,13 +143,13 @@ def models_list(settings: Settings, chosen: argparse.Namespace) -> int:
         own = sorted(name for task, name in there if task == folder and name not in names)
         for name in (*names, *own):
             clip = catalog.CLIP_MODELS.get(name) if folder == catalog.CLIP else None
-            size = f"{_size(there[folder, name]) / 1e6:.0f} MB" if (folder, name) in there else ""
+            size = _size(there[folder, name]) if (folder, name) in there else 0
             table.add_row(
                 catalog.TASK_OF_FOLDER[folder],
                 name,
                 str(clip.length) if clip else "",
                 clip.languages if clip else "",
-                size,
+                f"{size / 1e6:.0f} MB" if size else "",
                 "in use" if (folder, name) in used else "",
             )
     Console(width=None if sys.stdout.isatty() else 140).print(table)
@@ -204,7 +220,7 @@ def models_prune(settings: Settings, chosen: argparse.Namespace) -> int:
             print("\nnothing deleted: nobody answered; --yes deletes without a question")
             return 1
     for path in stale:
-        shutil.rmtree(path)
+        path.unlink() if path.is_symlink() else shutil.rmtree(path)
     print(f"deleted {len(stale)}")
     return 0
 

@@ -40,7 +40,9 @@ def checks(settings: Settings) -> Iterator[Check]:
             yield "ok", "model", str(part)
         else:
             absent = True
-            yield "warn", "model", f"{part} is downloaded when it is first needed"
+            known = part.name in catalog.KNOWN[part.folder]
+            state, when = ("warn", "is downloaded when it is first needed") if known else ("FAIL", "is not known")
+            yield state, "model", f"{part} {when}"
     yield from _endpoints(settings, absent)
 
 

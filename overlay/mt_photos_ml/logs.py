@@ -12,4 +12,5 @@ def to_stderr(level: str) -> None:
     ours.setLevel(level.upper())
     ours.addHandler(handler)
     ours.propagate = False
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what is wrong with a photo is in its own line
+    for name in ("PIL", "python_multipart"):  # what is wrong with a photo or a form is in the request's own line
+        logging.getLogger(name).setLevel(logging.CRITICAL)

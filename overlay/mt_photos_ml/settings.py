@@ -3,9 +3,10 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -63,18 +64,16 @@ class Settings(BaseSettings):
         default_factory=lambda: os.cpu_count() or 4, ge=1, le=256, validation_alias="MACHINE_LEARNING_REQUEST_THREADS"
     )
     model_intra_op_threads: int = Field(0, ge=0, le=256, validation_alias="MACHINE_LEARNING_MODEL_INTRA_OP_THREADS")
-    preload_clip_visual: ModelName | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__CLIP__VISUAL")
-    preload_clip_textual: ModelName | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL")
-    preload_face_detection: ModelName | None = Field(
+    preload_clip_visual: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__CLIP__VISUAL")
+    preload_clip_textual: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL")
+    preload_face_detection: str | None = Field(
         None, validation_alias="MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__DETECTION"
     )
-    preload_face_recognition: ModelName | None = Field(
+    preload_face_recognition: str | None = Field(
         None, validation_alias="MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__RECOGNITION"
     )
-    preload_ocr_detection: ModelName | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__DETECTION")
-    preload_ocr_recognition: ModelName | None = Field(
-        None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION"
-    )
+    preload_ocr_detection: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__DETECTION")
+    preload_ocr_recognition: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION")
     immich_api: Literal["key", "open", "off"] = Field("key", validation_alias="IMMICH_API")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", validation_alias="IMMICH_LOG_LEVEL")
 
@@ -97,35 +96,33 @@ class Settings(BaseSettings):
     @field_validator("hf_endpoint")
     @classmethod
     def _an_address(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError("an address that begins with https:// or http://")
-        return value.rstrip("/") if value else None
+        if value is None:
+            return None
+        try:
+            address = urlsplit(value)
+            usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
+        except ValueError:
+            usable = False
+        if not usable or " " in value:
+            raise ValueError("an address such as https://hf-mirror.com")
+        return value.rstrip("/")
 
     @field_validator("cache_folder")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        try:
+            folder = value.expanduser().absolute()
+        except RuntimeError:
+            raise ValueError("a folder; nobody here has that name") from None
+        if folder.exists() and not folder.is_dir():
+            raise ValueError("a folder, not a file")
+        return folder
 
     @field_validator("log_level", mode="before")
     @classmethod
     def _base_image_spelling(cls, value: object) -> object:
         spelling = str(value).lower()
         return {"verbose": "debug", "log": "info", "warn": "warning", "critical": "error"}.get(spelling, spelling)
-
-    @model_validator(mode="after")
-    def _preload_what_is_used(self) -> Self:
-        pairs = (
-            (self.preload_clip_visual, self.clip_visual_model_name, "CLIP__VISUAL"),
-            (self.preload_clip_textual, self.clip_textual_model_name, "CLIP__TEXTUAL"),
-            (self.preload_face_detection, self.face_detection_model_name, "FACIAL_RECOGNITION__DETECTION"),
-            (self.preload_face_recognition, self.face_recognition_model_name, "FACIAL_RECOGNITION__RECOGNITION"),
-            (self.preload_ocr_detection, self.ocr_model_name, "OCR__DETECTION"),
-            (self.preload_ocr_recognition, self.ocr_model_name, "OCR__RECOGNITION"),
-        )
-        for asked, configured, name in pairs:
-            if asked is not None and asked != configured:
-                raise ValueError(f"MACHINE_LEARNING_PRELOAD__{name}={asked}: expected {configured}, the model in use")
-        return self
 
     @property
     def open_to_all(self) -> bool:
@@ -153,4 +150,5 @@ def _line(error: ErrorDetails) -> str:
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if not error["loc"]:
         return message
-    return f"{error['loc'][0]}={error['input']}: expected {message}"
+    value = str(error["input"])
+    return f"{error['loc'][0]}={value if value.isprintable() else repr(value)}: expected {message}"

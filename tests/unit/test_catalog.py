@@ -47,6 +47,9 @@ def test_a_model_of_ones_own_works_from_its_folder(tmp_path: Path) -> None:
     build_clip(tmp_path / "clip" / "mine", dim=96)
     catalog.check(own)
     assert catalog.clip_vector_length(own) == 96
+    (tmp_path / "clip" / "mine" / "config.json").write_text("{}")
+    with pytest.raises(SettingsError, match="embed_dim"):
+        catalog.check(own)
 
 
 def test_halves_of_different_models_stop_the_start(tmp_path: Path) -> None:
@@ -87,3 +90,14 @@ def test_a_part_knows_which_of_its_files_are_missing(tmp_path: Path) -> None:
     assert visual.missing(tmp_path) == []
     (tmp_path / "clip" / "mine" / "visual" / "preprocess_cfg.json").unlink()
     assert visual.missing(tmp_path) == ["visual/preprocess_cfg.json"]
+
+
+def test_a_model_is_preloaded_only_if_it_is_in_use(tmp_path: Path) -> None:
+    def parts(**others: object) -> list[str]:
+        return list(map(str, catalog.preloaded(settings(tmp_path, **others))))
+
+    assert parts() == []
+    with pytest.raises(SettingsError, match=r"MACHINE_LEARNING_PRELOAD__OCR__DETECTION=foo: expected PP-OCRv6_small"):
+        parts(preload_ocr_detection="foo")
+    assert parts(preload_ocr_detection="foo", tasks=frozenset({"clip"})) == []
+    assert parts(preload_ocr_detection="foo, PP-OCRv6_small") == ["ocr/PP-OCRv6_small/detection"]

@@ -3,6 +3,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -85,6 +86,31 @@ def test_a_port_that_is_taken_is_said_in_words(service: Service) -> None:
     ended = subprocess.run(command, env=environment({}), capture_output=True, text=True, timeout=30)
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"mt-photos-ml: can't listen on 127.0.0.1 port {port}: ")
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "99999", "http"])
+def test_a_port_that_is_none_is_said_in_words(port: str) -> None:
+    command = [sys.executable, "-m", "mt_photos_ml", "serve", f"--port={port}"]
+    ended = subprocess.run(command, env=environment({}), capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 2
+    assert "expected 1 to 65535" in ended.stderr
+
+
+def test_a_header_without_end_is_refused_before_it_fills_the_memory(service: Service) -> None:
+    before = _anonymous_mb(service.process.pid)
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n")
+        with pytest.raises(ConnectionError):
+            _send_for_ever(connection)
+    with service.client() as client:
+        assert client.get("/ping").text == "pong"
+    assert _anonymous_mb(service.process.pid) - before < 10
+
+
+def _send_for_ever(connection: socket.socket) -> None:
+    for _ in range(1000):
+        connection.sendall(b"A: b\r\n" * 10_000)
 
 
 def test_the_start_says_models_vector_length_and_that_it_is_the_demo(service: Service) -> None:
@@ -208,7 +234,7 @@ def test_a_body_over_the_limit_is_413_whether_declared_or_not(cache: Path, tmp_p
         chunked = client.post("/ocr", content=iter([head, large]), headers={"content-type": type_})
         for answer in (declared, chunked):
             assert answer.status_code == 413
-            assert answer.json() == {"result": [], "msg": "the upload is over the limit of 1 MB (MAX_UPLOAD_MB)"}
+            assert answer.json() == {"result": [], "msg": "the upload is over the limit of 1 MB"}
 
 
 def test_a_preloaded_model_is_there_before_the_first_request(cache: Path, tmp_path: Path) -> None:

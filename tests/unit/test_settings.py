@@ -7,6 +7,8 @@ import pytest
 
 from mt_photos_ml.settings import Settings, SettingsError, clean_name, load
 
+KEY_RULE = "a key without spaces around it and without line breaks"
+
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,12 +36,16 @@ def test_without_variables_everything_is_as_the_readme_says() -> None:
         ("FACE_MIN_SCORE", "high", "number"),
         ("TASKS", "ocr,cats", "ocr, clip, faces"),
         ("HF_ENDPOINT", "hf-mirror.com", "https://"),
+        ("HF_ENDPOINT", "https://", "https://"),
+        ("HF_ENDPOINT", "http://a b", "https://"),
+        ("HF_ENDPOINT", "http://a:99999999", "https://"),
+        ("MACHINE_LEARNING_CACHE_FOLDER", "/etc/hosts", "a folder"),
+        ("MACHINE_LEARNING_CACHE_FOLDER", "~nobody-of-that-name/x", "a folder"),
         ("MACHINE_LEARNING_MODEL_TTL", "-1", "0"),
         ("MACHINE_LEARNING_REQUEST_THREADS", "0", "1"),
         ("MAX_UPLOAD_MB", "0", "1"),
         ("IMMICH_LOG_LEVEL", "loud", "debug"),
         ("API_AUTH_KEY", " spaced ", "spaces"),
-        ("API_AUTH_KEY", "two\nlines", "line"),
         ("CLIP_VISUAL_MODEL_NAME", "...", "name of a model"),
     ],
 )
@@ -52,6 +58,13 @@ def test_a_value_that_cannot_be_used_is_named_with_what_is_expected(
     (line,) = str(caught.value).split(": expected ")[0:1]
     assert line == f"{name}={value}"
     assert expected in str(caught.value)
+
+
+def test_a_line_break_in_a_value_does_not_break_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_AUTH_KEY", "two\nlines")
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert str(caught.value).splitlines() == [r"API_AUTH_KEY='two\nlines': expected " + KEY_RULE]
 
 
 @pytest.mark.parametrize("value", ["", "  "])
@@ -84,14 +97,6 @@ def test_every_variable_that_is_wrong_has_a_line(monkeypatch: pytest.MonkeyPatch
 def test_tasks_are_a_list_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TASKS", "OCR, faces,")
     assert load().tasks == {"ocr", "faces"}
-
-
-def test_a_model_is_preloaded_only_if_it_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MACHINE_LEARNING_PRELOAD__OCR__DETECTION", "PP-OCRv5_mobile")
-    with pytest.raises(SettingsError, match=r"MACHINE_LEARNING_PRELOAD__OCR__DETECTION.*PP-OCRv6_small"):
-        load()
-    monkeypatch.setenv("OCR_MODEL_NAME", "PP-OCRv5_mobile")
-    assert load().preload_ocr_detection == "PP-OCRv5_mobile"
 
 
 def test_names_are_cleaned_as_the_base_image_cleans_them() -> None:

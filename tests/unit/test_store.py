@@ -175,6 +175,17 @@ def test_a_damaged_model_is_removed_and_fetched_once_more(
     assert ("visual/model.onnx" in source.discarded) == (file == "visual/model.onnx")
 
 
+@pytest.mark.parametrize("content", [b"", b'{"a": 1}', b'{"version": "1.0", "trunc'])
+def test_a_damaged_tokenizer_is_removed_and_fetched_once_more(
+    runtime: Counting, source: Folder, content: bytes
+) -> None:
+    source.fetch(TEXTUAL)
+    (source.cache / "clip" / "mine" / "textual" / "tokenizer.json").write_bytes(content)
+    asyncio.run(used(make(runtime, source), TEXTUAL))
+    assert "textual/tokenizer.json" in source.discarded
+    assert "textual/model.onnx" not in source.discarded
+
+
 def test_a_damaged_model_that_cannot_be_fetched_is_named_with_what_to_do(runtime: Counting, tmp_path: Path) -> None:
     source = Folder(tmp_path, can_mend=False)
     source.fetch(VISUAL).write_bytes(b"half")

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from mt_photos_ml.api import upload
-from mt_photos_ml.api.replies import BadForm, TooSlow
+from mt_photos_ml.api.replies import BadForm, TooLarge, TooSlow
 
 FORM = "multipart/form-data; boundary=b"
 PHOTO = bytes(range(256)) * 40 + b"\r\n--not the boundary\r\n"
@@ -77,6 +77,7 @@ def test_an_empty_file_is_a_file() -> None:
         ("application/octet-stream", PHOTO, "multipart/form-data"),
         ("multipart/form-data", PHOTO, "multipart/form-data"),
         ("", PHOTO, "multipart/form-data"),
+        ("multipart/form-data; boundary=" + "b" * 300, PHOTO, "damaged"),
         (FORM, part("image", PHOTO) + b"--b--\r\n", "no field 'file'"),
         (FORM, b"--b--\r\n", "no field 'file'"),
         (FORM, b"", "no field 'file'"),
@@ -93,6 +94,28 @@ def test_an_upload_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(upload, "_SILENCE", 0.05)
     with pytest.raises(TooSlow):
         asyncio.run(_read(upload.read_file, [part("file", PHOTO)], FORM, ends=False))
+
+
+def test_an_upload_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "_SILENCE", 0.2)
+
+    async def drip() -> None:
+        body = iter(part("file", PHOTO))
+
+        async def receive() -> Message:
+            await asyncio.sleep(0.05)
+            return {"type": "http.request", "body": bytes([next(body)]), "more_body": True}
+
+        headers = [(b"content-type", FORM.encode())]
+        await upload.read_file(Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive))
+
+    with pytest.raises(TooSlow):
+        asyncio.run(drip())
+
+
+def test_a_text_that_is_no_search_is_too_large() -> None:
+    with pytest.raises(TooLarge):
+        asyncio.run(upload.read_text(request([b" " * 600_000, b" " * 600_000])))
 
 
 @pytest.mark.parametrize(

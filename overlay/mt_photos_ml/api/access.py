@@ -35,7 +35,7 @@ class AccessLog:
             words.append(f"total {(time.perf_counter() - started) * 1000:.0f} ms")
             quiet = scope["path"] in ("/ping", "/check") and status == 200
             level = logging.DEBUG if quiet else logging.INFO
-            path = scope["path"].encode("unicode_escape").decode()  # a line break in it would forge a line of the log
+            path = scope["path"][:200].encode("unicode_escape").decode()  # a line break would forge a line of the log
             log.log(level, "%s %s %s %s", scope["method"], path, status, ", ".join(words))
 
 

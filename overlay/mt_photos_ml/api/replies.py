@@ -88,7 +88,7 @@ def failure(error: BaseException) -> Response:
         case BadForm():
             return _nothing(422, str(error))
         case TooLarge():
-            return _nothing(413, f"the upload is over the limit of {error.args[0] / 1e6:.0f} MB (MAX_UPLOAD_MB)")
+            return _nothing(413, f"the upload is over the limit of {error.args[0] / 1e6:.0f} MB")
         case TooSlow():
             return _nothing(408, "the upload stopped coming", {"connection": "close"})
         case ClientDisconnect():
@@ -100,6 +100,8 @@ def failure(error: BaseException) -> Response:
         case Busy():
             return _nothing(503, f"{error.args[0]} requests are waiting already", {"retry-after": "5"})
         case DecoderMissing():
+            return _nothing(503, str(error), {"retry-after": "3600"})
+        case ArithmeticError():
             return _nothing(503, str(error), {"retry-after": "3600"})
         case MemoryError():
             return _nothing(503, "there is not enough memory for this photo now", {"retry-after": "60"})

@@ -10,9 +10,11 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 from starlette.requests import Request
 
-from .replies import BadForm, TooSlow
+from .replies import BadForm, TooLarge, TooSlow
 
 _SILENCE = 30.0  # seconds without a byte after which an upload is given up
+_SLOWEST = 50_000  # bytes a second that an upload must bring on average, once it has taken that long
+_MAX_JSON = 1_000_000  # bytes
 _MAX_TEXT = 10_000  # characters; a search is a few words, and what is behind the first 77 tokens is cut off anyway
 
 
@@ -26,8 +28,8 @@ async def read_file(request: Request, field: str = "file") -> bytes:
     boundary = header.get_boundary()
     if header.get_content_type() != "multipart/form-data" or not boundary:
         raise BadForm(f"expected a form (multipart/form-data) with the photo in the field {field!r}")
-    form = _Form(boundary, field)
     try:
+        form = _Form(boundary, field)
         await _each_chunk(request, form.parser.write)
     except FormParserError:
         raise BadForm("the form is damaged") from None
@@ -41,7 +43,13 @@ async def read_file(request: Request, field: str = "file") -> bytes:
 async def read_text(request: Request) -> str:
     """The text of `{"text": "…"}`. Raises BadForm, TooSlow."""
     body = bytearray()
-    await _each_chunk(request, body.extend)
+
+    def take(chunk: bytes) -> None:
+        body.extend(chunk)
+        if len(body) > _MAX_JSON:
+            raise TooLarge(_MAX_JSON)
+
+    await _each_chunk(request, take)
     try:
         text = orjson.loads(body)["text"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -52,12 +60,14 @@ async def read_text(request: Request) -> str:
 
 
 async def _each_chunk(request: Request, take: Callable[[bytes], object]) -> None:
-    clock = asyncio.get_running_loop().time
+    clock, taken = asyncio.get_running_loop().time, 0
+    started = clock()
     try:
-        async with asyncio.timeout(_SILENCE) as silence:
+        async with asyncio.timeout(_SILENCE) as end:
             async for chunk in request.stream():
                 take(chunk)
-                silence.reschedule(clock() + _SILENCE)
+                taken += len(chunk)
+                end.reschedule(min(clock(), started + taken / _SLOWEST) + _SILENCE)
     except TimeoutError:
         raise TooSlow from None
 

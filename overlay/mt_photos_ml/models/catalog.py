@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..settings import Settings, SettingsError
+from ..settings import Settings, SettingsError, clean_name
 
 CLIP, FACES, OCR = "clip", "facial-recognition", "ocr"
 TASK_OF_FOLDER = {CLIP: "clip", FACES: "faces", OCR: "ocr"}
@@ -258,6 +258,29 @@ def used(settings: Settings) -> list[Part]:
     return [part for parts in configured(settings).values() for part in parts]
 
 
+def preloaded(settings: Settings) -> list[Part]:
+    """The parts to be loaded at the start. Raises SettingsError where a list names models and not the one in use."""
+    asked = {
+        (CLIP, "visual"): ("CLIP__VISUAL", settings.preload_clip_visual),
+        (CLIP, "textual"): ("CLIP__TEXTUAL", settings.preload_clip_textual),
+        (FACES, "detection"): ("FACIAL_RECOGNITION__DETECTION", settings.preload_face_detection),
+        (FACES, "recognition"): ("FACIAL_RECOGNITION__RECOGNITION", settings.preload_face_recognition),
+        (OCR, "detection"): ("OCR__DETECTION", settings.preload_ocr_detection),
+        (OCR, "recognition"): ("OCR__RECOGNITION", settings.preload_ocr_recognition),
+    }
+    parts = []
+    for part in used(settings):
+        variable, names = asked[part.folder, part.kind]
+        if names is None:
+            continue
+        if part.name not in [clean_name(name.strip()) for name in names.split(",")]:
+            raise SettingsError(
+                f"MACHINE_LEARNING_PRELOAD__{variable}={names}: expected {part.name}, the model that is in use"
+            )
+        parts.append(part)
+    return parts
+
+
 def clip_vector_length(settings: Settings) -> int | None:
     """Numbers in a CLIP vector of the model in use; None for a model of one's own that is not there yet."""
     name = settings.clip_visual_model_name
@@ -287,6 +310,9 @@ def check(settings: Settings) -> None:
                     f"{f', such as {likely[0]}' if likely else ''}, or one of your own with "
                     f"{', '.join(part.files)} in {settings.cache_folder / part.folder / part.name}"
                 )
+    if "clip" in settings.tasks and clip_vector_length(settings) is None:
+        config = settings.cache_folder / CLIP / settings.clip_visual_model_name / "config.json"
+        raise SettingsError(f"CLIP_VISUAL_MODEL_NAME={config.parent.name}: expected the length embed_dim in {config}")
     visual, textual = settings.clip_visual_model_name, settings.clip_textual_model_name
     if "clip" in settings.tasks and _space(visual) != _space(textual):
         raise SettingsError(

@@ -144,7 +144,7 @@ class Store:
             return self._loaded[part]
         until, failure = self._failed.get(part, (0.0, None))
         if failure is not None and time.monotonic() < until:
-            raise failure
+            raise ModelUnavailable(str(failure), until - time.monotonic())
         if part not in self._loading:
             self._loading[part] = asyncio.create_task(self._load(part))
             self._loading[part].add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -195,7 +195,9 @@ class Store:
         session = _Slotted(self._runtime.open(path), self._slots)
         try:
             model = self._makers[part.folder, part.kind](session, path.parent)
-        except (KeyError, ValueError, TypeError, OSError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # tokenizers raises no class of its own
             raise _BesideDamaged(f"{path.parent}: {_first_line(error)}") from error
         log.info("loaded %s in %.1f s", part, time.perf_counter() - started)
         return model

@@ -52,6 +52,7 @@ class OnnxRuntime:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
+        options.enable_mem_pattern = False  # it keeps a plan of memory for every shape, and photos have any
         options.log_severity_level = 3
         devices = self.devices()
         if "CUDAExecutionProvider" in devices:

@@ -16,6 +16,7 @@ from PIL import Image
 from ..models.catalog import flores_code
 from ..photo import Photo
 from ..runtime import Session
+from .vectors import unit
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -151,6 +152,5 @@ def flores_of_script(text: str) -> str:
 
 
 def _vector(outputs: list[NDArray[Any]]) -> Float:
-    vector = np.asarray(outputs[0], np.float32).reshape(-1)
-    length = float(np.linalg.norm(vector))
-    return vector / length if length else vector
+    (vector,) = unit(np.asarray(outputs[0], np.float32).reshape(1, -1))
+    return np.asarray(vector)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..photo import Photo
 from ..runtime import Session
+from .vectors import unit
 
 Float = NDArray[np.float32]
 
@@ -165,4 +166,4 @@ def embed(crops: NDArray[np.uint8], recogniser: Recogniser) -> Float:
     vectors = np.concatenate(
         [recogniser.session.run({name: pixels[i : i + size]})[0] for i in range(0, len(pixels), size)]
     )
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)
+    return unit(vectors)
