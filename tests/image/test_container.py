@@ -2,6 +2,7 @@
 """What only a container shows: signals, restarts, health, users, memory, and upstream's own route behind the key."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -150,6 +151,14 @@ def test_upstreams_route_can_be_opened_or_removed(start: Start, mode: str, statu
         if mode == "off":
             client.headers["api-key"] = "the key of the tests"
         assert predict(client, jpeg(colour_photo("red", (640, 480)))).status_code == status
+
+
+def test_a_header_without_end_is_refused(start: Start) -> None:
+    with start() as container:
+        host, port = container.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 20_000)
+            assert connection.recv(12) == b"HTTP/1.1 400"
 
 
 def test_a_wrong_setting_stops_the_container_with_one_line(start: Start) -> None:
