@@ -1,15 +1,36 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """How the image runs: gunicorn reads this file of its working directory. Upstream's variables keep their meaning."""
 
+import contextlib
 import os
 import sys
 
+from mt_photos_ml.models.catalog import check
 from mt_photos_ml.runtime.immich import UpstreamChanged, upstream
+from mt_photos_ml.settings import SettingsError, load
+
+# compose passes what is not set as empty, which upstream takes for a value; an empty key is a mistake, and said to be
+for _name in [name for name, value in os.environ.items() if not value and name != "API_AUTH_KEY"]:
+    del os.environ[_name]
+
+
+def _number(name: str, default: int, most: int) -> int:
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal() or not 1 <= int(value) <= most:
+        raise SettingsError(f"{name}={value}: expected a whole number from 1 to {most}")
+    return int(value)
+
 
 try:
+    check(load())
+    _port = _number("IMMICH_PORT", 3003, 65535)
+    workers = _number("MACHINE_LEARNING_WORKERS", 1, 64)
+    timeout = _number("MACHINE_LEARNING_WORKER_TIMEOUT", 300, 86400)
     _Upstreams = upstream("immich_ml.config", "CustomUvicornWorker")
-except UpstreamChanged as error:
+except (SettingsError, UpstreamChanged) as error:
     sys.exit(f"mt-photos-ml: {error}")
+except ValueError as error:  # pydantic's, of upstream's own settings
+    sys.exit(f"mt-photos-ml: a MACHINE_LEARNING_ variable can't be used: {' '.join(str(error).split())}")
 
 
 class Worker(_Upstreams):  # type: ignore[misc, valid-type]
@@ -18,15 +39,16 @@ class Worker(_Upstreams):  # type: ignore[misc, valid-type]
     CONFIG_KWARGS = {**_Upstreams.CONFIG_KWARGS, "http": "h11", "ws": "none"}  # noqa: RUF012
 
 
-_host = os.environ.get("IMMICH_HOST") or "[::]"
+with contextlib.suppress(ImportError):  # shares graphics cards out to the workers, where this upstream does
+    from immich_ml.gunicorn_conf import pre_fork as pre_fork
+
+_host = os.environ.get("IMMICH_HOST", "[::]")
 if ":" in _host and not _host.startswith("["):
     _host = f"[{_host}]"
 
 wsgi_app = "immich_ml.main:app"
-bind = f"{_host}:{os.environ.get('IMMICH_PORT') or 3003}"
+bind = f"{_host}:{_port}"
 worker_class = Worker
-workers = int(os.environ.get("MACHINE_LEARNING_WORKERS") or 1)
-timeout = int(os.environ.get("MACHINE_LEARNING_WORKER_TIMEOUT") or 300)
 worker_tmp_dir = "/tmp"  # the one place that a read-only container can write
 control_socket_disable = True  # it would be written into the working directory
 keepalive = 75  # longer than clients keep a connection for reuse, else their next request meets a closed one

@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 
+from . import version
 from .api.access import AccessLog
 from .api.activity import Active
 from .api.auth import KeyRequired
@@ -18,10 +19,13 @@ from .api.routes import Routes
 from .models import catalog
 from .models.store import Maker, Slots, Source, Store
 from .runtime import Runtime
-from .settings import Settings
+from .settings import DEFAULT_KEY, Settings
 from .tasks import clip, faces, ocr
 
 log = logging.getLogger("mt_photos_ml")
+
+_UPSTREAMS_THREADS = 2
+"""What upstream gives a session on the processor where nothing else is set."""
 
 MAKERS: dict[tuple[str, str], Maker] = {
     (catalog.CLIP, "visual"): clip.Visual.load,
@@ -41,7 +45,10 @@ def create_app(
     start_afresh: what /restart_v2 does once it has answered. Raises SettingsError where the models don't fit.
     """
     preloaded = catalog.preloaded(settings)
-    routes, store = _parts(settings, runtime, source, settings.model_ttl, start_afresh)
+    catalog.check(settings)
+    slots = Slots(_cores() // threads_an_inference(settings) or 1)
+    store = Store(runtime, source, MAKERS, slots, settings.model_ttl)
+    routes = Routes(settings, store, slots, start_afresh)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -75,7 +82,9 @@ def extend(
     activity: a context that makes upstream count a request. started: is told the loop before the first request. Models
     are not dropped here: upstream ends its worker when nothing has been asked for a while, and all memory comes back.
     """
-    routes, _ = _parts(settings, runtime, source, 0, start_afresh)
+    catalog.check(settings)
+    slots = Slots(_cores() // (settings.model_intra_op_threads or _UPSTREAMS_THREADS) or 1)
+    routes = Routes(settings, Store(runtime, source, MAKERS, slots, 0), slots, start_afresh, can_drop=False)
     own = {route.path for route in routes.all()} | ({"/predict"} if settings.immich_api == "off" else set())
     app.router.routes[:] = [*routes.all(), *(r for r in app.router.routes if getattr(r, "path", None) not in own)]
     upstreams = app.router.lifespan_context
@@ -83,6 +92,7 @@ def extend(
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Any]:
         started(asyncio.get_running_loop())
+        announce(settings, "the port of the container")
         async with upstreams(app) as state:
             yield state
         routes.close()
@@ -90,15 +100,6 @@ def extend(
     app.router.lifespan_context = lifespan
     app.add_middleware(Active, activity)
     _guard(app, settings, {("POST", "/predict")} if settings.immich_api == "open" else set())
-
-
-def _parts(
-    settings: Settings, runtime: Runtime, source: Source, ttl: int, start_afresh: Callable[[], None]
-) -> tuple[Routes, Store]:
-    catalog.check(settings)
-    slots = Slots(inferences_at_once(settings))
-    store = Store(runtime, source, MAKERS, slots, ttl)
-    return Routes(settings, store, slots, start_afresh), store
 
 
 def _guard(app: Starlette, settings: Settings, also_open: Collection[tuple[str, str]] = ()) -> None:
@@ -114,10 +115,21 @@ def threads_an_inference(settings: Settings) -> int:
     return settings.model_intra_op_threads or min(_cores(), 4)
 
 
-def inferences_at_once(settings: Settings) -> int:
-    """So many that together they fill the cores."""
-    return max(1, _cores() // threads_an_inference(settings))
-
-
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def announce(settings: Settings, where: str) -> None:
+    """Says in the log what a person needs to know at the start. where: what the service listens on."""
+    key = "of your own"
+    if settings.open_to_all:
+        key = "none, the API is open to all who can reach it"
+    elif settings.api_auth_key == DEFAULT_KEY:
+        key = "the default one, which everybody knows: set API_AUTH_KEY"
+    log.info("mt-photos-ml %s on %s, key: %s", version(), where, key)
+    for task, parts in catalog.configured(settings).items():
+        names = dict.fromkeys(part.name for part in parts)
+        length = f", vectors of {catalog.clip_vector_length(settings) or '?'} numbers" if task == "clip" else ""
+        log.info("%s: %s%s", task, ", ".join(names), length)
+    if settings.demo:
+        log.warning("this is the demo: it knows colours and drawn faces only")

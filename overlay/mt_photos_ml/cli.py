@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import logs, version
 from .models import catalog
-from .settings import DEFAULT_KEY, Settings, SettingsError, load
+from .settings import Settings, SettingsError, load
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -63,7 +63,7 @@ def serve(settings: Settings, chosen: argparse.Namespace) -> int:
     """Serves until a signal; in-flight requests are answered before it ends."""
     import uvicorn
 
-    from .app import create_app, threads_an_inference
+    from .app import announce, create_app, threads_an_inference
     from .models.hub import Hub
     from .runtime.onnx import OnnxRuntime
 
@@ -93,7 +93,7 @@ def serve(settings: Settings, chosen: argparse.Namespace) -> int:
         timeout_graceful_shutdown=120,
     )
     server = uvicorn.Server(config)
-    _announce(settings, host, port)
+    announce(settings, f"http://{f'[{host}]' if ':' in host else host}:{port}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises the signal again when it has finished
     server.run(sockets=[listening])
     if afresh:
@@ -114,21 +114,6 @@ def _bound(host: str, port: int) -> socket.socket:
     listening = socket.create_server((host, port), family=family, backlog=2048)
     listening.setblocking(False)
     return listening
-
-
-def _announce(settings: Settings, host: str, port: int) -> None:
-    key = "of your own"
-    if settings.open_to_all:
-        key = "none, the API is open to all who can reach it"
-    elif settings.api_auth_key == DEFAULT_KEY:
-        key = "the default one, which everybody knows: set API_AUTH_KEY"
-    log.info("mt-photos-ml %s on http://%s:%d, key: %s", version(), f"[{host}]" if ":" in host else host, port, key)
-    for task, parts in catalog.configured(settings).items():
-        names = dict.fromkeys(part.name for part in parts)
-        length = f", vectors of {catalog.clip_vector_length(settings) or '?'} numbers" if task == "clip" else ""
-        log.info("%s: %s%s", task, ", ".join(names), length)
-    if settings.demo:
-        log.warning("this is the demo: it knows colours and drawn faces only")
 
 
 def models_list(settings: Settings, chosen: argparse.Namespace) -> int:

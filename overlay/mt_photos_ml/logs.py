@@ -4,13 +4,14 @@
 import logging
 
 
-def to_stderr(level: str) -> None:
-    """Our events from this level on. Others' are left alone: in the image upstream writes its own."""
+def to_stderr(level: str, *others: logging.Logger) -> None:
+    """Our events from this level on, and those of other loggers that have no handler of their own."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     ours = logging.getLogger("mt_photos_ml")
     ours.setLevel(level.upper())
-    ours.addHandler(handler)
-    ours.propagate = False
+    for logger in (ours, *(other for other in others if not other.handlers)):
+        logger.addHandler(handler)
+        logger.propagate = False
     for name in ("PIL", "python_multipart"):  # what is wrong with a photo or a form is in the request's own line
         logging.getLogger(name).setLevel(logging.CRITICAL)

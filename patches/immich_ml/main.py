@@ -12,14 +12,11 @@ from mt_photos_ml.models.hub import Hub
 from mt_photos_ml.runtime.immich import ImmichRuntime, ImmichSource, UpstreamChanged, check, upstream
 from mt_photos_ml.settings import SettingsError, load
 
-for name in [name for name, value in os.environ.items() if not value]:
-    del os.environ[name]  # compose passes what is not set as empty; an empty address breaks upstream's downloads
-
 try:
     check()
     app = upstream("immich_ml.upstream_main", "app")
     settings = load()
-    to_stderr(settings.log_level)
+    to_stderr(settings.log_level, upstream("immich_ml.config", "log"))
     runtime = ImmichRuntime(settings.cache_folder)
     extend(
         app,

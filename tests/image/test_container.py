@@ -58,7 +58,7 @@ def test_the_labels_say_what_it_is_and_what_it_stands_on(image: str) -> None:
     assert labels["org.opencontainers.image.version"] == (ROOT / "VERSION").read_text().strip()
     assert labels["org.opencontainers.image.base.name"] == BASE
     assert labels["org.opencontainers.image.licenses"] == "AGPL-3.0-only"
-    assert len(labels["org.opencontainers.image.revision"]) == 40
+    assert len(labels["org.opencontainers.image.revision"].removesuffix("-dirty")) == 40
 
 
 def test_the_health_check_turns_healthy(start: Start) -> None:
@@ -161,11 +161,42 @@ def test_a_header_without_end_is_refused(start: Start) -> None:
             assert connection.recv(12) == b"HTTP/1.1 400"
 
 
-def test_a_wrong_setting_stops_the_container_with_one_line(start: Start) -> None:
-    with start(waits=False, OCR_MIN_SCORE="abc") as container:
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("OCR_MIN_SCORE", "abc", "mt-photos-ml: OCR_MIN_SCORE=abc: expected"),
+        ("API_AUTH_KEY", "", 'mt-photos-ml: API_AUTH_KEY="": expected a key'),
+        ("IMMICH_PORT", "99999", "mt-photos-ml: IMMICH_PORT=99999: expected"),
+        ("MACHINE_LEARNING_WORKERS", "0", "mt-photos-ml: MACHINE_LEARNING_WORKERS=0: expected"),
+        ("MACHINE_LEARNING_MODEL_TTL", "x", "mt-photos-ml: MACHINE_LEARNING_MODEL_TTL=x: expected"),
+        ("MACHINE_LEARNING_MODEL_TTL_POLL_S", "x", "mt-photos-ml: a MACHINE_LEARNING_ variable can't be used"),
+    ],
+)
+def test_a_wrong_setting_stops_the_container_with_one_line(start: Start, name: str, value: str, line: str) -> None:
+    with start(waits=False, **{name: value}) as container:
         until(lambda: not container.state["Running"])
-        assert "mt-photos-ml: OCR_MIN_SCORE=abc: expected" in container.log
-        assert "Traceback" not in container.log
+        (said,) = container.log.splitlines()
+        assert said.startswith(line)
+
+
+def test_an_empty_setting_counts_as_unset(start: Start) -> None:
+    empty = {"MACHINE_LEARNING_MODEL_TTL": "", "IMMICH_PORT": "", "HF_ENDPOINT": "", "MACHINE_LEARNING_WORKERS": ""}
+    with start(**empty) as container, container.client() as client:
+        assert client.post("/check").json()["result"] == "pass"
+
+
+def test_the_start_says_what_a_person_needs_to_know(start: Start) -> None:
+    with start() as container:
+        assert "vectors of 512 numbers" in container.log
+
+
+def test_restart_gives_the_memory_back(start: Start, page: bytes) -> None:
+    with start() as container, container.client() as client:
+        post(client, "/ocr", page)
+        used = _memory_mb(container)
+        assert client.post("/restart").json() == {"result": "pass"}
+        until(lambda: _memory_mb(container) < used - 100)
+        until(lambda: _works(container, page))
 
 
 def test_an_upstream_without_a_name_that_we_use_stops_the_container_with_one_line(start: Start) -> None:

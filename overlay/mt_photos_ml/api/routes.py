@@ -39,8 +39,14 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Routes:
     """The routes of one service."""
 
-    def __init__(self, settings: Settings, store: Store, slots: Slots, start_afresh: Callable[[], None]) -> None:
-        """start_afresh: makes the process end once what is in flight is answered, and a new one take its place."""
+    def __init__(
+        self, settings: Settings, store: Store, slots: Slots, start_afresh: Callable[[], None], *, can_drop: bool = True
+    ) -> None:
+        """start_afresh: makes the process end once what is in flight is answered, and a new one take its place.
+
+        can_drop: whether dropping a model gives its memory back; where not, only starting afresh does.
+        """
+        self._can_drop = can_drop
         self._settings, self._store, self._slots, self._start_afresh = settings, store, slots, start_afresh
         self._parts = configured(settings)
         self._language = settings.clip_language
@@ -129,16 +135,20 @@ class Routes:
         return replies.faces(found, self._settings.face_recognition_model_name)
 
     async def restart(self, request: Request) -> Response:
+        if not self._can_drop:
+            return await self.restart_v2(request)
         await self._store.drop_idle()
         return replies.reply({"result": "pass"})
 
     async def restart_v2(self, request: Request) -> Response:
-        answer = replies.reply({"result": "pass"})
+        answer = replies.reply(
+            {"result": "pass"}, headers={"connection": "close"}
+        )  # it would end within the next request
         answer.background = BackgroundTask(self._restart_soon)
         return answer
 
     async def _restart_soon(self) -> None:
-        log.info("starting afresh, as asked for over /restart_v2")
+        log.info("starting afresh, as asked for")
         self._start_afresh()
 
     def _needed(self, task: str) -> tuple[Part, ...]:

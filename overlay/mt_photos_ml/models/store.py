@@ -173,6 +173,8 @@ class Store:
                 path = await asyncio.wrap_future(in_daemon(lambda: self._source.fetch(part)))
             except DownloadError as error:
                 raise ModelUnavailable(f"{part} can't be downloaded: {error}", _QUARANTINE) from error
+            except Exception as error:  # upstream's downloads raise what their libraries do
+                raise ModelUnavailable(f"{part} can't be downloaded: {_first_line(error)}", _QUARANTINE) from error
             try:
                 async with self._one_load:
                     return await asyncio.to_thread(self._open, part, path)

@@ -16,7 +16,7 @@ WRITTEN_FOR = "v2.5.6"
 
 NAMES: dict[str, tuple[str, ...]] = {
     "immich_ml.upstream_main": ("app", "load", "model_cache", "update_state"),
-    "immich_ml.config": ("CustomUvicornWorker",),  # in gunicorn.conf.py
+    "immich_ml.config": ("CustomUvicornWorker", "log"),  # the worker in gunicorn.conf.py
     "immich_ml.models": ("from_model_type",),
     "immich_ml.schemas": ("ModelTask", "ModelType"),
     "immich_ml.sessions.ort": ("OrtSession",),
@@ -92,7 +92,10 @@ class ImmichSource(Generic[P]):
         model = _model(part.folder, part.name, part.kind)
         if model is None or model.model_format == "onnx":
             return self._files.fetch(part)
-        model.download()
+        try:
+            model.download()
+        except FileNotFoundError:  # upstream has no such file for this device, and takes the onnx file then
+            return self._files.fetch(part)
         return self._cache / part.folder / part.name / part.kind / "model.onnx"  # its name here, whatever the format
 
     def discard(self, part: P, files: Sequence[str]) -> bool:
