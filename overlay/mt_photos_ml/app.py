@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 
 from starlette.applications import Starlette
@@ -76,15 +76,17 @@ def extend(
     activity: Callable[[], contextlib.AbstractContextManager[None]],
     start_afresh: Callable[[], None],
     started: Callable[[asyncio.AbstractEventLoop], None],
+    release: Callable[[], Awaitable[None]],
 ) -> None:
     """Adds our routes and guards to upstream's app, whose lifespan and whose own routes stay.
 
-    activity: a context that makes upstream count a request. started: is told the loop before the first request. Models
-    are not dropped here: upstream ends its worker when nothing has been asked for a while, and all memory comes back.
+    activity: a context that makes upstream count a request. started: is told the loop before the first request.
+    release: empties upstream's own cache of models. Idle models are not dropped here: upstream ends its worker when
+    nothing has been asked for a while, and all memory comes back.
     """
     catalog.check(settings)
     slots = Slots(_cores() // (settings.model_intra_op_threads or _UPSTREAMS_THREADS) or 1)
-    routes = Routes(settings, Store(runtime, source, MAKERS, slots, 0), slots, start_afresh, can_drop=False)
+    routes = Routes(settings, Store(runtime, source, MAKERS, slots, 0), slots, start_afresh, release)
     own = {route.path for route in routes.all()} | ({"/predict"} if settings.immich_api == "off" else set())
     app.router.routes[:] = [*routes.all(), *(r for r in app.router.routes if getattr(r, "path", None) not in own)]
     upstreams = app.router.lifespan_context

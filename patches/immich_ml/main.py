@@ -27,6 +27,7 @@ try:
         # as upstream ends its worker when it is idle; gunicorn starts another
         start_afresh=lambda: os.kill(os.getpid(), signal.SIGINT),
         started=runtime.started,
+        release=runtime.release,
     )
 except (SettingsError, UpstreamChanged) as error:
     print(f"mt-photos-ml: {error}", file=sys.stderr)

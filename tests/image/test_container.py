@@ -169,6 +169,11 @@ def test_a_header_without_end_is_refused(start: Start) -> None:
         ("IMMICH_PORT", "99999", "mt-photos-ml: IMMICH_PORT=99999: expected"),
         ("MACHINE_LEARNING_WORKERS", "0", "mt-photos-ml: MACHINE_LEARNING_WORKERS=0: expected"),
         ("MACHINE_LEARNING_MODEL_TTL", "x", "mt-photos-ml: MACHINE_LEARNING_MODEL_TTL=x: expected"),
+        (
+            "MACHINE_LEARNING_PRELOAD__OCR__DETECTION",
+            "foo",
+            "mt-photos-ml: MACHINE_LEARNING_PRELOAD__OCR__DETECTION=foo",
+        ),
         ("MACHINE_LEARNING_MODEL_TTL_POLL_S", "x", "mt-photos-ml: a MACHINE_LEARNING_ variable can't be used"),
     ],
 )

@@ -40,13 +40,18 @@ class Routes:
     """The routes of one service."""
 
     def __init__(
-        self, settings: Settings, store: Store, slots: Slots, start_afresh: Callable[[], None], *, can_drop: bool = True
+        self,
+        settings: Settings,
+        store: Store,
+        slots: Slots,
+        start_afresh: Callable[[], None],
+        release: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """start_afresh: makes the process end once what is in flight is answered, and a new one take its place.
 
-        can_drop: whether dropping a model gives its memory back; where not, only starting afresh does.
+        release: makes others than the store let go of the models that they share with it.
         """
-        self._can_drop = can_drop
+        self._release = release
         self._settings, self._store, self._slots, self._start_afresh = settings, store, slots, start_afresh
         self._parts = configured(settings)
         self._language = settings.clip_language
@@ -135,8 +140,8 @@ class Routes:
         return replies.faces(found, self._settings.face_recognition_model_name)
 
     async def restart(self, request: Request) -> Response:
-        if not self._can_drop:
-            return await self.restart_v2(request)
+        if self._release is not None:
+            await self._release()
         await self._store.drop_idle()
         return replies.reply({"result": "pass"})
 

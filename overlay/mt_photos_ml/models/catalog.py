@@ -260,25 +260,31 @@ def used(settings: Settings) -> list[Part]:
 
 def preloaded(settings: Settings) -> list[Part]:
     """The parts to be loaded at the start. Raises SettingsError where a list names models and not the one in use."""
-    asked = {
-        (CLIP, "visual"): ("CLIP__VISUAL", settings.preload_clip_visual),
-        (CLIP, "textual"): ("CLIP__TEXTUAL", settings.preload_clip_textual),
-        (FACES, "detection"): ("FACIAL_RECOGNITION__DETECTION", settings.preload_face_detection),
-        (FACES, "recognition"): ("FACIAL_RECOGNITION__RECOGNITION", settings.preload_face_recognition),
-        (OCR, "detection"): ("OCR__DETECTION", settings.preload_ocr_detection),
-        (OCR, "recognition"): ("OCR__RECOGNITION", settings.preload_ocr_recognition),
-    }
+    lists = {(folder, kind): (variable, names) for folder, kind, variable, names in _preload_lists(settings)}
     parts = []
     for part in used(settings):
-        variable, names = asked[part.folder, part.kind]
-        if names is None:
-            continue
-        if part.name not in [clean_name(name.strip()) for name in names.split(",")]:
-            raise SettingsError(
-                f"MACHINE_LEARNING_PRELOAD__{variable}={names}: expected {part.name}, the model that is in use"
-            )
-        parts.append(part)
+        variable, names = lists.get((part.folder, part.kind), ("", []))
+        if names and part.name not in names:
+            raise SettingsError(f"{variable}={','.join(names)}: expected {part.name}, the model that is in use")
+        parts += [part] if names else []
     return parts
+
+
+def _preload_lists(settings: Settings) -> list[tuple[str, str, str, list[str]]]:
+    """Folder, kind, variable and names of every list of models to be loaded at the start."""
+    asked = (
+        (CLIP, "visual", "CLIP__VISUAL", settings.preload_clip_visual),
+        (CLIP, "textual", "CLIP__TEXTUAL", settings.preload_clip_textual),
+        (FACES, "detection", "FACIAL_RECOGNITION__DETECTION", settings.preload_face_detection),
+        (FACES, "recognition", "FACIAL_RECOGNITION__RECOGNITION", settings.preload_face_recognition),
+        (OCR, "detection", "OCR__DETECTION", settings.preload_ocr_detection),
+        (OCR, "recognition", "OCR__RECOGNITION", settings.preload_ocr_recognition),
+    )
+    return [
+        (folder, kind, f"MACHINE_LEARNING_PRELOAD__{name}", [clean_name(one.strip()) for one in value.split(",")])
+        for folder, kind, name, value in asked
+        if value
+    ]
 
 
 def clip_vector_length(settings: Settings) -> int | None:
@@ -310,6 +316,10 @@ def check(settings: Settings) -> None:
                     f"{f', such as {likely[0]}' if likely else ''}, or one of your own with "
                     f"{', '.join(part.files)} in {settings.cache_folder / part.folder / part.name}"
                 )
+    for folder, kind, variable, names in _preload_lists(settings):
+        for name in names:
+            if name not in KNOWN[folder] and Part(folder, name, kind).missing(settings.cache_folder):
+                raise SettingsError(f"{variable}={name}: expected models that `mt-photos-ml models list` shows")
     if "clip" in settings.tasks and clip_vector_length(settings) is None:
         config = settings.cache_folder / CLIP / settings.clip_visual_model_name / "config.json"
         raise SettingsError(f"CLIP_VISUAL_MODEL_NAME={config.parent.name}: expected the length embed_dim in {config}")

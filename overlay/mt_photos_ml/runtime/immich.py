@@ -127,6 +127,10 @@ class ImmichRuntime:
         """The loop that upstream's coroutines run in; to be told before the first model is opened."""
         self._loop = loop
 
+    async def release(self) -> None:
+        """Empties upstream's cache of models; who works with one keeps it until done."""
+        await upstream("immich_ml.upstream_main", "model_cache").cache.clear()
+
     def open(self, model: Path) -> ImmichSession:
         folder, name, kind = model.relative_to(self._cache).parts[:3]
         alone = _model(folder, name, kind)

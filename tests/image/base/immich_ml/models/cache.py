@@ -13,6 +13,12 @@ class ModelCache:
     def __init__(self) -> None:
         self._models: dict[tuple[str, str, str], InferenceModel] = {}
         self._ends: dict[tuple[str, str, str], asyncio.TimerHandle] = {}
+        self.cache = self  # upstream's is an object of aiocache's, which has this `clear`
+
+    async def clear(self) -> None:
+        self._models.clear()
+        while self._ends:
+            self._ends.popitem()[1].cancel()
 
     async def get(
         self, model_name: str, model_type: ModelType, model_task: ModelTask, ttl: int | None = None, **model_kwargs: Any
