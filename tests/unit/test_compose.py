@@ -36,6 +36,7 @@ RUN.add_argument("--group-add", dest="groups", action="append", default=[])
 RUN.add_argument("--security-opt", dest="security", action="append", default=[])
 RUN.add_argument("--user")
 RUN.add_argument("--read-only", action="store_true")
+RUN.add_argument("--stop-timeout", type=int)
 RUN.add_argument("--tmpfs", action="append", default=[])
 RUN.add_argument("--cap-drop", action="append", default=[])
 RUN.add_argument("image")
@@ -69,7 +70,7 @@ def test_the_readme_has_a_line_with_the_fewest_rights() -> None:
 
 def test_what_listens_is_what_is_mapped() -> None:
     assert "EXPOSE 3003" in (ROOT / "Dockerfile").read_text()
-    assert "IMMICH_PORT') or 3003" in (ROOT / "overlay" / "gunicorn.conf.py").read_text()
+    assert '"IMMICH_PORT", 3003' in (ROOT / "overlay" / "gunicorn.conf.py").read_text()
 
 
 def test_there_is_a_service_for_each_variant_and_its_profile_alone_starts_it() -> None:
@@ -101,7 +102,7 @@ def test_a_service_has_few_rights_and_time_to_finish(variant: str) -> None:
     assert "no-new-privileges:true" in here["security_opt"]
     graceful = re.search(r"^graceful_timeout = (\d+)", (ROOT / "overlay/gunicorn.conf.py").read_text(), re.M)
     assert graceful is not None
-    assert here["stop_grace_period"] == f"{graceful[1]}s"
+    assert int(here["stop_grace_period"].removesuffix("s")) > int(graceful[1])
 
 
 def test_the_example_sets_what_there_is_to_set() -> None:
