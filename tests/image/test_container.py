@@ -61,8 +61,9 @@ def test_the_labels_say_what_it_is_and_what_it_stands_on(image: str) -> None:
     assert len(labels["org.opencontainers.image.revision"].removesuffix("-dirty")) == 40
 
 
-def test_the_health_check_turns_healthy(start: Start) -> None:
-    with start() as container:
+@pytest.mark.parametrize("options", [{}, {"IMMICH_HOST": "0.0.0.0"}, {"IMMICH_HOST": "nas"}])
+def test_the_health_check_turns_healthy_wherever_it_listens(start: Start, options: dict[str, str]) -> None:
+    with start("--hostname=nas", **options) as container:
         until(lambda: container.state["Health"]["Status"] == "healthy")
 
 
