@@ -2,16 +2,16 @@
 faces. They are arithmetic written down as graphs, nothing is trained."""
 
 import json
-from collections.abc import Mapping, Sequence
 from math import cos, pi, sin
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from onnx import NodeProto, TensorProto, checker, helper, numpy_helper, save
+from numpy.typing import NDArray
+from onnx import TensorProto
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from demo.graph import Graph, Shape
 from demo.pictures import (
     COLOURS,
     CROP_CENTRE,
@@ -26,7 +26,6 @@ from demo.pictures import (
 )
 
 Floats = NDArray[np.float32]
-Shape = Sequence[int | str]
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # Shades of a colour that still have its name, as factors; (1, 0.75) where not given.
@@ -50,43 +49,6 @@ _WORDS = {
 _WINDOWS = {8: (24, 36), 16: (52, 76), 32: (116, 168)}
 # Pixels by which the radius is measured short, skin's blurred edges counting as no skin.
 _EDGE = 0.55
-
-
-class _Graph:
-    """An ONNX graph under construction: calling it adds a node and returns the name of its output."""
-
-    def __init__(self) -> None:
-        self.nodes: list[NodeProto] = []
-        self.weights: list[TensorProto] = []
-
-    def __call__(self, op: str, *inputs: str | ArrayLike, out: str = "", **attributes: Any) -> str:
-        out = out or f"{op}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, [self._name(i) for i in inputs], [out], **attributes))
-        return out
-
-    def _name(self, value: str | ArrayLike) -> str:
-        if isinstance(value, str):
-            return value
-        array = np.asarray(value)
-        name = f"const_{len(self.weights)}"
-        kept = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
-        self.weights.append(numpy_helper.from_array(kept, name))
-        return name
-
-    def unit(self, x: str, out: str) -> None:
-        """Name `out` the vectors of x at length one."""
-        self("Div", x, self("ReduceL2", x, axes=[-1], keepdims=1), out=out)
-
-    def save(
-        self, path: Path, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape], kind: int = TensorProto.FLOAT
-    ) -> None:
-        ins = [helper.make_tensor_value_info(name, kind, shape) for name, shape in inputs.items()]
-        outs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()]
-        graph = helper.make_graph(self.nodes, path.parent.name, ins, outs, self.weights)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        checker.check_model(model, full_check=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(model, path)
 
 
 def build_clip(
@@ -152,7 +114,7 @@ def _colours_of_photo(dim: int, size: int, path: Path) -> None:
     sharpness = 60.0
     weights = 2 * sharpness * prototypes * _STD
     bias = sharpness * (2 * prototypes @ _MEAN - (prototypes**2).sum(1))
-    graph, step = _Graph(), max(1, size // 28)
+    graph, step = Graph(), max(1, size // 28)
     small = graph("AveragePool", "image", kernel_shape=[step, step], strides=[step, step])
     shares = graph("Softmax", graph("Conv", small, weights[..., None, None], bias), axis=1)
     histogram = graph("MatMul", graph("ReduceMean", shares, axes=[2, 3], keepdims=0), of_colour)
@@ -167,7 +129,7 @@ def _colours_of_text(dim: int, length: int, mclip: bool, path: Path) -> None:
     for i, words in enumerate(_WORDS.values()):
         table[[vocabulary[word] for word in words.split()], i] = 1
     table[vocabulary["粉"]] *= 4  # 粉红 is pink
-    graph, ids = _Graph(), "input_ids" if mclip else "text"
+    graph, ids = Graph(), "input_ids" if mclip else "text"
     tokens = graph("Gather", table, ids)
     inputs: dict[str, Shape] = {ids: [1, length]}
     if mclip:
@@ -183,7 +145,7 @@ def _colours_of_text(dim: int, length: int, mclip: bool, path: Path) -> None:
 def _detector(path: Path) -> None:
     """Area and centroid of the skin around each anchor give a disc; points on and about that disc tell if it is a face:
     skin just inside its edge and between the features, none just outside nor at the features."""
-    graph = _Graph()
+    graph = Graph()
     key = (np.array(SKIN).reshape(1, 3, 1, 1) - 127.5) / 128
     distance = graph("ReduceL2", graph("Sub", "input.1", key), axes=[1])
     skin = graph("Clip", graph("Add", graph("Mul", distance, -5.0), 1.75), np.float32(0), np.float32(1))
@@ -235,13 +197,13 @@ def _detector(path: Path) -> None:
     graph.save(path, {"input.1": [1, 3, "height", "width"]}, outputs)
 
 
-def _positions(graph: _Graph, like: str) -> tuple[str, str]:
+def _positions(graph: Graph, like: str) -> tuple[str, str]:
     """Column and row of each cell of `like` [n,1,h,w], counted from one."""
     one = graph("Add", graph("Mul", like, 0.0), 1.0)
     return graph("CumSum", one, 3), graph("CumSum", one, 2)
 
 
-def _window_mean(graph: _Graph, x: str, half: int, stride: int) -> str:
+def _window_mean(graph: Graph, x: str, half: int, stride: int) -> str:
     """Means over squares of 2*half pixels about each anchor; x has one value for 4x4 pixels."""
     start, step, end = half // 4, stride // 4, (half - stride) // 4
     return graph(
@@ -254,7 +216,7 @@ def _window_mean(graph: _Graph, x: str, half: int, stride: int) -> str:
     )
 
 
-def _rows(graph: _Graph, x: str, width: int) -> str:
+def _rows(graph: Graph, x: str, width: int) -> str:
     """[2,width,h,w] as [h*w*2,width]."""
     return graph("Reshape", graph("Transpose", x, perm=[2, 3, 0, 1]), [-1, width])
 
@@ -267,7 +229,7 @@ def _embedder(path: Path, batch: int | str) -> None:
         for dx, dy, r in discs:
             cx, cy = CROP_CENTRE[0] + dx * CROP_RADIUS, CROP_CENTRE[1] + dy * CROP_RADIUS
             masks[:, i] += (np.hypot(x - cx, y - cy) < r * CROP_RADIUS).ravel()
-    graph = _Graph()
+    graph = Graph()
     pixels = graph("Reshape", "input.1", [0, 3, -1])
     colours = graph("Sub", graph("MatMul", pixels, masks / masks.sum(0)), ((LOW + HIGH) / 2 - 127.5) / 127.5)
     flat = graph("Flatten", colours)

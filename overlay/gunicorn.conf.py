@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 
-from mt_photos_ml.models.catalog import check
+from mt_photos_ml.models.catalog import check, preloaded_by_upstream
 from mt_photos_ml.runtime.immich import UpstreamChanged, upstream
 from mt_photos_ml.settings import SettingsError, load
 
@@ -22,11 +22,18 @@ def _number(name: str, default: int, most: int) -> int:
 
 
 try:
-    check(load())
+    _settings = load()
+    check(_settings)
     _port = _number("IMMICH_PORT", 3003, 65535)
     workers = _number("MACHINE_LEARNING_WORKERS", 1, 64)
     timeout = _number("MACHINE_LEARNING_WORKER_TIMEOUT", 300, 86400)
+    # what is in use we preload ourselves; upstream, which reads its lists now, at the import, gets the rest of them
+    _given, _rest = dict(os.environ), preloaded_by_upstream(_settings)
+    for _name in _rest:
+        del os.environ[_name]
+    os.environ.update({name: models for name, models in _rest.items() if models})
     _Upstreams = upstream("immich_ml.config", "CustomUvicornWorker")
+    os.environ.update({name: _given[name] for name in _rest})
 except (SettingsError, UpstreamChanged) as error:
     sys.exit(f"mt-photos-ml: {error}")
 except ValueError as error:  # pydantic's, of upstream's own settings

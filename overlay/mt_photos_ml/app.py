@@ -24,9 +24,6 @@ from .tasks import clip, faces, ocr
 
 log = logging.getLogger("mt_photos_ml")
 
-_UPSTREAMS_THREADS = 2
-"""What upstream gives a session on the processor where nothing else is set."""
-
 MAKERS: dict[tuple[str, str], Maker] = {
     (catalog.CLIP, "visual"): clip.Visual.load,
     (catalog.CLIP, "textual"): clip.Textual.load,
@@ -44,17 +41,17 @@ def create_app(
 
     start_afresh: what /restart_v2 does once it has answered. Raises SettingsError where the models don't fit.
     """
-    preloaded = catalog.preloaded(settings)
     catalog.check(settings)
+    catalog.check_preloaded(settings)
     slots = Slots(_cores() // threads_an_inference(settings) or 1)
-    store = Store(runtime, source, MAKERS, slots, settings.model_ttl)
+    store = Store(runtime, source, MAKERS, slots, settings.model_ttl, catalog.preloaded(settings))
     routes = Routes(settings, store, slots, start_afresh)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         tasks = [
             asyncio.create_task(store.drop_when_idle()),
-            asyncio.create_task(store.preload(preloaded)),
+            asyncio.create_task(store.preload()),
         ]
         yield
         for task in tasks:
@@ -85,8 +82,9 @@ def extend(
     nothing has been asked for a while, and all memory comes back.
     """
     catalog.check(settings)
-    slots = Slots(_cores() // (settings.model_intra_op_threads or _UPSTREAMS_THREADS) or 1)
-    routes = Routes(settings, Store(runtime, source, MAKERS, slots, 0), slots, start_afresh, release)
+    slots = Slots(_cores() // threads_an_inference(settings) or 1)
+    store = Store(runtime, source, MAKERS, slots, 0, catalog.preloaded(settings))
+    routes = Routes(settings, store, slots, start_afresh, release)
     own = {route.path for route in routes.all()} | ({"/predict"} if settings.immich_api == "off" else set())
     app.router.routes[:] = [*routes.all(), *(r for r in app.router.routes if getattr(r, "path", None) not in own)]
     upstreams = app.router.lifespan_context
@@ -96,7 +94,9 @@ def extend(
         started(asyncio.get_running_loop())
         announce(settings, "the port of the container")
         async with upstreams(app) as state:
+            preload = asyncio.create_task(store.preload())
             yield state
+            preload.cancel()
         routes.close()
 
     app.router.lifespan_context = lifespan

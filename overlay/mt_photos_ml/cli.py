@@ -13,6 +13,7 @@ from pathlib import Path
 
 from . import logs, version
 from .models import catalog
+from .runtime import prepared
 from .settings import Settings, SettingsError, load
 
 log = logging.getLogger("mt_photos_ml")
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load()
         if chosen.run is serve:
             catalog.check(settings)
-            catalog.preloaded(settings)
+            catalog.check_preloaded(settings)
     except SettingsError as error:
         print(f"mt-photos-ml: {error}".replace("\n", "\nmt-photos-ml: "), file=sys.stderr)
         return 2
@@ -81,7 +82,9 @@ def serve(settings: Settings, chosen: argparse.Namespace) -> int:
         afresh = server.should_exit = True
 
     hub = Hub(settings.cache_folder, settings.hf_endpoint)
-    app = create_app(settings, OnnxRuntime(threads_an_inference(settings)), hub, start_afresh)
+    threads = threads_an_inference(settings)
+    preparing = prepared.Prepared(settings.cache_folder, threads) if settings.prepare_models else None
+    app = create_app(settings, OnnxRuntime(threads, preparing), hub, start_afresh)
     config = uvicorn.Config(
         app,
         http="h11",  # which refuses endless headers; httptools takes them all
@@ -123,18 +126,20 @@ def models_list(settings: Settings, chosen: argparse.Namespace) -> int:
 
     used = {(part.folder, part.name) for part in catalog.used(settings)}
     there = {(folder.parent.name, folder.name): folder for folder in _cached(settings.cache_folder)}
-    table = Table("task", "model", "vector", "languages", "on disk", "", box=None, pad_edge=False)
+    table = Table("task", "model", "vector", "languages", "on disk", "prepared", "", box=None, pad_edge=False)
     for folder, names in catalog.KNOWN.items():
         own = sorted(name for task, name in there if task == folder and name not in names)
         for name in (*names, *own):
             clip = catalog.CLIP_MODELS.get(name) if folder == catalog.CLIP else None
-            size = _size(there[folder, name]) if (folder, name) in there else 0
+            here = there.get((folder, name))
+            size, ready = (_size(here), sum(map(_size, here.rglob(prepared.FOLDER)))) if here else (0, 0)
             table.add_row(
                 catalog.TASK_OF_FOLDER[folder],
                 name,
                 str(clip.length) if clip else "",
                 clip.languages if clip else "",
-                f"{size / 1e6:.0f} MB" if size else "",
+                f"{(size - ready) / 1e6:.0f} MB" if size else "",
+                f"{ready / 1e6:.0f} MB" if ready else "",
                 "in use" if (folder, name) in used else "",
             )
     Console(width=None if sys.stdout.isatty() else 140).print(table)
@@ -188,9 +193,11 @@ def models_verify(settings: Settings, chosen: argparse.Namespace) -> int:
 
 
 def models_prune(settings: Settings, chosen: argparse.Namespace) -> int:
-    """Deletes the models in the cache that no setting names, after a question."""
+    """Deletes the models in the cache that no setting names and prepared ones of no use here, after a question."""
     used = {(part.folder, part.name) for part in catalog.used(settings)}
-    stale = [path for path in _cached(settings.cache_folder) if (path.parent.name, path.name) not in used]
+    stale = []
+    for path in _cached(settings.cache_folder):
+        stale += prepared.stale(path) if (path.parent.name, path.name) in used else [path]
     if not stale:
         print("nothing to delete: every model in the cache is in use")
         return 0

@@ -59,11 +59,12 @@ class Settings(BaseSettings):
 
     hf_endpoint: str | None = Field(None, validation_alias="HF_ENDPOINT")
     cache_folder: Path = Field(Path("~/.cache/mt-photos-ml"), validation_alias="MACHINE_LEARNING_CACHE_FOLDER")
-    model_ttl: int = Field(300, ge=0, validation_alias="MACHINE_LEARNING_MODEL_TTL")
+    model_ttl: int = Field(60, ge=0, validation_alias="MACHINE_LEARNING_MODEL_TTL")
     request_threads: int = Field(
         default_factory=lambda: os.cpu_count() or 4, ge=1, le=256, validation_alias="MACHINE_LEARNING_REQUEST_THREADS"
     )
     model_intra_op_threads: int = Field(0, ge=0, le=256, validation_alias="MACHINE_LEARNING_MODEL_INTRA_OP_THREADS")
+    prepare_models: bool = Field(True, validation_alias="PREPARE_MODELS")
     preload_clip_visual: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__CLIP__VISUAL")
     preload_clip_textual: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL")
     preload_face_detection: str | None = Field(

@@ -6,10 +6,11 @@ import signal
 import sys
 from contextlib import contextmanager
 
-from mt_photos_ml.app import extend
+from mt_photos_ml.app import extend, threads_an_inference
 from mt_photos_ml.logs import to_stderr
 from mt_photos_ml.models.hub import Hub
 from mt_photos_ml.runtime.immich import ImmichRuntime, ImmichSource, UpstreamChanged, check, upstream
+from mt_photos_ml.runtime.prepared import Prepared
 from mt_photos_ml.settings import SettingsError, load
 
 try:
@@ -17,7 +18,9 @@ try:
     app = upstream("immich_ml.upstream_main", "app")
     settings = load()
     to_stderr(settings.log_level, upstream("immich_ml.config", "log"))
-    runtime = ImmichRuntime(settings.cache_folder)
+    threads = threads_an_inference(settings)
+    prepared = Prepared(settings.cache_folder, threads) if settings.prepare_models else None
+    runtime = ImmichRuntime(settings.cache_folder, threads, prepared)
     extend(
         app,
         settings,

@@ -96,8 +96,16 @@ def test_a_model_is_preloaded_only_if_it_is_in_use(tmp_path: Path) -> None:
     def parts(**others: object) -> list[str]:
         return list(map(str, catalog.preloaded(settings(tmp_path, **others))))
 
-    assert parts() == []
+    assert parts() == parts(preload_ocr_detection="foo") == []
     with pytest.raises(SettingsError, match=r"MACHINE_LEARNING_PRELOAD__OCR__DETECTION=foo: expected PP-OCRv6_small"):
-        parts(preload_ocr_detection="foo")
-    assert parts(preload_ocr_detection="foo", tasks=frozenset({"clip"})) == []
+        catalog.check_preloaded(settings(tmp_path, preload_ocr_detection="foo"))
+    catalog.check_preloaded(settings(tmp_path, preload_ocr_detection="foo", tasks=frozenset({"clip"})))
     assert parts(preload_ocr_detection="foo, PP-OCRv6_small") == ["ocr/PP-OCRv6_small/detection"]
+
+
+def test_in_the_image_upstream_preloads_what_others_than_we_use(tmp_path: Path) -> None:
+    asked = settings(tmp_path, preload_ocr_detection="foo, PP-OCRv6_small", preload_ocr_recognition="PP-OCRv6_small")
+    assert catalog.preloaded_by_upstream(asked) == {
+        "MACHINE_LEARNING_PRELOAD__OCR__DETECTION": "foo",
+        "MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION": "",
+    }

@@ -267,6 +267,8 @@ def test_the_command_looks_after_the_cache(cache: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     build(folder)
     (folder / "clip" / "old" / "visual").mkdir(parents=True)
+    outdated = folder / "clip" / "demo-colours" / "visual" / "prepared" / "0123456789abcdef"
+    outdated.mkdir(parents=True)
 
     def run(*arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -290,6 +292,7 @@ def test_the_command_looks_after_the_cache(cache: Path, tmp_path: Path) -> None:
     assert (folder / "clip" / "old").exists()
     assert run("models", "prune", answer="y\n").returncode == 0
     assert not (folder / "clip" / "old").exists()
+    assert not outdated.exists()
     assert (folder / "clip" / "demo-colours").exists()
 
 

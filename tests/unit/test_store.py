@@ -80,8 +80,8 @@ def source(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
 
 
-def make(runtime: Counting, source: Folder, ttl: float = 0) -> Store:
-    return Store(runtime, source, MAKERS, Slots(1), ttl)
+def make(runtime: Counting, source: Folder, ttl: float = 0, kept: Sequence[Part] = ()) -> Store:
+    return Store(runtime, source, MAKERS, Slots(1), ttl, kept)
 
 
 async def used(store: Store, *parts: Part) -> list[Any]:
@@ -155,9 +155,21 @@ def test_a_model_in_use_is_not_dropped(runtime: Counting, source: Folder) -> Non
     async def scenario() -> None:
         store = make(runtime, source)
         async with store.use([VISUAL]):
-            assert await store.drop_idle() == []
+            assert await store.drop_unused() == []
             assert store.loaded == ["clip/mine/visual"]
-        assert await store.drop_idle() == ["clip/mine/visual"]
+        assert await store.drop_unused() == ["clip/mine/visual"]
+
+    asyncio.run(scenario())
+
+
+def test_what_is_preloaded_is_not_dropped_when_idle(runtime: Counting, source: Folder) -> None:
+    async def scenario() -> None:
+        store = make(runtime, source, kept=[TEXTUAL])
+        await store.preload()
+        await used(store, VISUAL)
+        await store.drop_idle(0)
+        assert store.loaded == ["clip/mine/textual"]
+        assert await store.drop_unused() == ["clip/mine/textual"]
 
     asyncio.run(scenario())
 
@@ -228,10 +240,10 @@ def test_a_request_does_not_wait_for_ever_for_a_long_download(
 
 def test_preload_goes_on_after_a_failure(runtime: Counting, source: Folder) -> None:
     async def scenario() -> None:
-        store = make(runtime, source)
+        store = make(runtime, source, kept=[TEXTUAL, VISUAL])
         source.fetch(TEXTUAL).write_bytes(b"half")
         source.can_mend = False
-        await store.preload([TEXTUAL, VISUAL])
+        await store.preload()
         assert store.loaded == ["clip/mine/visual"]
 
     asyncio.run(scenario())

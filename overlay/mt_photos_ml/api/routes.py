@@ -32,6 +32,9 @@ log = logging.getLogger("mt_photos_ml")
 MAX_WAITING = 100
 """Requests that wait for a worker; one more is answered 503. They hold no body: it is read when its turn comes."""
 
+_REMEMBERED = 1000  # texts whose vectors are kept, 2 to 6 KB each
+_MEMORABLE = 200  # characters of such a text at most
+
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -58,6 +61,7 @@ class Routes:
         threads = settings.request_threads
         self._photos = ThreadPoolExecutor(threads, "photo")
         self._texts = ThreadPoolExecutor(1, "text")  # of its own: somebody who searches does not wait behind photos
+        self._remembered: dict[str, clip.Float] = {}
         self._queue = Queue(threads + 2, MAX_WAITING)  # two more read their bodies while the workers are busy
 
     def all(self) -> list[Route]:
@@ -129,10 +133,18 @@ class Routes:
     async def clip_text(self, request: Request) -> Response:
         _, textual = self._needed("clip")
         text = await read_text(request)
-        async with self._store.use([textual]) as models:
-            vector = await self._in(
-                self._texts, self._timed, notes(request.scope), clip.encode_text, text, *models, self._language
-            )
+        if text in self._remembered:
+            notes(request.scope).append("remembered")
+            vector = self._remembered.pop(text)
+        else:
+            async with self._store.use([textual]) as models:
+                vector = await self._in(
+                    self._texts, self._timed, notes(request.scope), clip.encode_text, text, *models, self._language
+                )
+        if len(text) <= _MEMORABLE:
+            self._remembered[text] = vector  # at the end: what goes first is what was not asked for the longest
+            if len(self._remembered) > _REMEMBERED:
+                del self._remembered[next(iter(self._remembered))]
         return replies.vector(vector)
 
     async def represent(self, request: Request) -> Response:
@@ -142,8 +154,11 @@ class Routes:
     async def restart(self, request: Request) -> Response:
         if self._release is not None:
             await self._release()
-        await self._store.drop_idle()
-        return replies.reply({"result": "pass"})
+        await self._store.drop_unused()
+        self._remembered.clear()
+        answer = replies.reply({"result": "pass"})
+        answer.background = BackgroundTask(self._store.preload)
+        return answer
 
     async def restart_v2(self, request: Request) -> Response:
         answer = replies.reply(

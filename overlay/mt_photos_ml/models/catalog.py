@@ -259,15 +259,28 @@ def used(settings: Settings) -> list[Part]:
 
 
 def preloaded(settings: Settings) -> list[Part]:
-    """The parts to be loaded at the start. Raises SettingsError where a list names models and not the one in use."""
+    """The parts in use that are to be loaded at the start."""
+    lists = {(folder, kind): names for folder, kind, _, names in _preload_lists(settings)}
+    return [part for part in used(settings) if part.name in lists.get((part.folder, part.kind), ())]
+
+
+def check_preloaded(settings: Settings) -> None:
+    """Raises SettingsError where a list names models and not the one in use, which alone can be loaded."""
+    wanted = preloaded(settings)
     lists = {(folder, kind): (variable, names) for folder, kind, variable, names in _preload_lists(settings)}
-    parts = []
     for part in used(settings):
         variable, names = lists.get((part.folder, part.kind), ("", []))
-        if names and part.name not in names:
+        if names and part not in wanted:
             raise SettingsError(f"{variable}={','.join(names)}: expected {part.name}, the model that is in use")
-        parts += [part] if names else []
-    return parts
+
+
+def preloaded_by_upstream(settings: Settings) -> dict[str, str]:
+    """Each list of models to be loaded at the start, by its variable, without those that we load."""
+    ours = {(part.folder, part.kind, part.name) for part in preloaded(settings)}
+    return {
+        variable: ",".join(name for name in names if (folder, kind, name) not in ours)
+        for folder, kind, variable, names in _preload_lists(settings)
+    }
 
 
 def _preload_lists(settings: Settings) -> list[tuple[str, str, str, list[str]]]:

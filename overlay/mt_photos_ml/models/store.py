@@ -105,9 +105,19 @@ class Store:
     """The models of one process. Its coroutines belong to one event loop."""
 
     def __init__(
-        self, runtime: Runtime, source: Source, makers: Mapping[tuple[str, str], Maker], slots: Slots, ttl: float
+        self,
+        runtime: Runtime,
+        source: Source,
+        makers: Mapping[tuple[str, str], Maker],
+        slots: Slots,
+        ttl: float,
+        kept: Sequence[Part] = (),
     ) -> None:
-        """makers: by folder and kind of a part. ttl: seconds after which an idle model is dropped; 0 for never."""
+        """makers: by folder and kind of a part. ttl: seconds after which an idle model is dropped; 0 for never.
+
+        kept: what is to be preloaded, and not dropped when idle.
+        """
+        self._kept = kept
         self._runtime, self._source, self._makers, self._slots, self._ttl = runtime, source, makers, slots, ttl
         self._loaded: dict[Part, _Loaded] = {}
         self._loading: dict[Part, asyncio.Task[_Loaded]] = {}
@@ -133,9 +143,9 @@ class Store:
                 entry.users -= 1
                 entry.idle_since = time.monotonic()
 
-    async def preload(self, parts: Sequence[Part]) -> None:
-        """Loads them one after the other; a failure is logged, and the first request tries again."""
-        for part in parts:
+    async def preload(self) -> None:
+        """Loads what is to be kept, one after the other; a failure is logged, and the first request tries again."""
+        for part in self._kept:
             with contextlib.suppress(ModelUnavailable):
                 await self._get(part, patience=None)
 
@@ -204,12 +214,19 @@ class Store:
         log.info("loaded %s in %.1f s", part, time.perf_counter() - started)
         return model
 
-    async def drop_idle(self, seconds: float = 0.0) -> list[str]:
-        """Drops the models that nobody has used for so long, gives their memory back, and says which they were."""
-        now = time.monotonic()
-        idle = [p for p, entry in self._loaded.items() if not entry.users and now - entry.idle_since >= seconds]
-        dropped = [self._loaded.pop(part) for part in idle]
-        names = list(map(str, idle))
+    async def drop_unused(self) -> list[str]:
+        """Drops all that nobody uses at the moment, gives the memory back, and says what it was."""
+        return await self._drop([part for part, entry in self._loaded.items() if not entry.users])
+
+    async def drop_idle(self, seconds: float) -> None:
+        """Drops what nobody has used for so long, but for what is to be kept."""
+        since = time.monotonic() - seconds
+        idle = [p for p, e in self._loaded.items() if not e.users and e.idle_since <= since and p not in self._kept]
+        if idle:
+            await self._drop(idle)
+
+    async def _drop(self, parts: Sequence[Part]) -> list[str]:
+        dropped, names = [self._loaded.pop(part) for part in parts], list(map(str, parts))
         if names:
             log.info("dropped %s", ", ".join(names))
         await asyncio.to_thread(_give_back, dropped)
@@ -219,9 +236,7 @@ class Store:
         """Runs for as long as the service does."""
         while self._ttl:
             await asyncio.sleep(min(self._ttl / 2, 10))
-            now = time.monotonic()
-            if any(not e.users and now - e.idle_since >= self._ttl for e in self._loaded.values()):
-                await self.drop_idle(self._ttl)
+            await self.drop_idle(self._ttl)
 
 
 def _give_back(dropped: list[_Loaded]) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from numpy.typing import NDArray
 
 from . import Node
+from .onnx import damage_told, options
+from .prepared import Prepared
 
 WRITTEN_FOR = "v2.5.6"
 """The upstream version whose names these are."""
@@ -116,11 +118,12 @@ class ImmichSession:
 
 
 class ImmichRuntime:
-    """Upstream's models, shared with its own routes: what is loaded for one is there for the other."""
+    """Upstream's sessions: on the processor with our options, of prepared models; on a device of upstream's own
+    models, which its routes share: what is loaded for one is there for the other."""
 
-    def __init__(self, cache: Path) -> None:
-        """cache: the folder of the models."""
-        self._cache = cache
+    def __init__(self, cache: Path, threads: int, prepared: Prepared | None) -> None:
+        """cache: the folder of the models. threads: for one inference on the processor."""
+        self._cache, self._threads, self._prepared = cache, threads, prepared
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def started(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -134,6 +137,8 @@ class ImmichRuntime:
     def open(self, model: Path) -> ImmichSession:
         folder, name, kind = model.relative_to(self._cache).parts[:3]
         alone = _model(folder, name, kind)
+        if _on_the_processor() and (alone is None or alone.model_format == "onnx"):
+            return self._prepared.open(model, self._session) if self._prepared else self._session(model)
         if alone is None:
             return ImmichSession(upstream("immich_ml.sessions.ort", "OrtSession")(model))
         assert self._loop is not None
@@ -144,8 +149,20 @@ class ImmichRuntime:
             return ImmichSession(alone.session)
         return ImmichSession(shared.session)
 
+    def _session(self, model: Path) -> ImmichSession:
+        with damage_told(model):
+            session = upstream("immich_ml.sessions.ort", "OrtSession")(model, sess_options=options(self._threads))
+        return ImmichSession(session)
+
     def describe(self) -> str:
         return f"immich-machine-learning {WRITTEN_FOR}"
+
+
+def _on_the_processor() -> bool:
+    """Whether this onnxruntime was built for nothing else."""
+    import onnxruntime as ort
+
+    return not set(ort.get_available_providers()) - {"CPUExecutionProvider", "AzureExecutionProvider"}
 
 
 async def _shared(folder: str, name: str, kind: str) -> Any:

@@ -2,13 +2,15 @@
 """Sessions of plain onnxruntime, on a bare machine."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from . import Damaged, Node
+from .prepared import Prepared
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -27,6 +29,29 @@ _DEVICES: dict[str, dict[str, str]] = {
 _DAMAGED = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoSuchFile", "UnicodeDecodeError")
 
 
+def options(threads: int) -> "onnxruntime.SessionOptions":
+    """How a session is to run, on any device. threads: for one inference; 0 leaves the choice to onnxruntime."""
+    import onnxruntime as ort
+
+    chosen = ort.SessionOptions()
+    chosen.intra_op_num_threads = threads
+    chosen.inter_op_num_threads = 1
+    chosen.enable_mem_pattern = False  # it keeps a plan of memory for every shape, and photos have any
+    chosen.log_severity_level = 3
+    return chosen
+
+
+@contextmanager
+def damage_told(model: Path) -> Iterator[None]:
+    """Raises Damaged where onnxruntime says that a model file is."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ in _DAMAGED or "xternal" in str(error):  # weights in a file beside it
+            raise Damaged(f"{model}: {error}") from error
+        raise
+
+
 class OnnxSession:
     """An onnxruntime session behind the seam."""
 
@@ -42,27 +67,24 @@ class OnnxSession:
 class OnnxRuntime:
     """onnxruntime with the best device of the build that is installed."""
 
-    def __init__(self, threads: int = 0) -> None:
-        """threads: for one inference; 0 leaves the choice to onnxruntime."""
-        self._threads = threads
+    def __init__(self, threads: int = 0, prepared: Prepared | None = None) -> None:
+        """threads: for one inference; 0 leaves the choice to onnxruntime. prepared: used on the processor only."""
+        self._threads, self._prepared = threads, prepared
 
     def open(self, model: Path) -> OnnxSession:
+        if self._prepared is None or self.devices() != ["CPUExecutionProvider"]:
+            return self._open(model)
+        return self._prepared.open(model, self._open)
+
+    def _open(self, model: Path) -> OnnxSession:
         import onnxruntime as ort  # 40 MB and a fifth of a second that a start without a photo does not need
 
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.enable_mem_pattern = False  # it keeps a plan of memory for every shape, and photos have any
-        options.log_severity_level = 3
         devices = self.devices()
         if "CUDAExecutionProvider" in devices:
             ort.preload_dlls()  # of the CUDA that the extra installed
-        try:
-            session = ort.InferenceSession(model, options, providers=[(name, _DEVICES[name]) for name in devices])
-        except Exception as error:
-            if type(error).__name__ in _DAMAGED or "xternal" in str(error):  # weights in a file beside it
-                raise Damaged(f"{model}: {error}") from error
-            raise
+        with damage_told(model):
+            providers = [(name, _DEVICES[name]) for name in devices]
+            session = ort.InferenceSession(model, options(self._threads), providers=providers)
         if session.get_providers()[0] != devices[0]:
             log.warning("%s can't be used here, the processor is used instead", devices[0])
         return OnnxSession(session)

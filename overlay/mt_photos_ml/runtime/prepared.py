@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Models prepared for this processor: optimised once, their weights packed in a file that is mapped, not read.
+
+onnxruntime writes and opens them itself, by public session options. Beside a model there is then
+`prepared/KEY/{model.onnx, weights.bin, tried.npz, record.json}`; KEY stands for the model's files, this onnxruntime and
+this processor, and a folder under that name is whole.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import Session
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+log = logging.getLogger("mt_photos_ml")
+
+FOLDER = "prepared"
+
+_FORM = 1  # of what is written; another number, and everything is made again
+_LEAST = 1_000_000  # bytes of a model that is worth it
+_GROWTH = 2.2  # the prepared form of a model is at most so much larger
+_MAPPED = 65_536  # bytes of a weight that goes into the file; smaller ones are not worth a page, and some crash 1.31
+_SIDE = 64  # of axes that the model leaves free
+_TYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int32)": "i4", "tensor(int64)": "i8"}
+
+_TELLING = ("flags", "Features", "CPU implementer", "CPU part")  # lines of /proc/cpuinfo, of x86 and of ARM
+_REFUSED = 3  # exit status of the attempt that finds that a model can't be prepared
+_FOR_GOOD = (_REFUSED, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL)
+
+S = TypeVar("S", bound=Session)
+
+
+class Unprepared(RuntimeError):
+    """A model can't be prepared here; the message says why."""
+
+
+class Prepared:
+    """Opens models by their prepared form, which it makes where there is none. Several processes may share a cache."""
+
+    def __init__(self, cache: Path, threads: int) -> None:
+        """cache: models elsewhere are opened as they are. threads: for one inference."""
+        self._cache, self._threads = cache, threads
+        self._told: set[str] = set()
+
+    def open(self, model: Path, opened: Callable[[Path], S]) -> S:
+        """The model by its prepared form, or as it is where that can't be had. opened: opens a model file."""
+        if not model.is_relative_to(self._cache) or size(model) < _LEAST:
+            return opened(model)
+        folder = model.parent / FOLDER / key(model)
+        try:
+            session = _tried(folder, opened)
+            if session is None:
+                self._prepare(model, folder)
+                session = _tried(folder, opened)
+        except (OSError, Unprepared) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            if reason not in self._told:
+                self._told.add(reason)
+                log.warning("models are loaded without being prepared, with more memory and time: %s", reason)
+            session = None
+        return opened(model) if session is None else session
+
+    def _prepare(self, model: Path, folder: Path) -> None:
+        """Once for all processes, in a process of its own: its memory goes with it, and should it crash, we don't."""
+        name = model.parent.relative_to(self._cache)
+        with _locked(folder.parent):
+            if _record(folder) is not None:  # by another process, while this one waited
+                return
+            needed, free = int(_GROWTH * size(model)), shutil.disk_usage(folder.parent).free
+            if needed > free:
+                raise Unprepared(f"{folder.parent} has {free // 1_000_000} MB free, {needed // 1_000_000} are needed")
+            shutil.rmtree(folder, ignore_errors=True)
+            half = folder.with_name(f".{folder.name}")
+            shutil.rmtree(half, ignore_errors=True)  # of a process that was ended
+            half.mkdir()
+            started = time.perf_counter()
+            command = [sys.executable, "-m", __name__, str(model), str(half), str(self._threads)]
+            ended = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
+            if ended.returncode == 0:
+                files = {path.name: _seen(path) for path in half.iterdir()}
+                log.info("prepared %s in %.1f s", name, time.perf_counter() - started)
+            else:
+                said = (ended.stderr.strip().splitlines() or [f"the attempt ended with {ended.returncode}"])[-1]
+                if ended.returncode not in _FOR_GOOD:
+                    shutil.rmtree(half)
+                    raise Unprepared(said)
+                log.warning("%s can't be prepared, it is used as it is: %s", name, said)
+                shutil.rmtree(half)
+                half.mkdir()
+                files = {}
+            (half / "record.json").write_text(json.dumps(files))
+            for path in half.iterdir():
+                with path.open("rb") as whole:
+                    os.fsync(whole.fileno())  # else a power cut could leave an empty file under the right name
+            half.rename(folder)
+
+
+def _tried(folder: Path, opened: Callable[[Path], S]) -> S | None:
+    """The prepared model, if it is whole and answers as the original did; what is damaged is removed."""
+    record = _record(folder)
+    if not record:  # there is none, or it can't be prepared
+        return None
+    try:
+        if any(record[name] != _seen(folder / name) for name in record):
+            raise ValueError("a file has changed")
+        session = opened(folder / "model.onnx")
+        with np.load(folder / "tried.npz") as tried:
+            feed = {name.removeprefix("in "): tried[name] for name in tried.files if name.startswith("in ")}
+            expected = [tried[f"out {i}"] for i in range(len(tried.files) - len(feed))]
+        if not _alike(session.run(feed), expected):
+            raise ValueError("it answers otherwise than the original")
+    except MemoryError:
+        raise
+    except Exception as error:
+        log.warning("%s is damaged and removed: %s", folder, str(error).splitlines()[0])
+        shutil.rmtree(folder)
+        return None
+    return session
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    """The files of a prepared model; {} where it can't be prepared, None where nobody tried."""
+    try:
+        record = json.loads((folder / "record.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        with suppress(OSError):  # some network shares know no locks; then two prepare, and the last one's is kept
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def size(model: Path) -> int:
+    """Bytes of a model file and of the weights beside it."""
+    return sum(path.stat().st_size for path in _files(model))
+
+
+def stale(folder: Path) -> list[Path]:
+    """The prepared models below a folder that this onnxruntime on this processor does not use."""
+    found = []
+    for prepared in sorted(folder.rglob(FOLDER)):
+        model = prepared.parent / "model.onnx"
+        kept = key(model) if model.is_file() else ""
+        found += [path for path in sorted(prepared.iterdir()) if path.is_dir() and path.name != kept]
+    return found
+
+
+def key(model: Path) -> str:
+    """Stands for the files of a model, this onnxruntime and this processor."""
+    import onnxruntime as ort
+
+    digest = sha256(f"{_FORM} {ort.__version__} {ort.get_build_info()} {_instructions()}".encode())
+    for path in _files(model):
+        digest.update(f"{path.name} {path.stat().st_mtime_ns} {_seen(path)}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _files(model: Path) -> list[Path]:
+    """The model file and those beside it, which may hold its weights."""
+    return sorted(path for path in model.parent.iterdir() if path.is_file() and path.suffix != ".json")
+
+
+def _seen(path: Path) -> list[int | str]:
+    """A file's size and a digest of 16 places in it, its end among them: reading all takes a second for the largest."""
+    length, digest = path.stat().st_size, sha256()
+    piece = min(16_384, length)
+    with path.open("rb") as file:
+        for i in range(16):
+            file.seek(i * (length - piece) // 15)
+            digest.update(file.read(piece))
+    return [length, digest.hexdigest()[:16]]
+
+
+def _instructions() -> str:
+    """What sets processors apart whose kernels want their weights packed differently."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = [platform.processor()]
+    return f"{platform.machine()} {sorted({line for line in lines if line.startswith(_TELLING)})}"
+
+
+def _alike(answers: list[NDArray[Any]], expected: list[NDArray[Any]]) -> bool:
+    return len(answers) == len(expected) and all(
+        a.shape == e.shape and np.allclose(a, e, rtol=1e-3, atol=1e-4, equal_nan=True)
+        for a, e in zip(answers, expected, strict=True)
+    )
+
+
+def _feed(session: "onnxruntime.InferenceSession") -> dict[str, NDArray[Any]]:
+    """An input of the model's own shapes."""
+    random, feed = np.random.default_rng(0), {}
+    for node in session.get_inputs():
+        if node.type not in _TYPES:
+            raise Unprepared(f"its input {node.name} is a {node.type}")
+        shape = [n if isinstance(n, int) and n > 0 else _SIDE if i else 1 for i, n in enumerate(node.shape)]
+        values = random.normal(size=shape) if "float" in node.type else random.integers(0, 2, shape)
+        feed[node.name] = values.astype(_TYPES[node.type])
+    return feed
+
+
+def _write(model: Path, folder: Path, threads: int) -> None:
+    """Writes model.onnx, weights.bin and tried.npz to a folder. Raises Unprepared where what it wrote is no good."""
+    import onnxruntime as ort
+
+    def session(path: Path, **entries: str) -> "onnxruntime.InferenceSession":
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        if entries:
+            options.optimized_model_filepath = str(folder / "model.onnx")
+        for name, value in entries.items():
+            options.add_session_config_entry(f"session.{name}", value)
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    original = session(
+        model,
+        optimized_model_external_initializers_file_name="weights.bin",
+        optimized_model_external_initializers_min_size_in_bytes=str(_MAPPED),
+        save_external_prepacked_constant_initializers="1",
+    )
+    feed = _feed(original)
+    expected = original.run(None, feed)
+    del original
+    if not _alike(session(folder / "model.onnx").run(None, feed), expected):
+        raise Unprepared("prepared, it answers otherwise than the original")
+    arrays: dict[str, Any] = {f"in {name}": value for name, value in feed.items()}
+    arrays |= {f"out {i}": value for i, value in enumerate(expected)}
+    np.savez(folder / "tried.npz", **arrays)
+
+
+if __name__ == "__main__":
+    try:
+        _write(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    except Unprepared as refused:
+        print(refused, file=sys.stderr)
+        sys.exit(_REFUSED)
+    except Exception as failed:
+        sys.exit(f"{type(failed).__name__}: {failed}")

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Prepared models: made once, the same answers, made again when anything differs, done without where they can't be."""
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from demo.graph import Graph
+from mt_photos_ml.models.catalog import OCR, Part
+from mt_photos_ml.models.hub import carried_by_wheel
+from mt_photos_ml.runtime import prepared
+from mt_photos_ml.runtime.onnx import OnnxRuntime, OnnxSession
+from mt_photos_ml.runtime.prepared import Prepared, key, stale
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A network of 2 MB, in the layout of a cache that is `tmp_path`."""
+    path = tmp_path / "clip" / "mine" / "visual" / "model.onnx"
+    write(path, seed=0)
+    return path
+
+
+def write(path: Path, seed: int, kind: int = TensorProto.FLOAT) -> None:
+    random, graph = np.random.default_rng(seed), Graph()
+    hidden = graph("Relu", graph("MatMul", graph("Cast", "x", to=TensorProto.FLOAT), random.normal(size=(64, 4096))))
+    graph("MatMul", hidden, random.normal(size=(4096, 64)), out="y")
+    graph.save(path, {"x": ["n", 64]}, {"y": ["n", 64]}, kind)
+
+
+def opened(cache: Path, model: Path, then: Callable[[Path], object] = lambda path: None) -> OnnxSession:
+    runtime = OnnxRuntime(1)
+
+    def open_(path: Path) -> OnnxSession:
+        then(path)
+        return runtime.open(path)
+
+    return Prepared(cache, 1).open(model, open_)
+
+
+def files_opened(cache: Path, model: Path) -> list[Path]:
+    paths: list[Path] = []
+    opened(cache, model, paths.append)
+    return paths
+
+
+def made(model: Path) -> list[Path]:
+    return sorted(path for path in (model.parent / "prepared").glob("*") if path.is_dir())
+
+
+def test_it_answers_as_the_original_does_bit_for_bit(tmp_path: Path, model: Path) -> None:
+    x = np.random.default_rng(1).normal(size=(3, 64)).astype(np.float32)
+    plain, (folder,) = OnnxRuntime(1).open(model).run({"x": x}), made_by_opening(tmp_path, model)
+    again = opened(tmp_path, model)
+    np.testing.assert_array_equal(again.run({"x": x})[0], plain[0])
+    assert (folder / "weights.bin").stat().st_size > 2_000_000
+    assert (folder / "model.onnx").stat().st_size < 100_000
+
+
+def made_by_opening(cache: Path, model: Path) -> list[Path]:
+    opened(cache, model)
+    return made(model)
+
+
+def test_it_is_made_once_and_then_opened(tmp_path: Path, model: Path) -> None:
+    (folder,) = made_by_opening(tmp_path, model)
+    when = (folder / "record.json").stat().st_mtime_ns
+    assert files_opened(tmp_path, model) == [folder / "model.onnx"]
+    assert (folder / "record.json").stat().st_mtime_ns == when
+
+
+def test_several_processes_make_it_once(tmp_path: Path, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        assert pool.starmap(files_opened, [(tmp_path, model)] * 4) == [[made(model)[0] / "model.onnx"]] * 4
+
+
+def test_another_model_file_is_prepared_anew_and_the_old_one_is_stale(tmp_path: Path, model: Path) -> None:
+    (old,) = made_by_opening(tmp_path, model)
+    assert stale(tmp_path) == []
+    write(model, seed=1)
+    assert stale(tmp_path) == [old]
+    new = next(path for path in made_by_opening(tmp_path, model) if path != old)
+    assert files_opened(tmp_path, model) == [new / "model.onnx"]
+    assert stale(tmp_path) == [old]
+
+
+def test_the_key_stands_for_onnxruntime_and_the_processor_too(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {key(model)}
+    with monkeypatch.context() as other:
+        other.setattr("onnxruntime.__version__", "0")
+        keys.add(key(model))
+    with monkeypatch.context() as other:
+        other.setattr(prepared, "_instructions", lambda: "another processor's")
+        keys.add(key(model))
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "weights.bin", "tried.npz"])
+@pytest.mark.parametrize("harm", ["shorter", "gone", "other bytes"])
+def test_what_is_damaged_is_made_again(
+    tmp_path: Path, model: Path, file: str, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder,) = made_by_opening(tmp_path, model)
+    path = folder / file
+    content = path.read_bytes()
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] if harm == "shorter" else b"?" * 100 + content[100:])
+    assert files_opened(tmp_path, model)[-1] == folder / "model.onnx"
+    assert path.stat().st_size == len(content)
+    assert "is damaged and removed" in caplog.text
+
+
+def test_weights_that_changed_unseen_are_noticed_by_the_answer(tmp_path: Path, model: Path) -> None:
+    (folder,) = made_by_opening(tmp_path, model)
+    content = bytearray((folder / "weights.bin").read_bytes())
+    content[200_000:1_000_000] = bytes(800_000)
+    (folder / "weights.bin").write_bytes(content)
+    record = json.loads((folder / "record.json").read_text())
+    record["weights.bin"] = prepared._seen(folder / "weights.bin")
+    (folder / "record.json").write_text(json.dumps(record))
+    assert files_opened(tmp_path, model) == [folder / "model.onnx"] * 2
+
+
+@pytest.mark.parametrize("hindrance", ["read-only", "full"])
+def test_where_it_cant_be_written_the_model_is_used_as_it_is(
+    tmp_path: Path, model: Path, hindrance: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if hindrance == "full":
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1_000_000})())
+    else:  # what a file is in the way of can't be made, for root neither
+        (model.parent / "prepared").touch()
+    runtime, preparing = OnnxRuntime(1), Prepared(tmp_path, 1)
+    for _ in range(3):
+        preparing.open(model, runtime.open)
+    assert files_opened(tmp_path, model) == [model]
+    assert [record.levelname for record in caplog.records[:-1]] == ["WARNING"]  # the last is another process's
+    assert made(model) == []
+
+
+def test_an_attempt_that_fails_for_good_is_not_repeated(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(model, seed=0, kind=TensorProto.INT8)
+    for _ in range(2):
+        assert files_opened(tmp_path, model) == [model]
+    assert caplog.text.count("can't be prepared, it is used as it is: its input x is a tensor(int8)") == 1
+
+
+def test_a_damaged_model_is_for_the_runtime_to_tell(tmp_path: Path, model: Path) -> None:
+    model.write_bytes(b"no model" * 200_000)
+    assert files_that_were_tried(tmp_path, model) == [model]
+    assert made(model) == []
+
+
+def files_that_were_tried(cache: Path, model: Path) -> list[Path]:
+    paths: list[Path] = []
+    with pytest.raises(RuntimeError):
+        opened(cache, model, paths.append)
+    return paths
+
+
+def test_small_models_and_those_outside_the_cache_stay_as_they_are(tmp_path: Path, model: Path) -> None:
+    assert files_opened(tmp_path / "elsewhere", model) == [model]
+    small = tmp_path / "clip" / "small" / "visual" / "model.onnx"
+    graph = Graph()
+    graph("Relu", "x", out="y")
+    graph.save(small, {"x": [1, 4]}, {"y": [1, 4]})
+    assert files_opened(tmp_path, small) == [small]
+
+
+@pytest.mark.parametrize("kind", ["detection", "recognition"])
+def test_the_text_models_of_the_wheel_can_be_prepared(tmp_path: Path, kind: str) -> None:
+    carried = carried_by_wheel(Part(OCR, "PP-OCRv6_small", kind))
+    assert carried
+    model = tmp_path / "ocr" / "PP-OCRv6_small" / kind / "model.onnx"
+    model.parent.mkdir(parents=True)
+    shutil.copyfile(carried, model)
+    session, plain = opened(tmp_path, model), OnnxRuntime(1).open(model)
+    assert len(made(model)) == 1
+    assert session.metadata == plain.metadata
+    x = np.random.default_rng(0).normal(size=(2, 3, 48, 320)).astype(np.float32)
+    if kind == "detection":
+        x = np.random.default_rng(0).normal(size=(1, 3, 192, 256)).astype(np.float32)
+    feed = {plain.inputs[0].name: x}
+    np.testing.assert_allclose(session.run(feed)[0], plain.run(feed)[0], atol=1e-5)
