@@ -20,6 +20,7 @@ from demo.__main__ import build
 from demo.__main__ import environment as demo_environment
 from demo.pictures import colour_photo, text_page
 from hub_server import HubServer
+from mt_photos_ml.cli import _bound
 from service import KEY, Service, environment, running
 
 RESTART_LOG = "starting afresh"
@@ -324,3 +325,11 @@ def test_the_log_level_hides_the_requests(cache: Path, tmp_path: Path) -> None:
             assert json.loads(client.post("/check").content)["result"] == "pass"
             client.post("/clip/txt", json={"text": "red"})
         assert service.log.read_text() == ""
+
+
+def test_a_reply_in_two_pieces_goes_out_at_once() -> None:
+    with _bound("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        listening.setblocking(True)
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
