@@ -43,7 +43,7 @@ def create_app(
     """
     catalog.check(settings)
     catalog.check_preloaded(settings)
-    slots = Slots(_cores() // threads_an_inference(settings) or 1)
+    slots = Slots(_cores(), threads_an_inference(settings))
     store = Store(runtime, source, MAKERS, slots, settings.model_ttl, catalog.preloaded(settings))
     routes = Routes(settings, store, slots, start_afresh)
 
@@ -82,7 +82,7 @@ def extend(
     nothing has been asked for a while, and all memory comes back.
     """
     catalog.check(settings)
-    slots = Slots(_cores() // threads_an_inference(settings) or 1)
+    slots = Slots(_cores(), threads_an_inference(settings))
     store = Store(runtime, source, MAKERS, slots, 0, catalog.preloaded(settings))
     routes = Routes(settings, store, slots, start_afresh, release)
     own = {route.path for route in routes.all()} | ({"/predict"} if settings.immich_api == "off" else set())

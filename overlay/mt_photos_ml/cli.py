@@ -37,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     models.add_parser("list", help="the models known and those in the cache").set_defaults(run=models_list)
     models.add_parser("pull", help="download what the settings need").set_defaults(run=models_pull)
     models.add_parser("verify", help="check the files in use").set_defaults(run=models_verify)
+    optimize = models.add_parser("optimize", help="write int8 variants of a model, quicker on the processor")
+    optimize.add_argument("name", metavar="NAME", help="a CLIP or face model in the cache")
+    optimize.add_argument("photos", metavar="PHOTOS", type=Path, nargs="+", help="photos or folders, to measure on")
+    optimize.set_defaults(run=models_optimize)
     prune = models.add_parser("prune", help="delete models that the settings no longer name")
     prune.add_argument("-y", "--yes", action="store_true", help="do not ask")
     prune.set_defaults(run=models_prune)
@@ -83,7 +87,7 @@ def serve(settings: Settings, chosen: argparse.Namespace) -> int:
 
     hub = Hub(settings.cache_folder, settings.hf_endpoint)
     threads = threads_an_inference(settings)
-    preparing = prepared.Prepared(settings.cache_folder, threads) if settings.prepare_models else None
+    preparing = prepared.Prepared(settings.cache_folder) if settings.prepare_models else None
     app = create_app(settings, OnnxRuntime(threads, preparing), hub, start_afresh)
     config = uvicorn.Config(
         app,
@@ -217,6 +221,51 @@ def models_prune(settings: Settings, chosen: argparse.Namespace) -> int:
         path.unlink() if path.is_symlink() else shutil.rmtree(path)
     print(f"deleted {len(stale)}")
     return 0
+
+
+def models_optimize(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Writes int8 variants of a model's parts and says what they are worth; 1 where one was not kept."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .app import threads_an_inference
+    from .optimize import Refused, Trial, optimize
+
+    trials: list[Trial] = []
+    refused = None
+    try:
+        trials.extend(optimize(settings, chosen.name, chosen.photos, threads_an_inference(settings)))
+    except Refused as error:  # what came before it is there
+        refused = error
+    table = Table("part", "int8", "ms", "MB", "mean cosine", "worst", "worst on", "", box=None, pad_edge=False)
+    for trial in trials:
+        table.add_row(
+            trial.part.kind,
+            trial.way,
+            "{:.1f} → {:.1f}".format(*trial.milliseconds),
+            "{:.0f} → {:.0f}".format(*trial.megabytes),
+            f"{trial.mean:.4f}",
+            f"{trial.worst:.4f}",
+            trial.worst_on,
+            "kept" if trial.kept else "rejected",
+        )
+    if trials:
+        Console(width=None if sys.stdout.isatty() else 140).print(table)
+    kept = {trial.part: trial for trial in trials if trial.kept}
+    for part in dict.fromkeys(trial.part for trial in trials):
+        if part not in kept:
+            print(
+                f"{part}: nothing kept; a variant must reach a cosine of {settings.int8_min_mean} in the mean and "
+                f"{settings.int8_min_worst} at worst, or searches and faces would come out differently"
+            )
+        elif kept[part].milliseconds[1] >= kept[part].milliseconds[0]:
+            folder = catalog.int8_of(part.path(settings.cache_folder)).parent
+            print(f"{part}: no quicker on this processor; delete {folder}, and the original is used")
+        else:
+            print(f"{part}: used where INT8_TASKS names {catalog.TASK_OF_FOLDER[part.folder]}")
+    if refused:
+        print(f"mt-photos-ml: {refused}", file=sys.stderr)
+    return int(refused is not None or any(trial.part not in kept for trial in trials))
 
 
 def _cached(cache: Path) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 """The settings: environment variables, read once and checked at the start."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 DEFAULT_KEY = "mt_photos_ai_extra"
 NO_KEY = "no-key"
 TASKS = ("ocr", "clip", "faces")
+INT8_TASKS = ("clip", "faces")
 DEFAULT_CLIP = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"
 
 _FORBIDDEN = str.maketrans(":\\/", "___", ".")
@@ -32,6 +34,13 @@ def _model_name(value: str) -> str:
     if not name:
         raise ValueError("the name of a model")
     return name
+
+
+def _listed(value: object, known: Collection[str]) -> frozenset[str] | None:
+    """The names in a list with commas; None where one is not known."""
+    if isinstance(value, str):
+        value = frozenset(part.strip().lower() for part in value.split(",") if part.strip())
+    return value if isinstance(value, frozenset) and value <= set(known) else None
 
 
 ModelName = Annotated[str, AfterValidator(_model_name)]
@@ -75,6 +84,9 @@ class Settings(BaseSettings):
     )
     preload_ocr_detection: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__DETECTION")
     preload_ocr_recognition: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION")
+    int8_tasks: Annotated[frozenset[str], NoDecode] = Field(frozenset(), validation_alias="INT8_TASKS")
+    int8_min_mean: Score = Field(0.99, validation_alias="INT8_MIN_MEAN")
+    int8_min_worst: Score = Field(0.98, validation_alias="INT8_MIN_WORST")
     immich_api: Literal["key", "open", "off"] = Field("key", validation_alias="IMMICH_API")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", validation_alias="IMMICH_LOG_LEVEL")
 
@@ -88,11 +100,18 @@ class Settings(BaseSettings):
     @field_validator("tasks", mode="before")
     @classmethod
     def _known_tasks(cls, value: object) -> object:
-        if isinstance(value, str):
-            value = frozenset(part.strip().lower() for part in value.split(",") if part.strip())
-        if not isinstance(value, frozenset) or not value or not value <= set(TASKS):
+        tasks = _listed(value, TASKS)
+        if not tasks:
             raise ValueError(f"one or more of {', '.join(TASKS)}, with commas between")
-        return value
+        return tasks
+
+    @field_validator("int8_tasks", mode="before")
+    @classmethod
+    def _tasks_with_int8(cls, value: object) -> object:
+        tasks = _listed(value, INT8_TASKS)
+        if tasks is None:
+            raise ValueError(f"one or both of {', '.join(INT8_TASKS)}, with a comma between")
+        return tasks
 
     @field_validator("hf_endpoint")
     @classmethod

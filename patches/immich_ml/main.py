@@ -19,7 +19,7 @@ try:
     settings = load()
     to_stderr(settings.log_level, upstream("immich_ml.config", "log"))
     threads = threads_an_inference(settings)
-    prepared = Prepared(settings.cache_folder, threads) if settings.prepare_models else None
+    prepared = Prepared(settings.cache_folder) if settings.prepare_models else None
     runtime = ImmichRuntime(settings.cache_folder, threads, prepared)
     extend(
         app,

@@ -14,8 +14,8 @@ from onnx import TensorProto
 from demo.graph import Graph
 from mt_photos_ml.models.catalog import OCR, Part
 from mt_photos_ml.models.hub import carried_by_wheel
-from mt_photos_ml.runtime import prepared
-from mt_photos_ml.runtime.onnx import OnnxRuntime, OnnxSession
+from mt_photos_ml.runtime import Opened, prepared
+from mt_photos_ml.runtime.onnx import OnnxRuntime
 from mt_photos_ml.runtime.prepared import Prepared, key, stale
 
 
@@ -34,14 +34,12 @@ def write(path: Path, seed: int, kind: int = TensorProto.FLOAT) -> None:
     graph.save(path, {"x": ["n", 64]}, {"y": ["n", 64]}, kind)
 
 
-def opened(cache: Path, model: Path, then: Callable[[Path], object] = lambda path: None) -> OnnxSession:
-    runtime = OnnxRuntime(1)
-
-    def open_(path: Path) -> OnnxSession:
+def opened(cache: Path, model: Path, then: Callable[[Path], object] = lambda path: None, threads: int = 1) -> Opened:
+    def open_(path: Path, threads: int) -> Opened:
         then(path)
-        return runtime.open(path)
+        return OnnxRuntime(threads).open(path)
 
-    return Prepared(cache, 1).open(model, open_)
+    return Prepared(cache).open(model, open_, threads)
 
 
 def files_opened(cache: Path, model: Path) -> list[Path]:
@@ -66,6 +64,23 @@ def test_it_answers_as_the_original_does_bit_for_bit(tmp_path: Path, model: Path
 def made_by_opening(cache: Path, model: Path) -> list[Path]:
     opened(cache, model)
     return made(model)
+
+
+def test_on_one_thread_it_is_the_same_model_and_opened_when_needed(tmp_path: Path, model: Path) -> None:
+    paths: list[Path] = []
+    session = opened(tmp_path, model, paths.append, threads=2)
+    (folder,) = made(model)
+    assert len(paths) == 1
+    one, again = session.one_thread, session.one_thread
+    assert one
+    assert one is again
+    assert paths == [folder / "model.onnx"] * 2
+    x = np.random.default_rng(1).normal(size=(3, 64)).astype(np.float32)
+    np.testing.assert_array_equal(one.run({"x": x})[0], session.run({"x": x})[0])
+
+
+def test_a_model_as_it_is_has_no_second_session(tmp_path: Path, model: Path) -> None:
+    assert opened(tmp_path / "elsewhere", model, threads=2).one_thread is None
 
 
 def test_it_is_made_once_and_then_opened(tmp_path: Path, model: Path) -> None:
@@ -137,9 +152,9 @@ def test_where_it_cant_be_written_the_model_is_used_as_it_is(
         monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1_000_000})())
     else:  # what a file is in the way of can't be made, for root neither
         (model.parent / "prepared").touch()
-    runtime, preparing = OnnxRuntime(1), Prepared(tmp_path, 1)
+    preparing = Prepared(tmp_path)
     for _ in range(3):
-        preparing.open(model, runtime.open)
+        preparing.open(model, lambda path, threads: OnnxRuntime(threads).open(path), 1)
     assert files_opened(tmp_path, model) == [model]
     assert [record.levelname for record in caplog.records[:-1]] == ["WARNING"]  # the last is another process's
     assert made(model) == []

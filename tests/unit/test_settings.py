@@ -47,6 +47,10 @@ def test_without_variables_everything_is_as_the_readme_says() -> None:
         ("IMMICH_LOG_LEVEL", "loud", "debug"),
         ("API_AUTH_KEY", " spaced ", "spaces"),
         ("CLIP_VISUAL_MODEL_NAME", "...", "name of a model"),
+        ("INT8_TASKS", "ocr", "clip, faces"),
+        ("INT8_TASKS", "clip;faces", "clip, faces"),
+        ("INT8_MIN_MEAN", "99", "less than or equal to 1"),
+        ("INT8_MIN_WORST", "good", "number"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_with_what_is_expected(
@@ -97,6 +101,13 @@ def test_every_variable_that_is_wrong_has_a_line(monkeypatch: pytest.MonkeyPatch
 def test_tasks_are_a_list_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TASKS", "OCR, faces,")
     assert load().tasks == {"ocr", "faces"}
+
+
+def test_int8_is_used_only_for_the_tasks_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load().int8_tasks == frozenset()
+    assert (load().int8_min_mean, load().int8_min_worst) == (0.99, 0.98)
+    monkeypatch.setenv("INT8_TASKS", " Faces,clip ")
+    assert load().int8_tasks == {"clip", "faces"}
 
 
 def test_names_are_cleaned_as_the_base_image_cleans_them() -> None:

@@ -19,7 +19,8 @@ from mt_photos_ml.app import MAKERS
 from mt_photos_ml.models.catalog import Part
 from mt_photos_ml.models.hub import DownloadError
 from mt_photos_ml.models.store import ModelUnavailable, Slots, Store
-from mt_photos_ml.runtime.onnx import OnnxRuntime, OnnxSession
+from mt_photos_ml.runtime import Opened
+from mt_photos_ml.runtime.onnx import OnnxRuntime
 
 VISUAL = Part("clip", "mine", "visual")
 TEXTUAL = Part("clip", "mine", "textual")
@@ -60,7 +61,7 @@ class Counting(OnnxRuntime):
         self.opened: list[Path] = []
         self._at_once = threading.Semaphore(1)
 
-    def open(self, model: Path) -> OnnxSession:
+    def open(self, model: Path) -> Opened:
         assert self._at_once.acquire(blocking=False), "two loads at a time"
         try:
             self.opened.append(model)
@@ -81,7 +82,7 @@ def source(tmp_path: Path) -> Folder:
 
 
 def make(runtime: Counting, source: Folder, ttl: float = 0, kept: Sequence[Part] = ()) -> Store:
-    return Store(runtime, source, MAKERS, Slots(1), ttl, kept)
+    return Store(runtime, source, MAKERS, Slots(1, 1), ttl, kept)
 
 
 async def used(store: Store, *parts: Part) -> list[Any]:
@@ -256,6 +257,7 @@ def test_only_so_many_inferences_run_at_once() -> None:
     class Slow:
         inputs: tuple[()] = ()
         metadata: Mapping[str, str] = {}
+        one_thread = None
 
         def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
             nonlocal running, most
@@ -267,7 +269,7 @@ def test_only_so_many_inferences_run_at_once() -> None:
                 running -= 1
             return [np.zeros(1)]
 
-    slots = Slots(2)
+    slots = Slots(cores=4, threads=2)
     spent: list[float] = []
 
     def work() -> None:
@@ -283,3 +285,27 @@ def test_only_so_many_inferences_run_at_once() -> None:
     assert most == 2
     assert len(spent) == 8
     assert min(spent) >= 15
+
+
+def test_a_lone_worker_gets_several_threads_and_as_many_as_there_are_cores_one_each() -> None:
+    slots, used = Slots(cores=2, threads=2), list[str]()
+
+    class Named:
+        inputs: tuple[()] = ()
+        metadata: Mapping[str, str] = {}
+
+        def __init__(self, name: str, one_thread: "Named | None") -> None:
+            self.name, self.one_thread = name, one_thread
+
+        def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+            used.append(self.name)
+            return []
+
+    several = Named("several", Named("one", None))
+    with slots.at_work():
+        slots.run(several, {})
+        with slots.at_work():
+            slots.run(several, {})
+            slots.run(Named("several, it has no other", None), {})
+        slots.run(several, {})
+    assert used == ["several", "one", "several, it has no other", "several"]

@@ -198,7 +198,8 @@ class Routes:
     def _timed(self, words: list[str], task: Callable[..., T], *args: Any) -> T:
         self._slots.spent_ms()
         try:
-            return task(*args)
+            with self._slots.at_work():
+                return task(*args)
         finally:
             words.append(f"model {self._slots.spent_ms():.0f} ms")
 

@@ -3,22 +3,28 @@
 
 import difflib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..settings import Settings, SettingsError, clean_name
 
 CLIP, FACES, OCR = "clip", "facial-recognition", "ocr"
 TASK_OF_FOLDER = {CLIP: "clip", FACES: "faces", OCR: "ocr"}
+INT8 = "int8"
+INT8_RECORD = "record.json"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One network of a model: `clip/NAME/visual`, `facial-recognition/NAME/detection`, `ocr/NAME/recognition`, …"""
+    """One network of a model: `clip/NAME/visual`, `facial-recognition/NAME/detection`, `ocr/NAME/recognition`, …
+
+    int8: whether its int8 variant is to be used.
+    """
 
     folder: str
     name: str
     kind: str
+    int8: bool = False
 
     def __str__(self) -> str:
         return f"{self.folder}/{self.name}/{self.kind}"
@@ -32,6 +38,10 @@ class Part:
         if self.kind == "visual":
             return model, "config.json", "visual/preprocess_cfg.json"
         return model, "config.json", "textual/tokenizer.json", "textual/tokenizer_config.json"
+
+    def path(self, cache: Path) -> Path:
+        """Its model file."""
+        return cache / self.folder / self.name / self.files[0]
 
     def missing(self, cache: Path) -> list[str]:
         """The files that this cache does not have."""
@@ -239,7 +249,7 @@ def flores_code(language: str) -> str | None:
 
 def configured(settings: Settings) -> dict[str, tuple[Part, ...]]:
     """The parts that each task that is on needs."""
-    parts = {
+    parts: dict[str, tuple[Part, ...]] = {
         "ocr": (Part(OCR, settings.ocr_model_name, "detection"), Part(OCR, settings.ocr_model_name, "recognition")),
         "clip": (
             Part(CLIP, settings.clip_visual_model_name, "visual"),
@@ -250,7 +260,46 @@ def configured(settings: Settings) -> dict[str, tuple[Part, ...]]:
             Part(FACES, settings.face_recognition_model_name, "recognition"),
         ),
     }
+    for task in settings.int8_tasks:
+        parts[task] = tuple(
+            replace(part, int8=int8_of(part.path(settings.cache_folder)).is_file()) for part in parts[task]
+        )
     return {task: parts[task] for task in parts if task in settings.tasks}
+
+
+def int8_of(model: Path) -> Path:
+    """Where the int8 variant of a model file is, if it has one."""
+    return model.parent / INT8 / model.name
+
+
+def made_of(model: Path) -> list[int]:
+    """What an int8 variant knows its original by: bytes, and nanoseconds of when it was written."""
+    found = model.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _check_int8(settings: Settings) -> None:
+    """Raises SettingsError where a task is to use int8 variants and has none, or one of a file that is no more."""
+    for task, parts in configured(settings).items():
+        if task not in settings.int8_tasks:
+            continue
+        variants = [part for part in parts if part.int8]
+        stale = [part for part in variants if not _int8_is_fresh(part.path(settings.cache_folder))]
+        if stale or not variants:
+            part = stale[0] if stale else parts[task == "faces"]
+            raise SettingsError(
+                f"INT8_TASKS={','.join(sorted(settings.int8_tasks))}: expected an int8 variant of {part}"
+                f"{' as it is now, not as it was' if stale else ''}; "
+                f"`mt-photos-ml models optimize {part.name} PHOTOS` makes one"
+            )
+
+
+def _int8_is_fresh(model: Path) -> bool:
+    try:
+        record = json.loads((int8_of(model).parent / INT8_RECORD).read_text())
+        return bool(record["original"] == made_of(model))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def used(settings: Settings) -> list[Part]:
@@ -336,6 +385,7 @@ def check(settings: Settings) -> None:
     if "clip" in settings.tasks and clip_vector_length(settings) is None:
         config = settings.cache_folder / CLIP / settings.clip_visual_model_name / "config.json"
         raise SettingsError(f"CLIP_VISUAL_MODEL_NAME={config.parent.name}: expected the length embed_dim in {config}")
+    _check_int8(settings)
     visual, textual = settings.clip_visual_model_name, settings.clip_textual_model_name
     if "clip" in settings.tasks and _space(visual) != _space(textual):
         raise SettingsError(

@@ -8,15 +8,15 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from ..runtime import Damaged, Runtime, Session
-from .catalog import Part
+from ..runtime import Damaged, Opened, Runtime, Session
+from .catalog import Part, int8_of
 from .hub import DownloadError
 from .transfer import in_daemon
 
@@ -54,19 +54,40 @@ class _BesideDamaged(Damaged):
 
 
 class Slots:
-    """So many inferences at once as the processor has room for; the rest wait their turn."""
+    """Shares the processor's cores out to inferences: several to a lone one, one to each where as many workers are at
+    work as there are cores. What finds none free waits its turn."""
 
-    def __init__(self, number: int) -> None:
-        self._free = threading.BoundedSemaphore(number)
+    def __init__(self, cores: int, threads: int) -> None:
+        """threads: of an inference that is alone."""
+        self._cores, self._threads = cores, min(threads, cores)
+        self._free = threading.Semaphore(cores)
+        self._turn, self._counting = threading.Lock(), threading.Lock()
+        self._at_work = 0
         self._thread = threading.local()
 
-    def run(self, session: Session, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        with self._free:
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """A worker is in it from decoding to answer, and wants a core throughout."""
+        with self._counting:
+            self._at_work += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._at_work -= 1
+
+    def run(self, opened: Opened, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        one_thread = opened.one_thread if self._at_work >= self._cores else None
+        session, threads = (one_thread, 1) if one_thread else (opened, self._threads)
+        with self._turn:  # one at a time gathers cores, so that who needs several is not passed by for ever
+            for _ in range(threads):
+                self._free.acquire()
+        try:
             started = time.perf_counter()
-            try:
-                return session.run(feed)
-            finally:
-                self._thread.spent = getattr(self._thread, "spent", 0.0) + time.perf_counter() - started
+            return session.run(feed)
+        finally:
+            self._thread.spent = getattr(self._thread, "spent", 0.0) + time.perf_counter() - started
+            self._free.release(threads)
 
     def spent_ms(self) -> float:
         """Milliseconds of inference by this thread since the last call."""
@@ -79,7 +100,7 @@ class Slots:
 class _Slotted:
     """A session that takes a slot for every run."""
 
-    session: Session
+    session: Opened
     slots: Slots
 
     @property
@@ -204,14 +225,20 @@ class Store:
 
     def _open(self, part: Part, path: Path) -> Any:
         started = time.perf_counter()
-        session = _Slotted(self._runtime.open(path), self._slots)
+        try:
+            session = _Slotted(self._runtime.open(int8_of(path) if part.int8 else path), self._slots)
+        except Damaged as error:
+            if not part.int8:
+                raise
+            again = f"`mt-photos-ml models optimize {part.name} PHOTOS` makes it again"
+            raise RuntimeError(f"its int8 variant is damaged; {again}") from error  # the original is not to blame
         try:
             model = self._makers[part.folder, part.kind](session, path.parent)
         except MemoryError:
             raise
         except Exception as error:  # tokenizers raises no class of its own
             raise _BesideDamaged(f"{path.parent}: {_first_line(error)}") from error
-        log.info("loaded %s in %.1f s", part, time.perf_counter() - started)
+        log.info("loaded %s%s in %.1f s", part, " (int8)" if part.int8 else "", time.perf_counter() - started)
         return model
 
     async def drop_unused(self) -> list[str]:

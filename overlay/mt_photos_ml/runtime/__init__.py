@@ -36,6 +36,15 @@ class Session(Protocol):
         ...
 
 
+class Opened(Session, Protocol):
+    """A session as a runtime opens it."""
+
+    @property
+    def one_thread(self) -> Session | None:
+        """The same model on one thread, to be run beside others; None where that would take its memory twice."""
+        ...
+
+
 class Damaged(RuntimeError):
     """The model file is not whole, or no model at all."""
 
@@ -43,7 +52,7 @@ class Damaged(RuntimeError):
 class Runtime(Protocol):
     """Opens sessions."""
 
-    def open(self, model: Path) -> Session:
+    def open(self, model: Path) -> Opened:
         """Loads a model file of the cache layout, `…/TASK/NAME/KIND/model.onnx`. Raises Damaged, or MemoryError."""
         ...
 

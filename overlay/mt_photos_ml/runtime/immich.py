@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
-from . import Node
+from . import Node, Opened
 from .onnx import damage_told, options
 from .prepared import Prepared
 
@@ -107,6 +107,8 @@ class ImmichSource(Generic[P]):
 class ImmichSession:
     """An upstream session behind the seam."""
 
+    one_thread = None
+
     def __init__(self, session: Any) -> None:
         self._session = session
         self.inputs: Sequence[Node] = session.get_inputs()
@@ -134,11 +136,13 @@ class ImmichRuntime:
         """Empties upstream's cache of models; who works with one keeps it until done."""
         await upstream("immich_ml.upstream_main", "model_cache").cache.clear()
 
-    def open(self, model: Path) -> ImmichSession:
-        folder, name, kind = model.relative_to(self._cache).parts[:3]
-        alone = _model(folder, name, kind)
+    def open(self, model: Path) -> Opened:
+        folder, name, kind, *below = model.relative_to(self._cache).parts
+        alone = _model(folder, name, kind) if len(below) == 1 else None  # a variant in a folder of its own is not known
         if _on_the_processor() and (alone is None or alone.model_format == "onnx"):
-            return self._prepared.open(model, self._session) if self._prepared else self._session(model)
+            if self._prepared is not None:
+                return self._prepared.open(model, self._session, self._threads)
+            return self._session(model, self._threads)
         if alone is None:
             return ImmichSession(upstream("immich_ml.sessions.ort", "OrtSession")(model))
         assert self._loop is not None
@@ -149,9 +153,9 @@ class ImmichRuntime:
             return ImmichSession(alone.session)
         return ImmichSession(shared.session)
 
-    def _session(self, model: Path) -> ImmichSession:
+    def _session(self, model: Path, threads: int) -> ImmichSession:
         with damage_told(model):
-            session = upstream("immich_ml.sessions.ort", "OrtSession")(model, sess_options=options(self._threads))
+            session = upstream("immich_ml.sessions.ort", "OrtSession")(model, sess_options=options(threads))
         return ImmichSession(session)
 
     def describe(self) -> str:

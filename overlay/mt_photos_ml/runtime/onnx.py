@@ -4,12 +4,13 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from . import Damaged, Node
+from . import Damaged, Node, Opened
 from .prepared import Prepared
 
 if TYPE_CHECKING:
@@ -29,11 +30,22 @@ _DEVICES: dict[str, dict[str, str]] = {
 _DAMAGED = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoSuchFile", "UnicodeDecodeError")
 
 
+@cache
+def _one_arena() -> None:
+    """One pool of memory for what all sessions on the processor compute with: seldom do two need theirs at a time."""
+    import onnxruntime as ort
+
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, None)
+
+
 def options(threads: int) -> "onnxruntime.SessionOptions":
     """How a session is to run, on any device. threads: for one inference; 0 leaves the choice to onnxruntime."""
     import onnxruntime as ort
 
+    _one_arena()
     chosen = ort.SessionOptions()
+    chosen.add_session_config_entry("session.use_env_allocators", "1")
     chosen.intra_op_num_threads = threads
     chosen.inter_op_num_threads = 1
     chosen.enable_mem_pattern = False  # it keeps a plan of memory for every shape, and photos have any
@@ -55,6 +67,8 @@ def damage_told(model: Path) -> Iterator[None]:
 class OnnxSession:
     """An onnxruntime session behind the seam."""
 
+    one_thread = None
+
     def __init__(self, session: "onnxruntime.InferenceSession") -> None:
         self._session = session
         self.inputs: Sequence[Node] = session.get_inputs()
@@ -71,12 +85,12 @@ class OnnxRuntime:
         """threads: for one inference; 0 leaves the choice to onnxruntime. prepared: used on the processor only."""
         self._threads, self._prepared = threads, prepared
 
-    def open(self, model: Path) -> OnnxSession:
+    def open(self, model: Path) -> Opened:
         if self._prepared is None or self.devices() != ["CPUExecutionProvider"]:
-            return self._open(model)
-        return self._prepared.open(model, self._open)
+            return self._open(model, self._threads)
+        return self._prepared.open(model, self._open, self._threads)
 
-    def _open(self, model: Path) -> OnnxSession:
+    def _open(self, model: Path, threads: int) -> OnnxSession:
         import onnxruntime as ort  # 40 MB and a fifth of a second that a start without a photo does not need
 
         devices = self.devices()
@@ -84,7 +98,7 @@ class OnnxRuntime:
             ort.preload_dlls()  # of the CUDA that the extra installed
         with damage_told(model):
             providers = [(name, _DEVICES[name]) for name in devices]
-            session = ort.InferenceSession(model, options(self._threads), providers=providers)
+            session = ort.InferenceSession(model, options(threads), providers=providers)
         if session.get_providers()[0] != devices[0]:
             log.warning("%s can't be used here, the processor is used instead", devices[0])
         return OnnxSession(session)

@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import Session
+from . import Opened, Session
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -45,8 +46,6 @@ _TELLING = ("flags", "Features", "CPU implementer", "CPU part")  # lines of /pro
 _REFUSED = 3  # exit status of the attempt that finds that a model can't be prepared
 _FOR_GOOD = (_REFUSED, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL)
 
-S = TypeVar("S", bound=Session)
-
 
 class Unprepared(RuntimeError):
     """A model can't be prepared here; the message says why."""
@@ -55,30 +54,33 @@ class Unprepared(RuntimeError):
 class Prepared:
     """Opens models by their prepared form, which it makes where there is none. Several processes may share a cache."""
 
-    def __init__(self, cache: Path, threads: int) -> None:
-        """cache: models elsewhere are opened as they are. threads: for one inference."""
-        self._cache, self._threads = cache, threads
+    def __init__(self, cache: Path) -> None:
+        """cache: models elsewhere are opened as they are."""
+        self._cache = cache
         self._told: set[str] = set()
 
-    def open(self, model: Path, opened: Callable[[Path], S]) -> S:
-        """The model by its prepared form, or as it is where that can't be had. opened: opens a model file."""
+    def open(self, model: Path, opened: Callable[[Path, int], Opened], threads: int) -> Opened:
+        """The model by its prepared form, or as it is where that can't be had.
+
+        opened: opens a model file, to be run by so many threads.
+        """
         if not model.is_relative_to(self._cache) or size(model) < _LEAST:
-            return opened(model)
+            return opened(model, threads)
         folder = model.parent / FOLDER / key(model)
         try:
-            session = _tried(folder, opened)
+            session = _tried(folder, opened, threads)
             if session is None:
-                self._prepare(model, folder)
-                session = _tried(folder, opened)
+                self._prepare(model, folder, threads)
+                session = _tried(folder, opened, threads)
         except (OSError, Unprepared) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             if reason not in self._told:
                 self._told.add(reason)
                 log.warning("models are loaded without being prepared, with more memory and time: %s", reason)
             session = None
-        return opened(model) if session is None else session
+        return opened(model, threads) if session is None else session
 
-    def _prepare(self, model: Path, folder: Path) -> None:
+    def _prepare(self, model: Path, folder: Path, threads: int) -> None:
         """Once for all processes, in a process of its own: its memory goes with it, and should it crash, we don't."""
         name = model.parent.relative_to(self._cache)
         with _locked(folder.parent):
@@ -92,7 +94,7 @@ class Prepared:
             shutil.rmtree(half, ignore_errors=True)  # of a process that was ended
             half.mkdir()
             started = time.perf_counter()
-            command = [sys.executable, "-m", __name__, str(model), str(half), str(self._threads)]
+            command = [sys.executable, "-m", __name__, str(model), str(half), str(threads)]
             ended = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
             if ended.returncode == 0:
                 files = {path.name: _seen(path) for path in half.iterdir()}
@@ -113,7 +115,25 @@ class Prepared:
             half.rename(folder)
 
 
-def _tried(folder: Path, opened: Callable[[Path], S]) -> S | None:
+class _Mapped:
+    """A prepared model: for several threads, and on demand for one, since both share the mapped weights."""
+
+    def __init__(self, session: Session, opened: Callable[[], Session]) -> None:
+        self.inputs, self.metadata, self.run = session.inputs, session.metadata, session.run
+        self._opened = opened
+        self._opening = Lock()
+        self._one_thread: Session | None = None
+
+    @property
+    def one_thread(self) -> Session | None:
+        with self._opening:
+            if self._one_thread is None:
+                with suppress(Exception):  # its files may have been deleted since; the other session is still good
+                    self._one_thread = self._opened()
+            return self._one_thread
+
+
+def _tried(folder: Path, opened: Callable[[Path, int], Opened], threads: int) -> Opened | None:
     """The prepared model, if it is whole and answers as the original did; what is damaged is removed."""
     record = _record(folder)
     if not record:  # there is none, or it can't be prepared
@@ -121,7 +141,7 @@ def _tried(folder: Path, opened: Callable[[Path], S]) -> S | None:
     try:
         if any(record[name] != _seen(folder / name) for name in record):
             raise ValueError("a file has changed")
-        session = opened(folder / "model.onnx")
+        session = opened(folder / "model.onnx", threads)
         with np.load(folder / "tried.npz") as tried:
             feed = {name.removeprefix("in "): tried[name] for name in tried.files if name.startswith("in ")}
             expected = [tried[f"out {i}"] for i in range(len(tried.files) - len(feed))]
@@ -133,7 +153,7 @@ def _tried(folder: Path, opened: Callable[[Path], S]) -> S | None:
         log.warning("%s is damaged and removed: %s", folder, str(error).splitlines()[0])
         shutil.rmtree(folder)
         return None
-    return session
+    return session if threads == 1 else _Mapped(session, lambda: opened(folder / "model.onnx", 1))
 
 
 def _record(folder: Path) -> dict[str, Any] | None:

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""int8 variants: kept where they answer as the original does, gone where not, used where told."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contract.api import connected, cosine
+from demo.graph import Graph
+from demo.models import build_clip, build_faces
+from demo.pictures import COLOURS, colour_photo, group_photo
+from mt_photos_ml.app import MAKERS
+from mt_photos_ml.models import catalog
+from mt_photos_ml.models.hub import Hub
+from mt_photos_ml.models.store import ModelUnavailable, Slots, Store
+from mt_photos_ml.optimize import Refused, optimize
+from mt_photos_ml.runtime.onnx import OnnxRuntime
+from mt_photos_ml.settings import Settings, SettingsError
+from service import KEY, environment, running
+
+NAMES = {
+    "CLIP_VISUAL_MODEL_NAME": "mine",
+    "CLIP_TEXTUAL_MODEL_NAME": "mine",
+    "FACE_DETECTION_MODEL_NAME": "mine",
+    "FACE_RECOGNITION_MODEL_NAME": "mine",
+}
+VISUAL = catalog.Part("clip", "mine", "visual")
+RECOGNITION = catalog.Part("facial-recognition", "mine", "recognition")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    build_clip(tmp_path / "cache" / "clip" / "mine")
+    build_faces(tmp_path / "cache" / "facial-recognition" / "mine")
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve photos with 24 faces in four of them, and what is no photo."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name in list(COLOURS)[:8]:
+        colour_photo(name, (320, 240)).save(folder / f"{name}.jpg")
+    (folder / "below").mkdir()
+    for i in range(4):
+        group_photo((900, 700), range(i * 6, i * 6 + 6))[0].save(folder / "below" / f"group {i}.JPG")
+    (folder / "broken.jpg").write_bytes(b"no photo")
+    (folder / "film.mp4").write_bytes(b"no photo")
+    return folder
+
+
+def settings(cache: Path, **others: object) -> Settings:
+    names = {field.validation_alias: name for name, field in Settings.model_fields.items()}
+    given = {names[variable]: value for variable, value in NAMES.items()}
+    return Settings.model_validate({"cache_folder": cache, **given, **others})
+
+
+def command(cache: Path, *arguments: object, **others: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mt_photos_ml", "models", "optimize", *map(str, arguments)],
+        env=environment({**NAMES, "MACHINE_LEARNING_CACHE_FOLDER": str(cache), **others}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def files(cache: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(cache)): path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+
+
+def test_the_service_uses_a_variant_only_where_it_is_told(cache: Path, photos: Path, tmp_path: Path) -> None:
+    before = files(cache)
+    ended = command(cache, "mine", photos)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("kept") == 3
+    assert "broken.jpg is left out" in ended.stderr
+    new = {path.rpartition("/")[0] for path in set(files(cache)) - set(before)}
+    assert new == {
+        "clip/mine/visual/int8",
+        "clip/mine/textual/int8",
+        "facial-recognition/mine/recognition/int8",
+    }
+    assert files(cache).items() >= before.items()
+
+    group = (photos / "below" / "group 1.JPG").read_bytes()
+    seen, faces = [], []
+    for told in ("", "clip, faces"):
+        told_so = {**NAMES, "MACHINE_LEARNING_CACHE_FOLDER": str(cache), "INT8_TASKS": told}
+        with running(tmp_path, told_so) as service, connected(service.url, KEY) as api:
+            seen.append(api.see(group))
+            faces.append([face.embedding for face in api.faces(group)])
+        log = service.log.read_text()
+        assert log.count("(int8) in ") == (2 if told else 0), log
+        assert "detection in " in log
+    assert 0.99 < cosine(*seen) < 1
+    assert len(faces[0]) == 6
+    assert all(0.99 < cosine(a, b) < 1 for a, b in zip(*faces, strict=True))
+
+
+def test_of_a_variant_that_is_not_good_enough_nothing_is_left(cache: Path, photos: Path) -> None:
+    before = files(cache)
+    assert all(trial.kept for trial in optimize(settings(cache), "mine", [photos], 1))
+    ended = command(cache, "mine", photos, INT8_MIN_MEAN="1")
+    assert ended.returncode == 1
+    assert ended.stdout.count("rejected") == 5  # CLIP's two halves in two ways, faces in one
+    assert "nothing kept" in ended.stdout
+    assert files(cache) == before
+    assert [path for path in cache.rglob("*") if path.is_dir() and not any(path.iterdir())] == []
+
+
+def test_numbers_that_stand_out_are_put_in_blocks(tmp_path: Path) -> None:
+    build_clip(tmp_path / "clip" / "mine")
+    scale = np.where(np.arange(3072) < 8, 100.0, 1.0)  # all in the first block
+    graph = Graph()
+    small = graph("Reshape", graph("AveragePool", "image", kernel_shape=[7, 7], strides=[7, 7]), [1, 1, -1])
+    weights = np.random.default_rng(0).normal(size=(3072, 64)) / scale[:, None]
+    graph("MatMul", graph("Mul", small, scale), weights, out="embedding")
+    graph.save(VISUAL.path(tmp_path), {"image": [1, 3, 224, 224]}, {"embedding": [1, 1, 64]})
+    for i in range(12):
+        noise = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(noise).resize((224, 224), Image.Resampling.NEAREST).save(tmp_path / f"{i}.png")
+    trials = [trial for trial in optimize(settings(tmp_path), "mine", [tmp_path], 1) if trial.part == VISUAL]
+    assert [(trial.way, trial.kept) for trial in trials] == [("dynamic", False), ("in blocks", True)]
+    assert trials[0].mean < 0.97
+    assert trials[1].worst > 0.99
+    assert trials[1].worst_on.endswith(".png")
+
+
+@pytest.mark.parametrize("part", [VISUAL, RECOGNITION])
+def test_a_missing_or_stale_variant_stops_the_start_with_what_to_do(
+    cache: Path, photos: Path, part: catalog.Part
+) -> None:
+    told = settings(cache, int8_tasks=frozenset({catalog.TASK_OF_FOLDER[part.folder]}))
+    what_to_do = rf"INT8_TASKS=\w+: expected an int8 variant of {part}.*`mt-photos-ml models optimize mine PHOTOS`"
+    with pytest.raises(SettingsError, match=what_to_do):
+        catalog.check(told)
+    assert all(trial.kept for trial in optimize(told, "mine", [photos], 1))
+    catalog.check(told)
+    assert [used for used in catalog.used(told) if used.int8] == [
+        used
+        for used in catalog.used(told)
+        if catalog.int8_of(used.path(cache)).is_file() and used.folder == part.folder
+    ]
+    os.utime(part.path(cache))
+    with pytest.raises(SettingsError, match=f"{part} as it is now"):
+        catalog.check(told)
+    catalog.check(settings(cache, int8_tasks=told.int8_tasks, tasks=frozenset({"ocr"})))
+
+
+def test_a_damaged_variant_is_named_and_the_original_left_alone(cache: Path, photos: Path) -> None:
+    told = settings(cache, int8_tasks=frozenset({"clip"}))
+    assert all(trial.kept for trial in optimize(told, "mine", [photos], 1))
+    catalog.int8_of(VISUAL.path(cache)).write_bytes(b"half")
+    (visual, _) = catalog.configured(told)["clip"]
+
+    async def scenario() -> None:
+        async with Store(OnnxRuntime(1), Hub(cache), MAKERS, Slots(1, 1), 0).use([visual]):
+            pass
+
+    with pytest.raises(ModelUnavailable, match="its int8 variant is damaged; `mt-photos-ml models optimize mine"):
+        asyncio.run(scenario())
+    assert not VISUAL.missing(cache)
+
+
+def _no_photos(cache: Path, photos: Path) -> tuple[str, Path]:
+    return "mine", photos / "film.mp4"
+
+
+def _only_previews(cache: Path, photos: Path) -> tuple[str, Path]:
+    (cache / "previews" / "@eaDir").mkdir(parents=True)
+    for i in range(12):
+        colour_photo("red", (32, 24)).save(cache / "previews" / "@eaDir" / f"{i}.jpg")
+    return "mine", cache / "previews"
+
+
+def _no_faces(cache: Path, photos: Path) -> tuple[str, Path]:
+    (cache / "clip" / "mine").rename(cache / "clip" / "other")
+    return "mine", photos / "below" / "group 1.JPG"
+
+
+def _no_model(cache: Path, photos: Path) -> tuple[str, Path]:
+    return "buffalo_l", photos
+
+
+def _no_folder(cache: Path, photos: Path) -> tuple[str, Path]:
+    return "mine", photos / "gone"
+
+
+def _half_a_model(cache: Path, photos: Path) -> tuple[str, Path]:
+    VISUAL.path(cache).write_bytes(b"half")
+    return "mine", photos
+
+
+@pytest.mark.parametrize(
+    ("prepare", "why"),
+    [
+        (_no_photos, "at least 10 photos are needed to tell, and 0 were found"),
+        (_only_previews, "at least 10 photos are needed to tell, and 0 were found"),
+        (_no_faces, "at least 20 faces are needed to tell, and 6 were found"),
+        (_no_model, "no CLIP or face model buffalo_l"),
+        (_no_folder, "there is no .*gone"),
+        (_half_a_model, "visual/model.onnx can't be opened"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_words(
+    cache: Path, photos: Path, prepare: Callable[[Path, Path], tuple[str, Path]], why: str
+) -> None:
+    name, path = prepare(cache, photos)
+    before = files(cache)
+    with pytest.raises(Refused, match=why):
+        list(optimize(settings(cache), name, [path], 1))
+    assert files(cache) == before
+
+
+def test_a_package_that_is_not_installed_is_named(cache: Path, photos: Path) -> None:
+    without = "import sys; sys.modules['onnx'] = None; from mt_photos_ml.cli import main; sys.exit(main(sys.argv[1:]))"
+    ended = subprocess.run(
+        [sys.executable, "-c", without, "models", "optimize", "mine", str(photos)],
+        env=environment({"MACHINE_LEARNING_CACHE_FOLDER": str(cache)}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert "pip install onnx onnx-ir" in ended.stderr
+    assert "Traceback" not in ended.stderr
