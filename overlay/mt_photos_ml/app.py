@@ -50,7 +50,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         tasks = [
-            asyncio.create_task(store.drop_when_idle()),
+            asyncio.create_task(store.look_after()),
             asyncio.create_task(store.preload()),
         ]
         yield
@@ -94,9 +94,10 @@ def extend(
         started(asyncio.get_running_loop())
         announce(settings, "the port of the container")
         async with upstreams(app) as state:
-            preload = asyncio.create_task(store.preload())
+            tasks = [asyncio.create_task(store.look_after()), asyncio.create_task(store.preload())]
             yield state
-            preload.cancel()
+            for task in tasks:
+                task.cancel()
         routes.close()
 
     app.router.lifespan_context = lifespan

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from . import logs, version
+from . import logs, memory, version
 from .models import catalog
 from .runtime import prepared
 from .settings import Settings, SettingsError, load
@@ -100,6 +100,7 @@ def serve(settings: Settings, chosen: argparse.Namespace) -> int:
         timeout_graceful_shutdown=120,
     )
     server = uvicorn.Server(config)
+    memory.keep()
     announce(settings, f"http://{f'[{host}]' if ':' in host else host}:{port}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises the signal again when it has finished
     server.run(sockets=[listening])

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from mt_photos_ml.app import extend, threads_an_inference
 from mt_photos_ml.logs import to_stderr
+from mt_photos_ml.memory import keep
 from mt_photos_ml.models.hub import Hub
 from mt_photos_ml.runtime.immich import ImmichRuntime, ImmichSource, UpstreamChanged, check, upstream
 from mt_photos_ml.runtime.prepared import Prepared
@@ -18,6 +19,7 @@ try:
     app = upstream("immich_ml.upstream_main", "app")
     settings = load()
     to_stderr(settings.log_level, upstream("immich_ml.config", "log"))
+    keep()
     threads = threads_an_inference(settings)
     prepared = Prepared(settings.cache_folder) if settings.prepare_models else None
     runtime = ImmichRuntime(settings.cache_folder, threads, prepared)

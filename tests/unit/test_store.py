@@ -134,7 +134,7 @@ def test_a_model_that_is_being_downloaded_does_not_hold_up_another(runtime: Coun
 def test_an_idle_model_is_dropped_and_its_memory_freed(runtime: Counting, source: Folder) -> None:
     async def scenario() -> None:
         store = make(runtime, source, ttl=0.2)
-        reaper = asyncio.create_task(store.drop_when_idle())
+        reaper = asyncio.create_task(store.look_after())
         (model,) = await used(store, VISUAL)
         gone = weakref.ref(model.session)
         del model

@@ -2,6 +2,8 @@
 """What a request carries: forms as clients write them, and what is said of the ones that are not right."""
 
 import asyncio
+import gc
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
@@ -41,6 +43,15 @@ async def _read(
     reader: Callable[[Request], Awaitable[bytes]], chunks: Sequence[bytes], content_type: str, ends: bool = True
 ) -> bytes:
     return await reader(request(chunks, content_type, ends=ends))
+
+
+def test_nobody_but_the_one_who_asked_holds_on_to_the_photo() -> None:
+    gc.disable()
+    try:
+        content = read([part("file", PHOTO) + b"--b--\r\n"])
+        assert sys.getrefcount(content) == 2  # the name above, and the question
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 1_000_000])

@@ -37,7 +37,8 @@ async def read_file(request: Request, field: str = "file") -> bytes:
         raise BadForm("the form was cut off")
     if form.content is None:
         raise BadForm(f"the form has no field {field!r}, which must hold the photo")
-    return form.content
+    content, form.content = form.content, None  # the form and its parser know each other, and live on for a while
+    return content
 
 
 async def read_text(request: Request) -> str:

@@ -3,8 +3,6 @@
 
 import asyncio
 import contextlib
-import ctypes
-import gc
 import logging
 import threading
 import time
@@ -15,6 +13,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from .. import memory
 from ..runtime import Damaged, Opened, Runtime, Session
 from .catalog import Part, int8_of
 from .hub import DownloadError
@@ -256,22 +255,25 @@ class Store:
         dropped, names = [self._loaded.pop(part) for part in parts], list(map(str, parts))
         if names:
             log.info("dropped %s", ", ".join(names))
-        await asyncio.to_thread(_give_back, dropped)
+        await asyncio.to_thread(_freed, dropped)
         return names
 
-    async def drop_when_idle(self) -> None:
-        """Runs for as long as the service does."""
-        while self._ttl:
-            await asyncio.sleep(min(self._ttl / 2, 10))
-            await self.drop_idle(self._ttl)
+    async def look_after(self) -> None:
+        """Runs for as long as the service does: drops idle models, and in a pause gives back what photos left free."""
+        pause, given_back = min(self._ttl / 2 or 10, 10), 0.0
+        while True:
+            await asyncio.sleep(pause)
+            if self._ttl:
+                await self.drop_idle(self._ttl)
+            last = max((entry.idle_since for entry in self._loaded.values()), default=0.0)
+            if given_back < last < time.monotonic() - pause and not any(e.users for e in self._loaded.values()):
+                given_back = time.monotonic()
+                await asyncio.to_thread(memory.give_back)
 
 
-def _give_back(dropped: list[_Loaded]) -> None:
-    """Frees the models and returns the memory to the system, which glibc would keep for itself."""
-    dropped.clear()
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
-        ctypes.CDLL(None).malloc_trim(0)
+def _freed(models: list[_Loaded]) -> None:
+    models.clear()
+    memory.give_back()
 
 
 def _first_line(error: BaseException) -> str:

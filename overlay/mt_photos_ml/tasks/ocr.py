@@ -28,9 +28,9 @@ _MAX_BOXES = 1000
 # Recognition (CTC)
 _HEIGHT = 48
 _MIN_WIDTH = 320
-_WIDTH_STEP = 160
+_WIDTH_STEP = 32
 _MAX_WIDTH = 3200
-_BATCH = 6
+_BATCH = 3  # of like widths: what a batch is padded by costs as much as text
 _DOUBT = 0.9  # a line read with less confidence is read upside down too, and the better reading kept
 
 
