@@ -12,7 +12,7 @@ _MOST_MAPPED = 32 * 1024 * 1024  # the largest that glibc takes
 
 def keep() -> None:
     """From now on glibc keeps what is freed for the next photo, up to 128 MiB a thread; else each decode would have its
-    pages made anew, a tenth of its time."""
+    pages made anew, up to a tenth of its time."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
         libc.mallopt(_MMAP_THRESHOLD, _MOST_MAPPED)

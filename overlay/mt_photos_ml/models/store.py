@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -97,10 +98,14 @@ class Slots:
 
 @dataclass(frozen=True)
 class _Slotted:
-    """A session that takes a slot for every run."""
+    """A session, perhaps still being opened, that takes a slot for every run."""
 
-    session: Opened
+    opening: Future[Opened]
     slots: Slots
+
+    @property
+    def session(self) -> Opened:
+        return self.opening.result()
 
     @property
     def inputs(self) -> Sequence[Any]:
@@ -223,22 +228,29 @@ class Store:
         raise AssertionError("unreachable")
 
     def _open(self, part: Part, path: Path) -> Any:
+        """The model, whose own files, such as a large vocabulary, are read while its session is opened."""
         started = time.perf_counter()
-        try:
-            session = _Slotted(self._runtime.open(int8_of(path) if part.int8 else path), self._slots)
-        except Damaged as error:
-            if not part.int8:
+        with ThreadPoolExecutor(1, "open") as opener:
+            opening = opener.submit(self._session, part, path)
+            try:
+                model = self._makers[part.folder, part.kind](_Slotted(opening, self._slots), path.parent)
+            except MemoryError:
                 raise
-            again = f"`mt-photos-ml models optimize {part.name} PHOTOS` makes it again"
-            raise RuntimeError(f"its int8 variant is damaged; {again}") from error  # the original is not to blame
-        try:
-            model = self._makers[part.folder, part.kind](session, path.parent)
-        except MemoryError:
-            raise
-        except Exception as error:  # tokenizers raises no class of its own
-            raise _BesideDamaged(f"{path.parent}: {_first_line(error)}") from error
-        log.info("loaded %s%s in %.1f s", part, " (int8)" if part.int8 else "", time.perf_counter() - started)
+            except Exception as error:  # tokenizers raises no class of its own
+                opening.result()  # what is wrong with the model file itself comes first
+                raise _BesideDamaged(f"{path.parent}: {_first_line(error)}") from error
+            opening.result()
+        log.info("loaded %s%s in %.2f s", part, " (int8)" if part.int8 else "", time.perf_counter() - started)
         return model
+
+    def _session(self, part: Part, path: Path) -> Opened:
+        if not part.int8:
+            return self._runtime.open(path)
+        try:
+            return self._runtime.open(int8_of(path))
+        except Damaged as error:  # the original is not to blame
+            again = f"`mt-photos-ml models optimize {part.name} PHOTOS` makes it again"
+            raise RuntimeError(f"its int8 variant is damaged; {again}") from error
 
     async def drop_unused(self) -> list[str]:
         """Drops all that nobody uses at the moment, gives the memory back, and says what it was."""
