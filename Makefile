@@ -11,13 +11,14 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 VARIANT ?= cpu
 
-.PHONY: help run demo test lint image test-image bump publish clean
+.PHONY: help run demo test lint bench image test-image bump publish clean
 
 help:
 	@echo "make run    run the service (EXTRA=cuda or openvino for another device)"
 	@echo "make demo   run it with tiny models of its own, offline"
 	@echo "make test   run the tests"
 	@echo "make lint   check style, types and workflows"
+	@echo "make bench  measure it against bare models, for docs/benchmarks.md (QUICK=1: in two minutes, only printed)"
 	@echo "make image  build the image (VARIANT=cuda, openvino, armnn, rknn or rocm for another device)"
 	@echo "make test-image               test the image on a stand-in for upstream's (needs Docker, as root)"
 	@echo "make bump UPSTREAM=v2.5.7     move to another version of upstream"
@@ -35,10 +36,13 @@ test: $(VENV)/test.done
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy overlay/mt_photos_ml demo scripts tests
+	$(BIN)/mypy overlay/mt_photos_ml demo bench scripts tests
 	$(BIN)/zizmor --offline --persona pedantic --quiet .github
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+
+bench: $(VENV)/bench.done
+	@$(BIN)/python -m bench $(or $(ARGS),$(if $(QUICK),--quick,--write))
 
 image: $(VENV)/test.done
 	$(BIN)/python -m scripts.build --variant $(VARIANT)
@@ -53,7 +57,7 @@ publish: $(VENV)/test.done
 	$(BIN)/python -m scripts.publish
 
 clean:
-	rm -rf $(VENV) .demo build *.egg-info overlay/*.egg-info
+	rm -rf $(VENV) .bench .demo build *.egg-info overlay/*.egg-info
 
 $(VENV)/venv.done:
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(FITS)' || \
@@ -70,6 +74,10 @@ $(VENV)/run.done: $(VENV)/venv.done pyproject.toml constraints.txt VERSION
 
 $(VENV)/demo.done: $(VENV)/run.done
 	@$(PIP) install -c constraints.txt -e '.[$(EXTRA),heic,ocr,demo]' && touch $@
+
+$(VENV)/bench.done: $(VENV)/run.done
+	@echo "installing what the benchmark needs, once"
+	@$(PIP) install -c constraints.txt -e '.[$(EXTRA),heic,ocr,bench]' && touch $@
 
 # insightface and rapidocr 3.4 are the references of the tests. Without their dependencies, which would bring a second
 # OpenCV that overwrites ours and wants a screen's libraries; the ones that they do need are in the extra dev.

@@ -46,6 +46,8 @@ def options(threads: int) -> "onnxruntime.SessionOptions":
     _one_arena()
     chosen = ort.SessionOptions()
     chosen.add_session_config_entry("session.use_env_allocators", "1")
+    # else a model's threads go on waiting for work, with all their might, while the next model wants the cores
+    chosen.add_session_config_entry("session.force_spinning_stop", "1")
     chosen.intra_op_num_threads = threads
     chosen.inter_op_num_threads = 1
     chosen.enable_mem_pattern = False  # it keeps a plan of memory for every shape, and photos have any

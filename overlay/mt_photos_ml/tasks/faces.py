@@ -84,7 +84,7 @@ def detect(photo: Photo, detector: Detector, min_score: float) -> tuple[Float, F
     rgb = photo.resized((width, height), filter=Image.Resampling.BILINEAR, oversample=1.0)
     canvas = np.zeros((_INPUT, _INPUT, 3), np.uint8)
     canvas[:height, :width] = rgb
-    pixels = (canvas.transpose(2, 0, 1)[None].astype(np.float32) - 127.5) / 128
+    pixels = cv2.dnn.blobFromImage(canvas, 1 / 128, mean=(127.5,) * 3)
     outputs = detector.session.run({detector.session.inputs[0].name: pixels})
     boxes, scores, points = _faces_in(outputs, min_score)
     scale = np.float32(photo.height / height)  # for x too, though its rounding differs: boxes in databases are made so

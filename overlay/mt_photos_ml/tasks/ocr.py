@@ -10,7 +10,6 @@ from typing import Self
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..photo import Photo, Pixels
 from ..runtime import Session
@@ -115,9 +114,13 @@ def detect(photo: Photo, detector: Detector) -> Float:
     width, height = photo.width, photo.height
     scale = min(_SHORT_SIDE / min(width, height), 2.0, math.sqrt(_MAX_PIXELS / (width * height)))
     size = (max(round(width * scale / 32), 1) * 32, max(round(height * scale / 32), 1) * 32)
-    rgb = photo.resized(size, filter=Image.Resampling.BILINEAR, oversample=1.0)
-    (output,) = detector.session.run({detector.session.inputs[0].name: _normalised(rgb)[None]})
-    return _boxes(output[0, 0]) * np.array([width / size[0], height / size[1]], np.float32)
+    pixels = photo.pixels(scale)
+    found = pixels.rgb.shape[1::-1]
+    filter = cv2.INTER_AREA if found[0] > size[0] else cv2.INTER_LINEAR
+    rgb = np.asarray(cv2.resize(pixels.rgb, size, interpolation=filter), np.uint8)
+    (output,) = detector.session.run({detector.session.inputs[0].name: _normalised(rgb)})
+    quads = (_boxes(output[0, 0]) * np.divide(found, size) - pixels.origin) / pixels.scale
+    return np.clip(quads, 0, (width, height)).astype(np.float32)
 
 
 def _boxes(probability: Float) -> Float:
@@ -184,7 +187,7 @@ def recognise(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> lis
         for row, i in zip(batch, chosen, strict=True):
             filter = cv2.INTER_AREA if crops[i].shape[0] > 2 * _HEIGHT else cv2.INTER_LINEAR
             scaled = cv2.resize(crops[i], (widths[i], _HEIGHT), interpolation=filter)
-            row[:, :, : widths[i]] = _normalised(np.asarray(scaled, np.uint8))
+            row[:, :, : widths[i]] = _normalised(np.asarray(scaled, np.uint8))[0]
         (output,) = recogniser.session.run({recogniser.session.inputs[0].name: batch})
         for i, reading in zip(chosen, _decode(output, recogniser.characters), strict=True):
             readings[i] = reading
@@ -207,8 +210,8 @@ def _decode(output: Float, characters: Sequence[str]) -> list[tuple[str, float]]
 
 
 def _normalised(rgb: NDArray[np.uint8]) -> Float:
-    """(H, W, 3) RGB to (3, H, W) BGR from -1 to 1: PP-OCR was trained on OpenCV's order."""
-    return (rgb[:, :, ::-1].transpose(2, 0, 1).astype(np.float32) - 127.5) / 127.5
+    """(H, W, 3) RGB to (1, 3, H, W) BGR from -1 to 1: PP-OCR was trained on OpenCV's order."""
+    return np.asarray(cv2.dnn.blobFromImage(rgb, 1 / 127.5, mean=(127.5,) * 3, swapRB=True), np.float32)
 
 
 def in_reading_order(lines: Sequence[Line]) -> list[Line]:
