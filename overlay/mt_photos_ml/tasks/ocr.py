@@ -120,7 +120,7 @@ def detect(photo: Photo, detector: Detector) -> Float:
     rgb = np.asarray(cv2.resize(pixels.rgb, size, interpolation=filter), np.uint8)
     (output,) = detector.session.run({detector.session.inputs[0].name: _normalised(rgb)})
     quads = (_boxes(output[0, 0]) * np.divide(found, size) - pixels.origin) / pixels.scale
-    return np.clip(quads, 0, (width, height)).astype(np.float32)
+    return np.asarray(np.clip(quads, 0, (width, height)), np.float32)
 
 
 def _boxes(probability: Float) -> Float:
