@@ -136,7 +136,8 @@ def markdown(results: Results, facts: Mapping[str, str], command: str, chart: st
         "the ratios: the floor, ours and the straightforward service take turns, and a ratio is the median over the "
         "pairs.",
         "- **Floor**: bare onnxruntime with the same threads and the fastest decode that keeps 50 dB, in one process, "
-        "without HTTP. Nothing that gives the same answers with these models can be much faster.\n"
+        "without HTTP, its sessions as they come. Ours can fall below it where one model follows another, since its "
+        "sessions stop spinning when they have finished.\n"
         "- **Ours**: this service, over HTTP.\n"
         "- **Straightforward**: a service written as one would at first, and as the first version of this project was: "
         "the photo decoded whole, twice, and resized from full size.",

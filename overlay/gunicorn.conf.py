@@ -27,13 +27,17 @@ try:
     _port = _number("IMMICH_PORT", 3003, 65535)
     workers = _number("MACHINE_LEARNING_WORKERS", 1, 64)
     timeout = _number("MACHINE_LEARNING_WORKER_TIMEOUT", 300, 86400)
-    # what is in use we preload ourselves; upstream, which reads its lists now, at the import, gets the rest of them
-    _given, _rest = dict(os.environ), preloaded_by_upstream(_settings)
-    for _name in _rest:
+    # what is in use we preload ourselves; upstream, which reads its lists now, at the import, gets the rest of them.
+    # Where Immich uses the container too it gets all: its models are its own.
+    _given = dict(os.environ)
+    _rest = preloaded_by_upstream(_settings) if _settings.immich_api != "open" else {}
+    for _name in [name for name in _given if name.upper() in _rest]:
         del os.environ[_name]
     os.environ.update({name: models for name, models in _rest.items() if models})
     _Upstreams = upstream("immich_ml.config", "CustomUvicornWorker")
-    os.environ.update({name: _given[name] for name in _rest})
+    for _name in _rest:
+        os.environ.pop(_name, None)
+    os.environ.update(_given)
 except (SettingsError, UpstreamChanged) as error:
     sys.exit(f"mt-photos-ml: {error}")
 except ValueError as error:  # pydantic's, of upstream's own settings

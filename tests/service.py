@@ -35,7 +35,7 @@ class Service:
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with these settings and no others."""
     ours = ("API_AUTH_KEY", "HTTP_PORT", "TASKS", "MAX_UPLOAD_MB", "HF_ENDPOINT", "IMMICH_LOG_LEVEL")
-    prefixes = ("OCR_", "CLIP_", "FACE_", "MACHINE_LEARNING_")
+    prefixes = ("OCR_", "CLIP_", "FACE_", "INT8_", "MACHINE_LEARNING_", "PREPARE_")
     kept = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith(prefixes)}
     return {**kept, "PYTHONPATH": str(_ROOT / "overlay"), **settings}
 

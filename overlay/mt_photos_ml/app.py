@@ -56,6 +56,7 @@ def create_app(
         yield
         for task in tasks:
             task.cancel()
+        runtime.close()
         routes.close()
 
     app = Starlette(routes=routes.all(), lifespan=lifespan)
@@ -98,6 +99,7 @@ def extend(
             yield state
             for task in tasks:
                 task.cancel()
+        runtime.close()
         routes.close()
 
     app.router.lifespan_context = lifespan

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     optimize.add_argument("name", metavar="NAME", help="a CLIP or face model in the cache")
     optimize.add_argument("photos", metavar="PHOTOS", type=Path, nargs="+", help="photos or folders, to measure on")
     optimize.set_defaults(run=models_optimize)
-    prune = models.add_parser("prune", help="delete models that the settings no longer name")
+    prune = models.add_parser("prune", help="delete models that are no longer used, and outdated prepared ones")
     prune.add_argument("-y", "--yes", action="store_true", help="do not ask")
     prune.set_defaults(run=models_prune)
 

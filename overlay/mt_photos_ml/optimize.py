@@ -168,7 +168,7 @@ def _megabytes(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.iterdir()) / 1e6
 
 
-def _place(written: Path, target: Path, made: list[int], trial: Trial, measured_on: int) -> None:
+def _place(written: Path, target: Path, made: list[int | str], trial: Trial, measured_on: int) -> None:
     """From the staging folder to beside the original, as a whole."""
     import onnxruntime
 

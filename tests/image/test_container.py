@@ -19,6 +19,8 @@ from photos import jpeg
 
 LINES = ["First line of many", "Second line"]
 PREDICT = {"clip": {"visual": {"modelName": "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"}}}
+PRELOAD = "MACHINE_LEARNING_PRELOAD__OCR__DETECTION"
+OPENED_BY_UPSTREAM = "attempt 1"  # as the stand-in logs it
 HARDENED = ("--user=1000:1000", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 
 
@@ -194,6 +196,19 @@ def test_an_empty_setting_counts_as_unset(start: Start) -> None:
 def test_the_start_says_what_a_person_needs_to_know(start: Start) -> None:
     with start() as container:
         assert "vectors of 512 numbers" in container.log
+
+
+@pytest.mark.parametrize("name", [PRELOAD, PRELOAD.lower()])
+def test_what_is_in_use_is_preloaded_by_us_and_not_by_upstream_as_well(start: Start, cache: Path, name: str) -> None:
+    with start(**{name: "PP-OCRv5_mobile"}) as container, container.client() as client:
+        until(lambda: client.post("/check").json()["loaded"] == ["ocr/PP-OCRv5_mobile/detection"])
+        assert OPENED_BY_UPSTREAM not in container.log
+    assert list(cache.glob("ocr/PP-OCRv5_mobile/detection/prepared/*/weights.bin"))
+
+
+def test_where_immich_uses_it_too_upstream_preloads_what_it_is_told(start: Start) -> None:
+    with start(**{PRELOAD: "PP-OCRv5_mobile", "IMMICH_API": "open"}) as container:
+        until(lambda: OPENED_BY_UPSTREAM in container.log)
 
 
 def test_restart_gives_the_memory_back(start: Start, page: bytes) -> None:

@@ -272,10 +272,11 @@ def int8_of(model: Path) -> Path:
     return model.parent / INT8 / model.name
 
 
-def made_of(model: Path) -> list[int]:
-    """What an int8 variant knows its original by: bytes, and nanoseconds of when it was written."""
-    found = model.stat()
-    return [found.st_size, found.st_mtime_ns]
+def made_of(model: Path) -> list[int | str]:
+    """What an int8 variant knows its original by."""
+    from ..runtime.prepared import seen  # numpy comes with it, which most starts of a command don't need
+
+    return seen(model)
 
 
 def _check_int8(settings: Settings) -> None:

@@ -267,7 +267,7 @@ class Store:
         dropped, names = [self._loaded.pop(part) for part in parts], list(map(str, parts))
         if names:
             log.info("dropped %s", ", ".join(names))
-        await asyncio.to_thread(_freed, dropped)
+        await asyncio.to_thread(self._free, dropped)
         return names
 
     async def look_after(self) -> None:
@@ -280,12 +280,12 @@ class Store:
             last = max((entry.idle_since for entry in self._loaded.values()), default=0.0)
             if given_back < last < time.monotonic() - pause and not any(e.users for e in self._loaded.values()):
                 given_back = time.monotonic()
-                await asyncio.to_thread(memory.give_back)
+                await asyncio.to_thread(self._free, [])
 
-
-def _freed(models: list[_Loaded]) -> None:
-    models.clear()
-    memory.give_back()
+    def _free(self, models: list[_Loaded]) -> None:
+        models.clear()
+        self._runtime.give_back()
+        memory.give_back()
 
 
 def _first_line(error: BaseException) -> str:

@@ -56,6 +56,14 @@ class Runtime(Protocol):
         """Loads a model file of the cache layout, `…/TASK/NAME/KIND/model.onnx`. Raises Damaged, or MemoryError."""
         ...
 
+    def give_back(self) -> None:
+        """Returns to the system the memory that sessions computed with and don't need at the moment."""
+        ...
+
+    def close(self) -> None:
+        """Ends what an open() in another thread may be busy with; it raises."""
+        ...
+
     def describe(self) -> str:
         """The runtime, its version and the devices it uses, in one line for a person."""
         ...

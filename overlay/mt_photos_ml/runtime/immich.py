@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from numpy.typing import NDArray
 
 from . import Node, Opened
-from .onnx import damage_told, options
+from .onnx import damage_told, empty_arena, options
 from .prepared import Prepared
 
 WRITTEN_FOR = "v2.5.6"
@@ -152,6 +152,13 @@ class ImmichRuntime:
             alone.load()
             return ImmichSession(alone.session)
         return ImmichSession(shared.session)
+
+    def give_back(self) -> None:
+        empty_arena()
+
+    def close(self) -> None:
+        if self._prepared is not None:
+            self._prepared.close()
 
     def _session(self, model: Path, threads: int) -> ImmichSession:
         with damage_told(model):

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,8 +44,10 @@ _SIDE = 64  # of axes that the model leaves free
 _TYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int32)": "i4", "tensor(int64)": "i8"}
 
 _TELLING = ("flags", "Features", "CPU implementer", "CPU part")  # lines of /proc/cpuinfo, of x86 and of ARM
-_REFUSED = 3  # exit status of the attempt that finds that a model can't be prepared
-_FOR_GOOD = (_REFUSED, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL)
+_REFUSED = 30  # exit status of the attempt that finds that a model can't be prepared; gunicorn has a meaning for 3, 4
+_FOR_GOOD = (_REFUSED, -signal.SIGSEGV, -signal.SIGFPE, -signal.SIGILL)
+_ENDS = {-signal.SIGKILL: "there was not enough memory to prepare it", -signal.SIGSEGV: "the attempt crashed"}
+_HOUR = 3600.0
 
 
 class Unprepared(RuntimeError):
@@ -57,62 +60,102 @@ class Prepared:
     def __init__(self, cache: Path) -> None:
         """cache: models elsewhere are opened as they are."""
         self._cache = cache
-        self._told: set[str] = set()
+        self._given_up: set[Path] = set()
+        self._child: subprocess.Popen[str] | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """Ends the preparation that is under way; the model that it is for is not opened any more."""
+        self._closed = True
+        if (child := self._child) is not None:
+            child.terminate()
 
     def open(self, model: Path, opened: Callable[[Path, int], Opened], threads: int) -> Opened:
         """The model by its prepared form, or as it is where that can't be had.
 
         opened: opens a model file, to be run by so many threads.
         """
-        if not model.is_relative_to(self._cache) or size(model) < _LEAST:
-            return opened(model, threads)
-        folder = model.parent / FOLDER / key(model)
-        try:
-            session = _tried(folder, opened, threads)
-            if session is None:
-                self._prepare(model, folder, threads)
-                session = _tried(folder, opened, threads)
-        except (OSError, Unprepared) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            if reason not in self._told:
-                self._told.add(reason)
-                log.warning("models are loaded without being prepared, with more memory and time: %s", reason)
-            session = None
+        session = None
+        if model.is_relative_to(self._cache) and model.parent not in self._given_up:
+            try:
+                session = self._opened(model, opened, threads)
+            except (OSError, Unprepared) as error:
+                if self._closed:
+                    raise RuntimeError("the service is ending") from error
+                self._given_up.add(model.parent)  # else each load after a pause would try, and fail, again
+                log.warning("%s is used as it is, with more memory and time to load: %s", self._name(model), error)
         return opened(model, threads) if session is None else session
+
+    def _opened(self, model: Path, opened: Callable[[Path, int], Opened], threads: int) -> Opened | None:
+        if _size(model) < _LEAST:
+            return None
+        folder = model.parent / FOLDER / key(model)
+        session = _tried(folder, opened, threads)
+        if session is None and _record(folder) is None:
+            self._prepare(model, folder, threads)
+            session = _tried(folder, opened, threads)
+        return session
 
     def _prepare(self, model: Path, folder: Path, threads: int) -> None:
         """Once for all processes, in a process of its own: its memory goes with it, and should it crash, we don't."""
-        name = model.parent.relative_to(self._cache)
-        with _locked(folder.parent):
+        with _locked(folder.parent) as lock:
             if _record(folder) is not None:  # by another process, while this one waited
                 return
-            needed, free = int(_GROWTH * size(model)), shutil.disk_usage(folder.parent).free
+            needed, free = int(_GROWTH * _size(model)), shutil.disk_usage(folder.parent).free
             if needed > free:
                 raise Unprepared(f"{folder.parent} has {free // 1_000_000} MB free, {needed // 1_000_000} are needed")
-            shutil.rmtree(folder, ignore_errors=True)
-            half = folder.with_name(f".{folder.name}")
-            shutil.rmtree(half, ignore_errors=True)  # of a process that was ended
-            half.mkdir()
-            started = time.perf_counter()
-            command = [sys.executable, "-m", __name__, str(model), str(half), str(threads)]
-            ended = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
-            if ended.returncode == 0:
-                files = {path.name: _seen(path) for path in half.iterdir()}
-                log.info("prepared %s in %.1f s", name, time.perf_counter() - started)
-            else:
-                said = (ended.stderr.strip().splitlines() or [f"the attempt ended with {ended.returncode}"])[-1]
-                if ended.returncode not in _FOR_GOOD:
-                    shutil.rmtree(half)
-                    raise Unprepared(said)
-                log.warning("%s can't be prepared, it is used as it is: %s", name, said)
-                shutil.rmtree(half)
-                half.mkdir()
-                files = {}
-            (half / "record.json").write_text(json.dumps(files))
-            for path in half.iterdir():
-                with path.open("rb") as whole:
-                    os.fsync(whole.fileno())  # else a power cut could leave an empty file under the right name
-            half.rename(folder)
+            for left in folder.parent.glob(".*/"):
+                if left.stat().st_mtime < time.time() - _HOUR:  # by a process that was killed
+                    shutil.rmtree(left, ignore_errors=True)
+            half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            try:
+                files = self._written(model, half, threads, lock)
+                (half / "record.json").write_text(json.dumps(files))
+                for path in half.iterdir():
+                    with path.open("rb") as whole:
+                        os.fsync(whole.fileno())  # else a power cut could leave an empty file under the right name
+                half.chmod(0o755)  # mkdtemp keeps it from other users of the cache
+                if _record(folder) is None:
+                    shutil.rmtree(folder, ignore_errors=True)  # without a record it is nothing
+                try:
+                    half.rename(folder)
+                except OSError:
+                    if _record(folder) is None:  # else another was quicker, where there are no locks
+                        raise
+            finally:
+                shutil.rmtree(half, ignore_errors=True)
+
+    def _written(self, model: Path, half: Path, threads: int, lock: int) -> dict[str, list[int | str]]:
+        """What was written to the folder; nothing where this model can't be prepared, ever."""
+        log.info("preparing %s, once", self._name(model))
+        started = time.perf_counter()
+        command = [sys.executable, "-m", __name__, str(model), str(half), str(threads)]
+        with subprocess.Popen(  # noqa: S603
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            pass_fds=[lock],  # it stays locked for as long as somebody writes, this process alive or not
+        ) as child:
+            self._child = child
+            if self._closed:
+                child.terminate()
+            said = child.communicate()[1].strip()
+            self._child = None
+        if child.returncode == 0:
+            log.info("prepared %s in %.1f s", self._name(model), time.perf_counter() - started)
+            return {path.name: seen(path) for path in half.iterdir()}
+        reason = said.splitlines()[-1] if said else _ENDS.get(child.returncode, f"it ended with {child.returncode}")
+        if child.returncode not in _FOR_GOOD:
+            raise Unprepared(reason)
+        log.warning("%s can't be prepared and is used as it is: %s", self._name(model), reason)
+        for path in half.iterdir():
+            path.unlink()
+        return {}
+
+    def _name(self, model: Path) -> Path:
+        return model.parent.relative_to(self._cache)
 
 
 class _Mapped:
@@ -139,7 +182,7 @@ def _tried(folder: Path, opened: Callable[[Path, int], Opened], threads: int) ->
     if not record:  # there is none, or it can't be prepared
         return None
     try:
-        if any(record[name] != _seen(folder / name) for name in record):
+        if any(record[name] != seen(folder / name) for name in record):
             raise ValueError("a file has changed")
         session = opened(folder / "model.onnx", threads)
         with np.load(folder / "tried.npz") as tried:
@@ -150,8 +193,9 @@ def _tried(folder: Path, opened: Callable[[Path, int], Opened], threads: int) ->
     except MemoryError:
         raise
     except Exception as error:
-        log.warning("%s is damaged and removed: %s", folder, str(error).splitlines()[0])
         shutil.rmtree(folder)
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        log.warning("%s was damaged and is removed: %s", folder, said)
         return None
     return session if threads == 1 else _Mapped(session, lambda: opened(folder / "model.onnx", 1))
 
@@ -166,22 +210,24 @@ def _record(folder: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[int]:
+    """The lock's descriptor: it is held until this and every process that was given it have closed it."""
     folder.mkdir(exist_ok=True)
     with (folder / ".lock").open("w") as lock:
-        with suppress(OSError):  # some network shares know no locks; then two prepare, and the last one's is kept
+        with suppress(OSError):  # some network shares know no locks; then two prepare, each in a folder of its own
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock.fileno()
 
 
-def size(model: Path) -> int:
+def _size(model: Path) -> int:
     """Bytes of a model file and of the weights beside it."""
     return sum(path.stat().st_size for path in _files(model))
 
 
 def stale(folder: Path) -> list[Path]:
-    """The prepared models below a folder that this onnxruntime on this processor does not use."""
-    found = []
+    """What lies below a folder and is of no use: models prepared for another onnxruntime or processor, or of files that
+    have changed since, and what a killed `models optimize` left."""
+    found = sorted(folder.rglob(".int8.partial"))
     for prepared in sorted(folder.rglob(FOLDER)):
         model = prepared.parent / "model.onnx"
         kept = key(model) if model.is_file() else ""
@@ -195,16 +241,18 @@ def key(model: Path) -> str:
 
     digest = sha256(f"{_FORM} {ort.__version__} {ort.get_build_info()} {_instructions()}".encode())
     for path in _files(model):
-        digest.update(f"{path.name} {path.stat().st_mtime_ns} {_seen(path)}".encode())
+        digest.update(f"{path.name} {path.stat().st_mtime_ns} {seen(path)}".encode())
     return digest.hexdigest()[:16]
 
 
 def _files(model: Path) -> list[Path]:
     """The model file and those beside it, which may hold its weights."""
-    return sorted(path for path in model.parent.iterdir() if path.is_file() and path.suffix != ".json")
+    return sorted(
+        path for path in model.parent.iterdir() if path.is_file() and path.suffix != ".json" and path.name[0] != "."
+    )
 
 
-def _seen(path: Path) -> list[int | str]:
+def seen(path: Path) -> list[int | str]:
     """A file's size and a digest of 16 places in it, its end among them: reading all takes a second for the largest."""
     length, digest = path.stat().st_size, sha256()
     piece = min(16_384, length)
