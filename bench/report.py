@@ -146,6 +146,11 @@ def markdown(results: Results, facts: Mapping[str, str], command: str, chart: st
         f"![Milliseconds of a photo]({chart})",
         "\n".join(f"- {name}: {value}" for name, value in facts.items()),
     ]
+    if "image" in facts:
+        parts.append(
+            "These are the image's libraries; the floor and the straightforward service ran outside it, on this "
+            "machine's."
+        )
     for table in (targets(results), *results.tables):
         parts += [f"## {table.title}", table.note, _rows(table)]
     return "\n\n".join(parts) + "\n"
