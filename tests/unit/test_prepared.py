@@ -218,6 +218,21 @@ def test_a_damaged_model_is_for_the_runtime_to_tell(tmp_path: Path, model: Path)
     assert made(model) == []
 
 
+def test_a_model_that_was_mended_is_prepared_by_the_same_process(tmp_path: Path, model: Path) -> None:
+    whole, preparing = model.read_bytes(), Prepared(tmp_path)
+
+    def open_(path: Path, threads: int) -> Opened:
+        return OnnxRuntime(threads).open(path)
+
+    model.write_bytes(b"no model" * 200_000)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            preparing.open(model, open_, 1)
+    model.write_bytes(whole)
+    preparing.open(model, open_, 1)
+    assert len(made(model)) == 1
+
+
 def files_that_were_tried(cache: Path, model: Path) -> list[Path]:
     paths: list[Path] = []
     with pytest.raises(RuntimeError):

@@ -76,13 +76,12 @@ class Prepared:
         opened: opens a model file, to be run by so many threads.
         """
         session = None
-        if model.is_relative_to(self._cache) and model.parent not in self._given_up:
+        if model.is_relative_to(self._cache):
             try:
                 session = self._opened(model, opened, threads)
             except (OSError, Unprepared) as error:
                 if self._closed:
                     raise RuntimeError("the service is ending") from error
-                self._given_up.add(model.parent)  # else each load after a pause would try, and fail, again
                 log.warning("%s is used as it is, with more memory and time to load: %s", self._name(model), error)
         return opened(model, threads) if session is None else session
 
@@ -91,8 +90,10 @@ class Prepared:
             return None
         folder = model.parent / FOLDER / key(model)
         session = _tried(folder, opened, threads)
-        if session is None and _record(folder) is None:
+        if session is None and _record(folder) is None and folder not in self._given_up:
+            self._given_up.add(folder)  # if it fails; else each load after a pause would try, and fail, again
             self._prepare(model, folder, threads)
+            self._given_up.discard(folder)
             session = _tried(folder, opened, threads)
         return session
 
