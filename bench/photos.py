@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from demo.pictures import text_page
+from demo.pictures import CJK_FONT, text_page
 
 Size = tuple[int, int]
 Pixels = NDArray[np.uint8]
@@ -36,13 +36,6 @@ PAGES = (PAGE_12, PAGE_1440)
 _RECIPE = 1
 _QUALITY = 90
 _SHAPES = 2  # seed of those in which OCR sees no text
-_FONTS = (
-    "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
-    "/usr/share/fonts/truetype/wqy/wqy-microhei.ttc",
-    "/usr/share/fonts/truetype/wqy/wqy-zenhei.ttc",
-    "/usr/share/fonts/truetype/arphic/uming.ttc",
-    "/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf",
-)
 _LATIN = (
     "Departures from platform 4",
     "Hamburg 10:42 on time",
@@ -71,7 +64,7 @@ _LATIN_ONLY = (
 
 def lines() -> tuple[str, ...]:
     """The twelve lines of the pages: half of them Chinese where there is a font for it."""
-    return tuple(line for pair in zip(_LATIN, _CHINESE if _font() else _LATIN_ONLY, strict=True) for line in pair)
+    return tuple(line for pair in zip(_LATIN, _CHINESE if CJK_FONT else _LATIN_ONLY, strict=True) for line in pair)
 
 
 def photos(folder: Path, names: Collection[str] = tuple(SIZES)) -> dict[str, bytes]:
@@ -100,10 +93,6 @@ def photo(name: str, size: Size) -> bytes:
     return file.getvalue()
 
 
-def _font() -> Path | None:
-    return next((Path(font) for font in _FONTS if Path(font).is_file()), None)
-
-
 def _scene(size: Size) -> Pixels:
     """Noise of every octave, the finer the weaker as in nature, and shapes with sharp edges over it."""
     width, height = size
@@ -127,7 +116,7 @@ def _scene(size: Size) -> Pixels:
 
 def _page(size: Size) -> Pixels:
     """A page of lines() in a light that falls off."""
-    page = np.asarray(text_page(lines(), size, _font())[0])
+    page = np.asarray(text_page(lines(), size, CJK_FONT)[0])
     shade = np.linspace(1, 0.85, size[0], dtype=np.float32)[None, :, None]
     return _noisy((page * shade).astype(np.uint8), np.random.default_rng(6), 3.0)
 

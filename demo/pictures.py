@@ -51,6 +51,15 @@ REGIONS = (
     tuple((x, y, 0.10) for x, y, _, _ in CHEEKS),
     tuple((x, MOUTH[0][1], 0.07) for x in (-0.12, 0.0, 0.12)),
 )
+_FONTS = (
+    "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/truetype/wqy/wqy-microhei.ttc",
+    "/usr/share/fonts/truetype/wqy/wqy-zenhei.ttc",
+    "/usr/share/fonts/truetype/arphic/uming.ttc",
+    "/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf",
+)
+CJK_FONT = next((path for path in map(Path, _FONTS) if path.is_file()), None)
+"""A font for Chinese, where this machine has one."""
 LOW, HIGH = 50, 235
 IDENTITIES = 30
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""How the image runs: gunicorn reads this file of its working directory. Upstream's variables keep their meaning."""
+"""How the image runs: gunicorn reads this file of its working directory. Upstream's variables keep their meaning, but
+the models in use are preloaded by us."""
 
 import contextlib
 import os

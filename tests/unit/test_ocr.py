@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from demo.pictures import text_page
+from demo.pictures import CJK_FONT, text_page
 from mt_photos_ml.photo import Photo
 from mt_photos_ml.runtime.onnx import OnnxRuntime
 from mt_photos_ml.tasks import ocr
@@ -32,21 +32,13 @@ WHEELS = {
 
 LATIN = ["Departures from platform 4", "Hamburg 10:42 on time", "Paris 11:05 delayed", "Total: 1,284.50 EUR"]
 CHINESE = ["欢迎使用照片管理", "北京市朝阳区建国路八十八号", "今日天气晴朗适合拍照", "合计金额一百二十八元"]
-_FONTS = (
-    "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
-    "/usr/share/fonts/truetype/wqy/wqy-microhei.ttc",
-    "/usr/share/fonts/truetype/wqy/wqy-zenhei.ttc",
-    "/usr/share/fonts/truetype/arphic/uming.ttc",
-    "/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf",
-)
-CJK = next((Path(font) for font in _FONTS if Path(font).is_file()), None)
 PAGES: dict[str, tuple[Sequence[str], tuple[int, int], Path | None]] = {
     "Latin": (LATIN, (900, 700), None),
     "Latin, small": (LATIN, (520, 400), None),
-    "Chinese": (CHINESE, (900, 700), CJK),
-    "Chinese, portrait": (CHINESE, (736, 1000), CJK),
+    "Chinese": (CHINESE, (900, 700), CJK_FONT),
+    "Chinese, portrait": (CHINESE, (736, 1000), CJK_FONT),
     "Latin, large": (LATIN, (2000, 1500), None),
-    "Chinese, large": (CHINESE, (2000, 1500), CJK),
+    "Chinese, large": (CHINESE, (2000, 1500), CJK_FONT),
 }
 
 
@@ -101,7 +93,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder, _ = WHEELS[request.param]
     paths = []
     for name, (lines, size, font) in PAGES.items():
-        if lines is LATIN or CJK:
+        if lines is LATIN or CJK_FONT:
             paths.append(tmp_path_factory.mktemp("pages") / f"{name}.png")
             page = text_page(lines, size, font)[0]
             if min(size) > 736:  # the size at which we, as the base image, look for text; RapidOCR would at the whole
