@@ -26,9 +26,7 @@ LABEL org.opencontainers.image.title="mt-photos-ml" \
 ENV OCR_MODEL_NAME=PP-OCRv5_mobile
 EXPOSE 3003
 
-# bash's own socket instead of an interpreter every few seconds
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-  CMD ["bash", "-c", "h=${IMMICH_HOST:-::}; h=${h#[}; h=${h%]}; case $h in ::|0.0.0.0) h=127.0.0.1;; esac; exec 3<>/dev/tcp/$h/${IMMICH_PORT:-3003} && printf 'GET /ping HTTP/1.0\\r\\n\\r\\n' >&3 && grep -q pong <&3"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["bash", "healthcheck.bash"]
 
 # gunicorn itself instead of a parent that keeps signals from it; its settings are in gunicorn.conf.py
 CMD ["python", "-m", "gunicorn"]

@@ -5,20 +5,26 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
 
 from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
 
 from . import version
 from .api.access import AccessLog
-from .api.activity import Active
 from .api.auth import KeyRequired
 from .api.limits import BodyLimit
 from .api.routes import Routes
 from .models import catalog
+from .models.hub import Hub
 from .models.store import Maker, Slots, Source, Store
 from .runtime import Runtime
+from .runtime.devices import Devices
+from .runtime.npu import NpuRuntime, found
+from .runtime.ort import OrtRuntime
+from .runtime.prepared import Prepared
 from .settings import DEFAULT_KEY, Settings
 from .tasks import clip, faces, ocr
 
@@ -34,26 +40,52 @@ MAKERS: dict[tuple[str, str], Maker] = {
 }
 
 
+class Fallback(Protocol):
+    """An app that is asked for what is none of our routes."""
+
+    def lifespan(self) -> AbstractAsyncContextManager[None]:
+        """For as long as our own app runs."""
+        ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+def from_settings(
+    settings: Settings, fallback: Fallback | None = None, start_afresh: Callable[[], None] = lambda: None
+) -> Starlette:
+    """The whole service with the devices, the models and the mirrors of these settings. Raises SettingsError."""
+    prepared = Prepared(settings.cache_folder) if settings.prepare_models else None
+    runtime: Runtime = OrtRuntime(threads_an_inference(settings), prepared, Devices.of(settings))
+    if npu := found(settings):
+        runtime = NpuRuntime(npu, runtime)
+    hub = Hub(settings.cache_folder, settings.hf_endpoint, npu_file=npu.file if npu else None)
+    return create_app(settings, runtime, hub, fallback, start_afresh)
+
+
 def create_app(
-    settings: Settings, runtime: Runtime, source: Source, start_afresh: Callable[[], None] = lambda: None
+    settings: Settings,
+    runtime: Runtime,
+    source: Source,
+    fallback: Fallback | None = None,
+    start_afresh: Callable[[], None] = lambda: None,
 ) -> Starlette:
     """The whole service on sessions of this runtime and files of this source.
 
-    start_afresh: what /restart_v2 does once it has answered. Raises SettingsError where the models don't fit.
+    start_afresh: makes the process end once what is in flight is answered, and a new one take its place.
+    Raises SettingsError where the models don't fit.
     """
     catalog.check(settings)
-    catalog.check_preloaded(settings)
+    if fallback is None:  # which may preload models of its own
+        catalog.check_preloaded(settings)
     slots = Slots(_cores(), threads_an_inference(settings))
-    store = Store(runtime, source, MAKERS, slots, settings.model_ttl, catalog.preloaded(settings))
+    store = Store(runtime, source, MAKERS, slots, settings.model_ttl, catalog.preloaded(settings), start_afresh)
     routes = Routes(settings, store, slots, start_afresh)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        tasks = [
-            asyncio.create_task(store.look_after()),
-            asyncio.create_task(store.preload()),
-        ]
-        yield
+        tasks = [asyncio.create_task(store.look_after()), asyncio.create_task(store.preload())]
+        async with fallback.lifespan() if fallback is not None else contextlib.nullcontext():
+            yield
         for task in tasks:
             task.cancel()
         runtime.close()
@@ -61,58 +93,14 @@ def create_app(
 
     app = Starlette(routes=routes.all(), lifespan=lifespan)
     app.router.redirect_slashes = False
-    _guard(app, settings)
-    return app
-
-
-def extend(
-    app: Starlette,
-    settings: Settings,
-    runtime: Runtime,
-    source: Source,
-    *,
-    activity: Callable[[], contextlib.AbstractContextManager[None]],
-    start_afresh: Callable[[], None],
-    started: Callable[[asyncio.AbstractEventLoop], None],
-    release: Callable[[], Awaitable[None]],
-) -> None:
-    """Adds our routes and guards to upstream's app, whose lifespan and whose own routes stay.
-
-    activity: a context that makes upstream count a request. started: is told the loop before the first request.
-    release: empties upstream's own cache of models. Idle models are not dropped here: upstream ends its worker when
-    nothing has been asked for a while, and all memory comes back.
-    """
-    catalog.check(settings)
-    slots = Slots(_cores(), threads_an_inference(settings))
-    store = Store(runtime, source, MAKERS, slots, 0, catalog.preloaded(settings))
-    routes = Routes(settings, store, slots, start_afresh, release)
-    own = {route.path for route in routes.all()} | ({"/predict"} if settings.immich_api == "off" else set())
-    app.router.routes[:] = [*routes.all(), *(r for r in app.router.routes if getattr(r, "path", None) not in own)]
-    upstreams = app.router.lifespan_context
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[Any]:
-        started(asyncio.get_running_loop())
-        announce(settings, "the port of the container")
-        async with upstreams(app) as state:
-            tasks = [asyncio.create_task(store.look_after()), asyncio.create_task(store.preload())]
-            yield state
-            for task in tasks:
-                task.cancel()
-        runtime.close()
-        routes.close()
-
-    app.router.lifespan_context = lifespan
-    app.add_middleware(Active, activity)
-    _guard(app, settings, {("POST", "/predict")} if settings.immich_api == "open" else set())
-
-
-def _guard(app: Starlette, settings: Settings, also_open: Collection[tuple[str, str]] = ()) -> None:
-    """What every request passes, from the inside out."""
+    if fallback is not None:
+        app.router.default = fallback
     app.add_middleware(BodyLimit, settings.max_upload_mb * 1_000_000)
     if not settings.open_to_all:
-        app.add_middleware(KeyRequired, settings.api_auth_key, also_open)
+        predict = {("POST", "/predict")} if fallback is not None and settings.immich_api == "open" else set()
+        app.add_middleware(KeyRequired, settings.api_auth_key, predict)
     app.add_middleware(AccessLog)
+    return app
 
 
 def threads_an_inference(settings: Settings) -> int:

@@ -68,9 +68,7 @@ def serve(settings: Settings, chosen: argparse.Namespace) -> int:
     """Serves until a signal; in-flight requests are answered before it ends."""
     import uvicorn
 
-    from .app import announce, create_app, threads_an_inference
-    from .models.hub import Hub
-    from .runtime.onnx import OnnxRuntime
+    from .app import announce, from_settings
 
     host, port = chosen.host, chosen.port or settings.http_port
     try:
@@ -85,12 +83,8 @@ def serve(settings: Settings, chosen: argparse.Namespace) -> int:
         nonlocal afresh
         afresh = server.should_exit = True
 
-    hub = Hub(settings.cache_folder, settings.hf_endpoint)
-    threads = threads_an_inference(settings)
-    preparing = prepared.Prepared(settings.cache_folder) if settings.prepare_models else None
-    app = create_app(settings, OnnxRuntime(threads, preparing), hub, start_afresh)
     config = uvicorn.Config(
-        app,
+        from_settings(settings, start_afresh=start_afresh),
         http="h11",  # which refuses endless headers; httptools takes them all
         ws="none",
         log_config=None,
@@ -183,9 +177,14 @@ def models_pull(settings: Settings, chosen: argparse.Namespace) -> int:
 def models_verify(settings: Settings, chosen: argparse.Namespace) -> int:
     """Checks the files of the parts in use against their checksums, and that the runtime can open them."""
     from .models.hub import Hub, carried_by_wheel
-    from .runtime.onnx import OnnxRuntime
+    from .runtime.devices import Devices
+    from .runtime.ort import OrtRuntime
 
-    hub, runtime, failed = Hub(settings.cache_folder, settings.hf_endpoint), OnnxRuntime(), False
+    hub, runtime, failed = (
+        Hub(settings.cache_folder, settings.hf_endpoint),
+        OrtRuntime(devices=Devices.of(settings)),
+        False,
+    )
     for part in catalog.used(settings):
         carried = carried_by_wheel(part) if part.missing(settings.cache_folder) else None
         wrong = None if carried else hub.verify(part)

@@ -4,6 +4,7 @@
 import shutil
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from PIL import features
 
 from .models import catalog
 from .models.hub import DEFAULT_ENDPOINTS, carried_by_wheel
-from .runtime.onnx import OnnxRuntime
+from .runtime.devices import Devices
+from .runtime.ort import OrtRuntime
 from .settings import DEFAULT_KEY, Settings, SettingsError
 
 Check = tuple[str, str, str]
@@ -32,7 +34,7 @@ def checks(settings: Settings) -> Iterator[Check]:
     else:
         yield "ok", "key", "of your own"
     yield from _decoders()
-    yield _runtime()
+    yield _runtime(settings)
     yield _cache(settings.cache_folder)
     absent = False
     for part in catalog.used(settings):
@@ -47,9 +49,13 @@ def checks(settings: Settings) -> Iterator[Check]:
 
 
 def _decoders() -> Iterator[Check]:
-    for kind, feature in (("JPEG", "jpg"), ("PNG", "zlib"), ("TIFF", "libtiff"), ("WebP", "webp"), ("AVIF", "avif")):
+    for kind, feature in (("JPEG", "jpg"), ("PNG", "zlib"), ("TIFF", "libtiff"), ("WebP", "webp")):
         there = features.check(feature)
         yield "ok" if there else "FAIL", "decoder", kind if there else f"{kind} is missing in this build of Pillow"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow before 11.3 does not know the word
+        avif = features.check("avif")
+    yield "ok" if avif else "warn", "decoder", "AVIF" if avif else "AVIF is missing: it needs Pillow 11.3 or newer"
     try:
         import pillow_heif
 
@@ -58,9 +64,9 @@ def _decoders() -> Iterator[Check]:
         yield "warn", "decoder", "HEIC is missing: pip install pillow-heif"
 
 
-def _runtime() -> Check:
+def _runtime(settings: Settings) -> Check:
     try:
-        return "ok", "runtime", OnnxRuntime().describe()
+        return "ok", "runtime", OrtRuntime(devices=Devices.of(settings)).describe()
     except ImportError as error:
         return "FAIL", "runtime", f"{error}; install the extra cpu, cuda or openvino"
 

@@ -4,14 +4,11 @@
 import logging
 
 
-def to_stderr(level: str, *others: logging.Logger) -> None:
-    """Our events from this level on, and those of other loggers that have no handler of their own."""
+def to_stderr(level: str) -> None:
+    """Our events from this level on, and what others, such as upstream's app, have to say."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    ours = logging.getLogger("mt_photos_ml")
-    ours.setLevel(level.upper())
-    for logger in (ours, *(other for other in others if not other.handlers)):
-        logger.addHandler(handler)
-        logger.propagate = False
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("mt_photos_ml").setLevel(level.upper())
     for name in ("PIL", "python_multipart"):  # what is wrong with a photo or a form is in the request's own line
         logging.getLogger(name).setLevel(logging.CRITICAL)

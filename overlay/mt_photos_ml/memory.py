@@ -24,3 +24,5 @@ def give_back() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError, AttributeError):  # mimalloc, which the base image puts in glibc's place
+        ctypes.CDLL(None).mi_collect(True)

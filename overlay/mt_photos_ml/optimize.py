@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from .models.catalog import CLIP, FACES, INT8_RECORD, Part, int8_of, made_of
 from .photo import DecoderMissing, Photo, PhotoError
 from .runtime import Node, Session
-from .runtime.onnx import OnnxSession, options
+from .runtime.ort import OrtSession, options
 from .settings import Settings, clean_name
 from .tasks import clip, faces
 
@@ -260,12 +260,12 @@ _WAYS: dict[str, dict[str, Way]] = {
 }
 
 
-def _opened(model: Path, threads: int) -> OnnxSession:
+def _opened(model: Path, threads: int) -> OrtSession:
     """On the processor, for which int8 is."""
     import onnxruntime
 
     try:
-        return OnnxSession(onnxruntime.InferenceSession(model, options(threads), providers=["CPUExecutionProvider"]))
+        return OrtSession(onnxruntime.InferenceSession(model, options(threads), providers=["CPUExecutionProvider"]))
     except Exception as error:  # onnxruntime has no class for its errors
         raise Refused(f"{model} can't be opened: {error}") from error
 

@@ -13,7 +13,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 from PIL import (  # the plugins by name: Pillow would otherwise import all forty to know a text file
-    AvifImagePlugin,
     BmpImagePlugin,
     ExifTags,
     GifImagePlugin,
@@ -36,10 +35,10 @@ _PLUGINS = (
     GifImagePlugin.GifImageFile,
     BmpImagePlugin.BmpImageFile,
     TiffImagePlugin.TiffImageFile,
-    AvifImagePlugin.AvifImageFile,
 )
 _FORMATS = [plugin.format for plugin in _PLUGINS]
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
+_AVIF_BRANDS = {b"avif", b"avis"}
 _END_OF_JPEG = b"\xff\xd9"
 
 # What Pillow warns of, odd EXIF blocks and pictures over 89 megapixels, is handled here or no concern of the log.
@@ -90,17 +89,20 @@ class Pixels:
 class Photo:
     """One photo. Not for several threads at once."""
 
-    def __init__(self, data: bytes, header: Image.Image, orientation: int, animated: bool) -> None:
+    def __init__(
+        self, data: bytes, header: Image.Image, size: tuple[int, int], orientation: int, animated: bool
+    ) -> None:
+        """size: of the picture once it is decoded, before `orientation` turns it."""
         self.kind = "JPEG" if header.format == "MPO" else header.format or ""
         self.animated = animated
         self.orientation = orientation
         self.decode_ms = 0.0
         self._data = data
-        self._stored_size = header.size
+        self._stored_size = size
         self._header: Image.Image | None = header
         self._decoded: Image.Image | None = None
         self._factor = 1.0
-        width, height = header.size
+        width, height = size
         self.width, self.height = (height, width) if orientation in _SWAPPED else (width, height)
 
     @classmethod
@@ -108,13 +110,13 @@ class Photo:
         """Reads the header and decodes nothing. Raises PhotoError, or DecoderMissing where the kind needs an extra."""
         if not data:
             raise PhotoError("the file is empty")
-        heif = data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[8:64]
         with _explained("the file is not a photo, or its beginning is damaged"):
-            header = Image.open(BytesIO(data), formats=[_heif_format()] if heif else _FORMATS)
-            orientation, animated = _orientation(header, data), bool(getattr(header, "is_animated", False))
-        if not 0 < max(header.size) <= MAX_SIDE:
+            header = Image.open(BytesIO(data), formats=_formats(data))
+            size, orientation = _decoded_size(header), _orientation(header, data)
+            animated = bool(getattr(header, "is_animated", False))
+        if not 0 < max(size) <= MAX_SIDE:
             raise PhotoError("height or width out of range")
-        return cls(data, header, orientation, animated)
+        return cls(data, header, size, orientation, animated)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.width}x{self.height}" + (", first frame" if self.animated else "")
@@ -210,6 +212,26 @@ def _explained(reason: str) -> Iterator[None]:
         raise PhotoError(reason) from error
 
 
+def _formats(data: bytes) -> list[str]:
+    """What the file may be, by Pillow's names. Raises DecoderMissing where it is of a kind that needs an extra."""
+    if data[4:8] != b"ftyp":
+        return _FORMATS
+    brand = data[8:12]
+    if brand in _AVIF_BRANDS or (brand in _HEIF_BRANDS and b"avif" in data[8:64]):
+        return [_avif_format()]
+    return [_heif_format()] if brand in _HEIF_BRANDS else _FORMATS
+
+
+def _avif_format() -> str:
+    try:
+        from PIL import AvifImagePlugin
+    except ImportError:
+        raise DecoderMissing("AVIF photos need Pillow 11.3 or newer, which is not installed here") from None
+    if not AvifImagePlugin.SUPPORTED:
+        raise DecoderMissing("AVIF photos need a build of Pillow that can read them, which is not installed here")
+    return "AVIF"
+
+
 def _heif_format() -> str:
     try:
         from pillow_heif import register_heif_opener
@@ -217,6 +239,15 @@ def _heif_format() -> str:
         raise DecoderMissing("HEIC photos need the package pillow-heif, which is not installed here") from None
     register_heif_opener()
     return "HEIF"
+
+
+def _decoded_size(header: Image.Image) -> tuple[int, int]:
+    """Width and height once it is decoded. A TIFF is turned while it is: only Pillow 11 and later say so beforehand."""
+    if not isinstance(header, TiffImagePlugin.TiffImageFile):
+        return header.size
+    tags = header.tag_v2
+    width, height = int(tags[ExifTags.Base.ImageWidth]), int(tags[ExifTags.Base.ImageLength])
+    return (height, width) if tags.get(ExifTags.Base.Orientation) in _SWAPPED else (width, height)
 
 
 def _orientation(header: Image.Image, data: bytes) -> int:

@@ -45,6 +45,7 @@ def _listed(value: object, known: Collection[str]) -> frozenset[str] | None:
 
 ModelName = Annotated[str, AfterValidator(_model_name)]
 Score = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["FP32", "FP16"]
 
 
 class Settings(BaseSettings):
@@ -68,7 +69,7 @@ class Settings(BaseSettings):
 
     hf_endpoint: str | None = Field(None, validation_alias="HF_ENDPOINT")
     cache_folder: Path = Field(Path("~/.cache/mt-photos-ml"), validation_alias="MACHINE_LEARNING_CACHE_FOLDER")
-    model_ttl: int = Field(60, ge=0, validation_alias="MACHINE_LEARNING_MODEL_TTL")
+    model_ttl: int | None = Field(None, ge=0, validation_alias="MACHINE_LEARNING_MODEL_TTL")
     request_threads: int = Field(
         default_factory=lambda: os.cpu_count() or 4, ge=1, le=256, validation_alias="MACHINE_LEARNING_REQUEST_THREADS"
     )
@@ -87,6 +88,19 @@ class Settings(BaseSettings):
     int8_tasks: Annotated[frozenset[str], NoDecode] = Field(frozenset(), validation_alias="INT8_TASKS")
     int8_min_mean: Score = Field(0.99, validation_alias="INT8_MIN_MEAN")
     int8_min_worst: Score = Field(0.98, validation_alias="INT8_MIN_WORST")
+    device: str = Field("", validation_alias="DEVICE")
+    device_id: Annotated[str, Field(pattern=r"^\d+$")] = Field("0", validation_alias="MACHINE_LEARNING_DEVICE_ID")
+    device_ids: Annotated[str, Field(pattern=r"^ *\d+ *(, *\d+ *)*$")] | None = Field(
+        None, validation_alias="MACHINE_LEARNING_DEVICE_IDS"
+    )
+    openvino_precision: Precision = Field("FP32", validation_alias="MACHINE_LEARNING_OPENVINO_PRECISION")
+    rocm_precision: Precision = Field("FP32", validation_alias="MACHINE_LEARNING_ROCM_PRECISION")
+    ann: bool = Field(True, validation_alias="MACHINE_LEARNING_ANN")
+    rknn: bool = Field(True, validation_alias="MACHINE_LEARNING_RKNN")
+    workers: int = Field(1, ge=1, le=64, validation_alias="MACHINE_LEARNING_WORKERS")
+    worker_timeout: int = Field(300, ge=1, le=86400, validation_alias="MACHINE_LEARNING_WORKER_TIMEOUT")
+    immich_host: str = Field("[::]", validation_alias="IMMICH_HOST")
+    immich_port: int = Field(3003, ge=1, le=65535, validation_alias="IMMICH_PORT")
     immich_api: Literal["key", "open", "off"] = Field("key", validation_alias="IMMICH_API")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", validation_alias="IMMICH_LOG_LEVEL")
 

@@ -1,39 +1,26 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Replaces upstream's main.py, which lies beside it as upstream_main: its app with the MT Photos API added."""
+"""Replaces upstream's main.py, which lies beside it as upstream_main: the MT Photos API, and behind it upstream's."""
 
 import os
 import signal
 import sys
-from contextlib import contextmanager
 
-from mt_photos_ml.app import extend, threads_an_inference
+from mt_photos_ml.app import announce, from_settings
 from mt_photos_ml.logs import to_stderr
 from mt_photos_ml.memory import keep
-from mt_photos_ml.models.hub import Hub
-from mt_photos_ml.runtime.immich import ImmichRuntime, ImmichSource, UpstreamChanged, check, upstream
-from mt_photos_ml.runtime.prepared import Prepared
 from mt_photos_ml.settings import SettingsError, load
+from mt_photos_ml.upstream import Upstream
 
 try:
-    check()
-    app = upstream("immich_ml.upstream_main", "app")
     settings = load()
-    to_stderr(settings.log_level, upstream("immich_ml.config", "log"))
+    to_stderr(settings.log_level)
     keep()
-    threads = threads_an_inference(settings)
-    prepared = Prepared(settings.cache_folder) if settings.prepare_models else None
-    runtime = ImmichRuntime(settings.cache_folder, threads, prepared)
-    extend(
-        app,
+    app = from_settings(
         settings,
-        runtime,
-        ImmichSource(settings.cache_folder, Hub(settings.cache_folder, settings.hf_endpoint)),
-        activity=contextmanager(upstream("immich_ml.upstream_main", "update_state")),
-        # as upstream ends its worker when it is idle; gunicorn starts another
-        start_afresh=lambda: os.kill(os.getpid(), signal.SIGINT),
-        started=runtime.started,
-        release=runtime.release,
+        Upstream(at_once=settings.immich_api == "open") if settings.immich_api != "off" else None,
+        start_afresh=lambda: os.kill(os.getpid(), signal.SIGTERM),  # gunicorn starts another worker
     )
-except (SettingsError, UpstreamChanged) as error:
+    announce(settings, "the port of the container")
+except SettingsError as error:
     print(f"mt-photos-ml: {error}", file=sys.stderr)
     sys.exit(4)  # gunicorn's own code for an app that can't be loaded: it does not try again

@@ -15,7 +15,7 @@ from bench import photos
 from bench.models import FREE, NAME, REAL, Sizes, build, build_free
 from mt_photos_ml.photo import Photo
 from mt_photos_ml.runtime import Opened
-from mt_photos_ml.runtime.onnx import OnnxRuntime
+from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.tasks import clip, faces
 
 SMALL = Sizes(
@@ -47,7 +47,7 @@ def photo() -> bytes:
 
 
 def _opened(folder: Path) -> Opened:
-    return OnnxRuntime(1).open(folder / "model.onnx")
+    return OrtRuntime(1).open(folder / "model.onnx")
 
 
 def _numbers(model: Path) -> int:

@@ -101,11 +101,3 @@ def test_a_model_is_preloaded_only_if_it_is_in_use(tmp_path: Path) -> None:
         catalog.check_preloaded(settings(tmp_path, preload_ocr_detection="foo"))
     catalog.check_preloaded(settings(tmp_path, preload_ocr_detection="foo", tasks=frozenset({"clip"})))
     assert parts(preload_ocr_detection="foo, PP-OCRv6_small") == ["ocr/PP-OCRv6_small/detection"]
-
-
-def test_in_the_image_upstream_preloads_what_others_than_we_use(tmp_path: Path) -> None:
-    asked = settings(tmp_path, preload_ocr_detection="foo, PP-OCRv6_small", preload_ocr_recognition="PP-OCRv6_small")
-    assert catalog.preloaded_by_upstream(asked) == {
-        "MACHINE_LEARNING_PRELOAD__OCR__DETECTION": "foo",
-        "MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION": "",
-    }

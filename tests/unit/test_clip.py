@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from demo.models import build_clip
 from demo.pictures import COLOURS, colour_photo, group_photo
 from mt_photos_ml.photo import Photo
-from mt_photos_ml.runtime.onnx import OnnxRuntime
+from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.tasks import clip
 from photos import CHINESE
 from recorded import Recorded
@@ -34,7 +34,7 @@ class Pair:
 
     @classmethod
     def load(cls, folder: Path) -> "Pair":
-        runtime = OnnxRuntime()
+        runtime = OrtRuntime()
         seen, read = (Recorded(runtime.open(folder / kind / "model.onnx")) for kind in ("visual", "textual"))
         visual, textual = clip.Visual.load(seen, folder / "visual"), clip.Textual.load(read, folder / "textual")
         return cls(visual, textual, seen, read)

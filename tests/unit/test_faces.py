@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from demo.models import build_faces
 from demo.pictures import DrawnFace, colour_photo, group_photo
 from mt_photos_ml.photo import Photo
-from mt_photos_ml.runtime.onnx import OnnxSession
+from mt_photos_ml.runtime.ort import OrtSession
 from mt_photos_ml.tasks import faces
 from recorded import Recorded
 
@@ -58,7 +58,7 @@ class Both:
         session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
         theirs = RetinaFace(session=session)
         theirs.prepare(ctx_id=0, det_thresh=0.5, input_size=(640, 640))
-        return cls(faces.Detector(OnnxSession(session)), theirs)
+        return cls(faces.Detector(OrtSession(session)), theirs)
 
     def agree(
         self, data: bytes, *, filtered: bool = False, pixels: float = 2.0, least: float = 0.5, unsure: int = 0
@@ -167,7 +167,7 @@ def anything(tmp_path_factory: pytest.TempPathFactory) -> Both:
 
 @pytest.fixture
 def recorded(model: Path) -> Recorded:
-    return Recorded(OnnxSession(onnxruntime.InferenceSession(model / "recognition" / "model.onnx")))
+    return Recorded(OrtSession(onnxruntime.InferenceSession(model / "recognition" / "model.onnx")))
 
 
 @pytest.fixture
@@ -315,7 +315,7 @@ def test_a_recogniser_of_one_face_at_a_time_gives_the_same_and_its_file_stays_as
     build_faces(tmp_path, batch=1)
     model = tmp_path / "recognition" / "model.onnx"
     before = model.read_bytes()
-    one_by_one = Recorded(OnnxSession(onnxruntime.InferenceSession(model)))
+    one_by_one = Recorded(OrtSession(onnxruntime.InferenceSession(model)))
     fixed = faces.Recogniser.load(one_by_one, model.parent)
     assert (fixed.batch, recogniser.batch) == (1, None)
     data = _file(family[0])

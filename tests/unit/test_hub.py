@@ -488,3 +488,46 @@ def test_our_list_of_text_models_agrees_with_rapidocrs() -> None:
             if "PP-OCRv6" in file.path and "PP-OCRv6" not in listed:
                 continue
             assert file.sha256 in listed, (name, kind)
+
+
+# for an NPU
+
+
+def test_the_npus_file_is_fetched_in_place_of_the_onnx_file(server: HubServer, tmp_path: Path) -> None:
+    model = Hub(tmp_path, server.endpoint, npu_file="model.armnn").fetch(VISUAL)
+
+    assert model == tmp_path / CLIP / NAME / "visual" / "model.onnx"
+    assert files(tmp_path / CLIP / NAME) == {
+        "config.json",
+        "visual/model.armnn",
+        "visual/preprocess_cfg.json",
+        "SHA256SUMS",
+    }
+    server.status = 500
+    assert Hub(tmp_path, server.endpoint, npu_file="model.armnn").fetch(VISUAL) == model
+
+
+def test_the_file_of_a_board_lies_in_its_own_folder(server: HubServer, tmp_path: Path) -> None:
+    server.repositories[PATH]["visual/rknpu/rk3588/model.rknn"] = b"for Rockchip's"
+    Hub(tmp_path, server.endpoint, npu_file="rknpu/rk3588/model.rknn").fetch(VISUAL)
+    assert (tmp_path / CLIP / NAME / "visual/rknpu/rk3588/model.rknn").read_bytes() == b"for Rockchip's"
+
+
+def test_a_model_without_a_file_for_the_npu_is_fetched_as_onnx_and_asked_for_once(
+    server: HubServer, tmp_path: Path
+) -> None:
+    hub = Hub(tmp_path, server.endpoint, npu_file="model.armnn")
+    for _ in range(3):
+        assert hub.fetch(DETECTION).read_bytes() == WEIGHTS
+    assert server.sent == ["detection/model.onnx"]
+    assert [path for path, _ in server.requests if path.startswith("list")] == ["list immich-app/buffalo_s"]
+
+
+def test_what_is_there_as_onnx_is_used_where_the_npus_file_cannot_be_had(server: HubServer, tmp_path: Path) -> None:
+    model = Hub(tmp_path, server.endpoint).fetch(VISUAL)
+    assert Hub(tmp_path, nobody_listens(), npu_file="model.armnn").fetch(VISUAL) == model
+
+
+def test_ocr_has_no_files_for_npus(server: HubServer, tmp_path: Path, ocr: Part) -> None:
+    hub = Hub(tmp_path, nobody_listens(), ocr_release=server.release_address, npu_file="model.armnn")
+    assert hub.fetch(ocr).read_bytes() == WEIGHTS

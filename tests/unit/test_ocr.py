@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from demo.pictures import CJK_FONT, text_page
 from mt_photos_ml.photo import Photo
-from mt_photos_ml.runtime.onnx import OnnxRuntime
+from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.tasks import ocr
 from mt_photos_ml.tasks.ocr import Line
 
@@ -76,7 +76,7 @@ def _reader(wheel: str) -> Reader:
     folder, pattern = WHEELS[wheel]
     if folder is None:
         pytest.skip(f"no RapidOCR ({wheel}) here")
-    runtime, models = OnnxRuntime(), folder / "rapidocr" / "models"
+    runtime, models = OrtRuntime(), folder / "rapidocr" / "models"
     detector = ocr.Detector.load(runtime.open(models / pattern.format("det")), models)
     return Reader(detector, ocr.Recogniser.load(runtime.open(models / pattern.format("rec")), models))
 

@@ -21,7 +21,7 @@ from mt_photos_ml.models import catalog
 from mt_photos_ml.models.hub import Hub
 from mt_photos_ml.models.store import ModelUnavailable, Slots, Store
 from mt_photos_ml.optimize import Refused, optimize
-from mt_photos_ml.runtime.onnx import OnnxRuntime
+from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.settings import Settings, SettingsError
 from service import KEY, environment, running
 
@@ -165,7 +165,7 @@ def test_a_damaged_variant_is_named_and_the_original_left_alone(cache: Path, pho
     (visual, _) = catalog.configured(told)["clip"]
 
     async def scenario() -> None:
-        async with Store(OnnxRuntime(1), Hub(cache), MAKERS, Slots(1, 1), 0).use([visual]):
+        async with Store(OrtRuntime(1), Hub(cache), MAKERS, Slots(1, 1), 0).use([visual]):
             pass
 
     with pytest.raises(ModelUnavailable, match="its int8 variant is damaged; `mt-photos-ml models optimize mine"):

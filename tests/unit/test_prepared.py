@@ -18,7 +18,7 @@ from demo.graph import Graph
 from mt_photos_ml.models.catalog import OCR, Part
 from mt_photos_ml.models.hub import carried_by_wheel
 from mt_photos_ml.runtime import Opened, prepared
-from mt_photos_ml.runtime.onnx import OnnxRuntime
+from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.runtime.prepared import Prepared, key, stale
 
 
@@ -40,7 +40,7 @@ def write(path: Path, seed: int, kind: int = TensorProto.FLOAT) -> None:
 def opened(cache: Path, model: Path, then: Callable[[Path], object] = lambda path: None, threads: int = 1) -> Opened:
     def open_(path: Path, threads: int) -> Opened:
         then(path)
-        return OnnxRuntime(threads).open(path)
+        return OrtRuntime(threads).open(path)
 
     return Prepared(cache).open(model, open_, threads)
 
@@ -57,7 +57,7 @@ def made(model: Path) -> list[Path]:
 
 def test_it_answers_as_the_original_does_bit_for_bit(tmp_path: Path, model: Path) -> None:
     x = np.random.default_rng(1).normal(size=(3, 64)).astype(np.float32)
-    plain, (folder,) = OnnxRuntime(1).open(model).run({"x": x}), made_by_opening(tmp_path, model)
+    plain, (folder,) = OrtRuntime(1).open(model).run({"x": x}), made_by_opening(tmp_path, model)
     again = opened(tmp_path, model)
     np.testing.assert_array_equal(again.run({"x": x})[0], plain[0])
     assert (folder / "weights.bin").stat().st_size > 2_000_000
@@ -128,7 +128,7 @@ def test_a_preparation_under_way_is_ended_with_the_service(tmp_path: Path, model
 
     def open_(path: Path, threads: int) -> Opened:
         paths.append(path)
-        return OnnxRuntime(threads).open(path)
+        return OrtRuntime(threads).open(path)
 
     preparing.close()
     with pytest.raises(RuntimeError, match="the service is ending"):
@@ -195,7 +195,7 @@ def test_where_it_cant_be_written_the_model_is_used_as_it_is(
         (model.parent / "prepared").touch()
     preparing = Prepared(tmp_path)
     for _ in range(3):
-        preparing.open(model, lambda path, threads: OnnxRuntime(threads).open(path), 1)
+        preparing.open(model, lambda path, threads: OrtRuntime(threads).open(path), 1)
     assert files_opened(tmp_path, model) == [model]
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 2  # of the one above, for all its attempts, and of a second one
@@ -222,7 +222,7 @@ def test_a_model_that_was_mended_is_prepared_by_the_same_process(tmp_path: Path,
     whole, preparing = model.read_bytes(), Prepared(tmp_path)
 
     def open_(path: Path, threads: int) -> Opened:
-        return OnnxRuntime(threads).open(path)
+        return OrtRuntime(threads).open(path)
 
     model.write_bytes(b"no model" * 200_000)
     for _ in range(2):
@@ -256,7 +256,7 @@ def test_the_text_models_of_the_wheel_can_be_prepared(tmp_path: Path, kind: str)
     model = tmp_path / "ocr" / "PP-OCRv6_small" / kind / "model.onnx"
     model.parent.mkdir(parents=True)
     shutil.copyfile(carried, model)
-    session, plain = opened(tmp_path, model), OnnxRuntime(1).open(model)
+    session, plain = opened(tmp_path, model), OrtRuntime(1).open(model)
     assert len(made(model)) == 1
     assert session.metadata == plain.metadata
     x = np.random.default_rng(0).normal(size=(2, 3, 48, 320)).astype(np.float32)
@@ -271,11 +271,11 @@ def test_what_a_large_run_needed_comes_back_when_the_model_is_dropped(tmp_path: 
     script = """
 import gc, numpy, pathlib, sys
 from mt_photos_ml import memory
-from mt_photos_ml.runtime.onnx import OnnxRuntime
+from mt_photos_ml.runtime.ort import OrtRuntime
 def anonymous():
     status = pathlib.Path("/proc/self/status").read_text()
     return int(status.partition("RssAnon:")[2].split()[0]) // 1024
-runtime = OnnxRuntime(1)
+runtime = OrtRuntime(1)
 session = runtime.open(pathlib.Path(sys.argv[1]))
 before = anonymous()
 session.run({session.inputs[0].name: numpy.zeros((1, 3, 736, 992), "f4")})

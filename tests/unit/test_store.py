@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mt_photos_ml.models.catalog import Part
 from mt_photos_ml.models.hub import DownloadError
 from mt_photos_ml.models.store import ModelUnavailable, Slots, Store
 from mt_photos_ml.runtime import Opened
-from mt_photos_ml.runtime.onnx import OnnxRuntime
+from mt_photos_ml.runtime.ort import OrtRuntime
 
 VISUAL = Part("clip", "mine", "visual")
 TEXTUAL = Part("clip", "mine", "textual")
@@ -53,7 +53,7 @@ class Folder:
         return self.can_mend
 
 
-class Counting(OnnxRuntime):
+class Counting(OrtRuntime):
     """onnxruntime, counting what it opens and how many at once."""
 
     def __init__(self) -> None:
@@ -81,8 +81,14 @@ def source(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
 
 
-def make(runtime: Counting, source: Folder, ttl: float = 0, kept: Sequence[Part] = ()) -> Store:
-    return Store(runtime, source, MAKERS, Slots(1, 1), ttl, kept)
+def make(
+    runtime: Counting,
+    source: Folder,
+    ttl: float = 0,
+    kept: Sequence[Part] = (),
+    start_afresh: Callable[[], None] = lambda: None,
+) -> Store:
+    return Store(runtime, source, MAKERS, Slots(1, 1), ttl, kept, start_afresh)
 
 
 async def used(store: Store, *parts: Part) -> list[Any]:
@@ -171,6 +177,47 @@ def test_what_is_preloaded_is_not_dropped_when_idle(runtime: Counting, source: F
         await store.drop_idle(0)
         assert store.loaded == ["clip/mine/textual"]
         assert await store.drop_unused() == ["clip/mine/textual"]
+
+    asyncio.run(scenario())
+
+
+class Accelerated(Counting):
+    """As if the models were on a graphics card, which only the end of the process clears; the card is not there."""
+
+    @property
+    def holds_a_device(self) -> bool:
+        return bool(self.opened)
+
+
+@pytest.mark.parametrize("kept", [(), (VISUAL,)], ids=["nothing-kept", "one-kept"])
+def test_where_a_graphics_card_was_used_the_process_starts_afresh_when_idle(
+    source: Folder, kept: Sequence[Part]
+) -> None:
+    afresh: list[list[str]] = []
+
+    async def scenario() -> None:
+        store = make(Accelerated(), source, 0.2, kept, lambda: afresh.append(store.loaded))
+        caring = asyncio.create_task(store.look_after())
+        await asyncio.sleep(0.5)
+        assert not afresh, "no card was used yet"
+        async with store.use([VISUAL]):
+            await asyncio.sleep(0.5)
+            assert not afresh, "it is in use"
+        await asyncio.sleep(0.6)
+        caring.cancel()
+
+    asyncio.run(scenario())
+    assert afresh == ([] if kept else [[]])
+
+
+def test_a_processor_gives_its_memory_back_without_a_new_process(runtime: Counting, source: Folder) -> None:
+    async def scenario() -> None:
+        store = make(runtime, source, 0.2, start_afresh=lambda: pytest.fail("started afresh"))
+        caring = asyncio.create_task(store.look_after())
+        await used(store, VISUAL)
+        await asyncio.sleep(0.6)
+        assert store.loaded == []
+        caring.cancel()
 
     asyncio.run(scenario())
 

@@ -96,17 +96,22 @@ def failure(error: BaseException) -> Response:
         case TaskOff():
             return _nothing(404, f"the task {error.args[0]} is switched off (TASKS)")
         case ModelUnavailable():
-            return _nothing(503, str(error), {"retry-after": f"{error.retry_after:.0f}"})
+            return unavailable(str(error), error.retry_after)
         case Busy():
-            return _nothing(503, f"{error.args[0]} requests are waiting already", {"retry-after": "5"})
+            return unavailable(f"{error.args[0]} requests are waiting already", 5)
         case DecoderMissing():
-            return _nothing(503, str(error), {"retry-after": "3600"})
+            return unavailable(str(error), 3600)
         case ArithmeticError():
-            return _nothing(503, str(error), {"retry-after": "3600"})
+            return unavailable(str(error), 3600)
         case MemoryError():
-            return _nothing(503, "there is not enough memory for this photo now", {"retry-after": "60"})
+            return unavailable("there is not enough memory for this photo now", 60)
     log.error("an error that nobody expected", exc_info=error)
     return _nothing(500, "something went wrong in the service; its log says what")
+
+
+def unavailable(message: str, retry_after: float) -> Response:
+    """503. retry_after: seconds."""
+    return _nothing(503, message, {"retry-after": f"{retry_after:.0f}"})
 
 
 def _nothing(status: int, message: str, headers: dict[str, str] | None = None) -> Response:

@@ -42,19 +42,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Routes:
     """The routes of one service."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        slots: Slots,
-        start_afresh: Callable[[], None],
-        release: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:
-        """start_afresh: makes the process end once what is in flight is answered, and a new one take its place.
-
-        release: makes others than the store let go of the models that they share with it.
-        """
-        self._release = release
+    def __init__(self, settings: Settings, store: Store, slots: Slots, start_afresh: Callable[[], None]) -> None:
+        """start_afresh: makes the process end once what is in flight is answered, and a new one take its place."""
         self._settings, self._store, self._slots, self._start_afresh = settings, store, slots, start_afresh
         self._parts = configured(settings)
         self._language = settings.clip_language
@@ -152,8 +141,6 @@ class Routes:
         return replies.faces(found, self._settings.face_recognition_model_name)
 
     async def restart(self, request: Request) -> Response:
-        if self._release is not None:
-            await self._release()
         await self._store.drop_unused()
         self._remembered.clear()
         answer = replies.reply({"result": "pass"})

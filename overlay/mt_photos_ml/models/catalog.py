@@ -324,15 +324,6 @@ def check_preloaded(settings: Settings) -> None:
             raise SettingsError(f"{variable}={','.join(names)}: expected {part.name}, the model that is in use")
 
 
-def preloaded_by_upstream(settings: Settings) -> dict[str, str]:
-    """Each list of models to be loaded at the start, by its variable, without those that we load."""
-    ours = {(part.folder, part.kind, part.name) for part in preloaded(settings)}
-    return {
-        variable: ",".join(name for name in names if (folder, kind, name) not in ours)
-        for folder, kind, variable, names in _preload_lists(settings)
-    }
-
-
 def _preload_lists(settings: Settings) -> list[tuple[str, str, str, list[str]]]:
     """Folder, kind, variable and names of every list of models to be loaded at the start."""
     asked = (

@@ -41,7 +41,7 @@ class DownloadError(RuntimeError):
 
 
 class Hub:
-    """Where models come from. Holds no state: any number of threads and processes may fetch into one cache at once."""
+    """Where models come from. Any number of threads and processes may fetch into one cache at once."""
 
     def __init__(
         self,
@@ -51,17 +51,27 @@ class Hub:
         endpoints: Sequence[str] = DEFAULT_ENDPOINTS,
         ocr_release: str = OCR_RELEASE,
         progress: Progress | None = None,
+        npu_file: str | None = None,
     ) -> None:
-        """endpoint: the one of HF_ENDPOINT, asked alone. progress: is told instead of the log how far a download is."""
+        """endpoint: the one of HF_ENDPOINT, asked alone. progress: is told instead of the log how far a download is.
+
+        npu_file: of a CLIP or face model for this machine's NPU, below the folder of the part; taken in place of the
+        onnx file where the model has one.
+        """
+        self._npu_file = npu_file
+        self._asked: set[Part] = set()
         self.cache = cache
         self.endpoints = tuple(address.rstrip("/") for address in ([endpoint] if endpoint else endpoints))
         self.ocr_release = ocr_release.rstrip("/")
         self.progress = progress
 
     def fetch(self, part: Part) -> Path:
-        """The path of the part's model.onnx, after downloading what is missing. Raises DownloadError."""
+        """The path of the part's model.onnx, after downloading what is missing. Raises DownloadError.
+
+        Where the part has a file for the NPU, the onnx file need not be there.
+        """
         model = self._folder(part) / part.files[0]
-        if not (missing := part.missing(self.cache)):
+        if not (missing := self._missing(part)):
             return model
         if part.name not in KNOWN[part.folder]:
             raise DownloadError(
@@ -73,11 +83,15 @@ class Hub:
             with self._locked(part):
                 if carried and part.missing(self.cache):
                     self._copy(part, carried)
-                elif part.missing(self.cache):
+                elif self._missing(part):
                     self._download(part)
-        except OSError as error:
+        except (OSError, DownloadError) as error:
             if carried:
                 return carried
+            if not part.missing(self.cache):  # but for the NPU's file, all is there
+                return model
+            if isinstance(error, DownloadError):
+                raise
             raise DownloadError(
                 f"It can't be stored: {error.strerror or error} ({error.filename or self._folder(part)}). "
                 "Make the folder writable and the disk large enough, or let MACHINE_LEARNING_CACHE_FOLDER name another."
@@ -106,11 +120,25 @@ class Hub:
 
     def verify(self, part: Part) -> str | None:
         """None where the part is whole, as far as checksums are known; or what is wrong with it, in words."""
-        if missing := part.missing(self.cache):
+        if missing := self._missing(part, asks=False):
             return f"{self._folder(part)} has no {_listed(missing)}"
         if spoiled := self._spoiled(part):
             return f"{_listed(spoiled)} in {self._folder(part)} is not what was published (another SHA-256)"
         return None
+
+    def _npu(self, part: Part) -> str | None:
+        """The part's file for the NPU, if it may have one."""
+        has = self._npu_file is not None and part.folder != OCR and part.name in KNOWN[part.folder]
+        return f"{part.kind}/{self._npu_file}" if has else None
+
+    def _missing(self, part: Part, asks: bool = True) -> list[str]:
+        """What is to be fetched. asks: for the NPU's file too, once; the model may have none."""
+        missing, npu = part.missing(self.cache), self._npu(part)
+        if npu is None:
+            return missing
+        if (self._folder(part) / npu).is_file():
+            return [file for file in missing if file != part.files[0]]
+        return [npu, *missing] if asks and part not in self._asked else missing
 
     def _folder(self, part: Part) -> Path:
         return self.cache / part.folder / part.name
@@ -131,7 +159,8 @@ class Hub:
         failures = []
         for source in (self.ocr_release,) if part.folder == OCR else self.endpoints:
             try:
-                self._transfer(part, _offered(part, source), source)
+                self._transfer(part, _offered(part, source, self._npu(part)), source)
+                self._asked.add(part)
                 return
             except DownloadError:
                 raise
@@ -139,7 +168,7 @@ class Hub:
                 if of_the_disk(error):
                     raise
                 failures.append(f"{source}: {reason(error)}")
-        missing, folder = _listed(part.missing(self.cache)), self._folder(part)
+        missing, folder = _listed(self._missing(part, asks=False)), self._folder(part)
         if part.folder == OCR:
             address = f"{self.ocr_release}/{OCR_MODELS[part.name][part.kind].path}"
             remedy = f"Let HTTPS_PROXY name a proxy that reaches it, or save {address} as {folder / part.files[0]}."
@@ -186,8 +215,8 @@ class Hub:
         self._record(
             part, {file.path: file.sha256 or sha256_of(staging / file.path) for file in files if file.size is not None}
         )
-        for file in sorted(files, key=lambda file: file.path == part.files[0]):
-            (folder / file.path).parent.mkdir(exist_ok=True)
+        for file in sorted(files, key=lambda file: file.path in (part.files[0], self._npu(part))):
+            (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
             (staging / file.path).replace(folder / file.path)
         shutil.rmtree(staging, ignore_errors=True)
         with suppress(OSError):  # another part's half files are still in it
@@ -228,8 +257,9 @@ def _repository(part: Part) -> str:
     return f"immich-app/{part.name}"
 
 
-def _offered(part: Part, source: str) -> list[File]:
-    """The files of the part that a source has, with what it says of them. Raises whatever comes of asking."""
+def _offered(part: Part, source: str, npu: str | None = None) -> list[File]:
+    """The files of the part that a source has, with what it says of them: the file `npu` in place of the onnx file
+    where there is one. Raises whatever comes of asking."""
     if part.folder == OCR:
         known = OCR_MODELS[part.name][part.kind]
         address = f"{source}/{known.path}"
@@ -251,9 +281,11 @@ def _offered(part: Part, source: str) -> list[File]:
             file.lfs.sha256 if file.lfs else None,
         )
         for file in found.siblings or ()
-        if _wanted(part, file.rfilename)
+        if file.rfilename == npu or _wanted(part, file.rfilename)
     ]
-    if lacking := set(part.files) - {file.path for file in files}:
+    if npu in (there := {file.path for file in files}):
+        return [file for file in files if file.path == npu or not _belongs_to_onnx(part, file.path)]
+    if lacking := set(part.files) - there:
         raise Unusable(f"its {_repository(part)} has no {_listed(sorted(lacking))}")
     return files
 
@@ -264,6 +296,11 @@ def _wanted(part: Part, path: str) -> bool:
         return True
     folder, _, name = path.rpartition("/")
     return folder == part.kind and not name.startswith(".") and not name.endswith(_OTHER_FORMATS)
+
+
+def _belongs_to_onnx(part: Part, path: str) -> bool:
+    """Whether it is the model file for onnxruntime, or weights beside it."""
+    return path == part.files[0] or path not in part.files
 
 
 def carried_by_wheel(part: Part) -> Path | None:

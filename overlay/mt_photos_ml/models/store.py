@@ -26,6 +26,7 @@ Maker = Callable[[Session, Path], Any]
 """Makes of a session, and of the folder that the model lies in, what a task works with."""
 
 _PATIENCE = 30.0  # seconds that a request waits for a model; after that it is told to come again
+_TTL, _TTL_OF_A_DEVICE = 60.0, 300.0  # seconds
 _QUARANTINE = 30.0  # seconds during which a model that failed is not tried again
 
 
@@ -135,19 +136,23 @@ class Store:
         source: Source,
         makers: Mapping[tuple[str, str], Maker],
         slots: Slots,
-        ttl: float,
+        ttl: float | None,
         kept: Sequence[Part] = (),
+        start_afresh: Callable[[], None] = lambda: None,
     ) -> None:
-        """makers: by folder and kind of a part. ttl: seconds after which an idle model is dropped; 0 for never.
+        """makers: by folder and kind of a part. ttl: seconds after which an idle model is dropped; 0 for never, None
+        for what suits the device.
 
-        kept: what is to be preloaded, and not dropped when idle.
+        kept: what is to be preloaded, and not dropped when idle. start_afresh: ends the process for another to take its
+        place, where nothing else gives a device's memory back.
         """
-        self._kept = kept
+        self._kept, self._start_afresh = kept, start_afresh
         self._runtime, self._source, self._makers, self._slots, self._ttl = runtime, source, makers, slots, ttl
         self._loaded: dict[Part, _Loaded] = {}
         self._loading: dict[Part, asyncio.Task[_Loaded]] = {}
         self._failed: dict[Part, tuple[float, ModelUnavailable]] = {}
         self._one_load = asyncio.Lock()
+        self._last_use = time.monotonic()
 
     @property
     def loaded(self) -> list[str]:
@@ -164,9 +169,10 @@ class Store:
                 entries[-1].users += 1  # at once: the next part may take minutes, and this one would count as idle
             yield [entry.model for entry in entries]
         finally:
+            self._last_use = time.monotonic()
             for entry in entries:
                 entry.users -= 1
-                entry.idle_since = time.monotonic()
+                entry.idle_since = self._last_use
 
     async def preload(self) -> None:
         """Loads what is to be kept, one after the other; a failure is logged, and the first request tries again."""
@@ -208,8 +214,6 @@ class Store:
                 path = await asyncio.wrap_future(in_daemon(lambda: self._source.fetch(part)))
             except DownloadError as error:
                 raise ModelUnavailable(f"{part} can't be downloaded: {error}", _QUARANTINE) from error
-            except Exception as error:  # upstream's downloads raise what their libraries do
-                raise ModelUnavailable(f"{part} can't be downloaded: {_first_line(error)}", _QUARANTINE) from error
             try:
                 async with self._one_load:
                     return await asyncio.to_thread(self._open, part, path)
@@ -270,13 +274,25 @@ class Store:
         await asyncio.to_thread(self._free, dropped)
         return names
 
+    @property
+    def _seconds(self) -> float:
+        """After which an idle model is dropped: soon where loading it again costs next to nothing."""
+        if self._ttl is not None:
+            return self._ttl
+        return _TTL_OF_A_DEVICE if self._runtime.holds_a_device else _TTL
+
     async def look_after(self) -> None:
         """Runs for as long as the service does: drops idle models, and in a pause gives back what photos left free."""
-        pause, given_back = min(self._ttl / 2 or 10, 10), 0.0
+        pause, given_back = min((self._ttl if self._ttl is not None else _TTL) / 2 or 10, 10), 0.0
         while True:
             await asyncio.sleep(pause)
-            if self._ttl:
-                await self.drop_idle(self._ttl)
+            if self._seconds:
+                await self.drop_idle(self._seconds)
+                rests = not self._loaded and not self._loading and self._last_use <= time.monotonic() - self._seconds
+                if rests and self._runtime.holds_a_device:
+                    log.info("starting afresh, since nothing was asked for a while: so the device's memory comes back")
+                    self._start_afresh()
+                    return
             last = max((entry.idle_since for entry in self._loaded.values()), default=0.0)
             if given_back < last < time.monotonic() - pause and not any(e.users for e in self._loaded.values()):
                 given_back = time.monotonic()

@@ -52,6 +52,11 @@ class Damaged(RuntimeError):
 class Runtime(Protocol):
     """Opens sessions."""
 
+    @property
+    def holds_a_device(self) -> bool:
+        """Whether memory of a graphics card is held that only the end of the process gives back."""
+        ...
+
     def open(self, model: Path) -> Opened:
         """Loads a model file of the cache layout, `…/TASK/NAME/KIND/model.onnx`. Raises Damaged, or MemoryError."""
         ...

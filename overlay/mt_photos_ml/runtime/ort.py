@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Sessions of plain onnxruntime, on a bare machine."""
+"""Sessions of onnxruntime, on every device that it knows."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -12,25 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import Damaged, Node, Opened
+from .devices import IDENTITY, Devices
 from .prepared import Prepared
 
 if TYPE_CHECKING:
     import onnxruntime
-
-log = logging.getLogger("mt_photos_ml")
-
-# The devices that a build of onnxruntime may be for, the preferred first, and how they are to be used.
-_DEVICES: dict[str, dict[str, str]] = {
-    "CUDAExecutionProvider": {"arena_extend_strategy": "kSameAsRequested"},
-    "OpenVINOExecutionProvider": {"device_type": "GPU", "precision": "FP32"},
-    "CoreMLExecutionProvider": {},
-    "CPUExecutionProvider": {},
-}
-
-# A model that does nothing: y = Identity(x), a float, as onnx.helper writes it.
-_IDENTITY = bytes.fromhex(
-    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02080142040a001011"
-)
 
 # onnxruntime's errors that speak of the file; it exports none of its error classes. Others may speak of the device.
 _DAMAGED = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoSuchFile", "UnicodeDecodeError")
@@ -53,7 +38,7 @@ def empty_arena() -> None:
 
     asked = ort.RunOptions()
     asked.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    session = ort.InferenceSession(_IDENTITY, options(1), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(IDENTITY, options(1), providers=["CPUExecutionProvider"])
     session.run(None, {"x": np.zeros(1, np.float32)}, asked)
 
 
@@ -84,7 +69,7 @@ def damage_told(model: Path) -> Iterator[None]:
         raise
 
 
-class OnnxSession:
+class OrtSession:
     """An onnxruntime session behind the seam."""
 
     one_thread = None
@@ -98,30 +83,30 @@ class OnnxSession:
         return list(self._session.run(None, dict(feed)))
 
 
-class OnnxRuntime:
-    """onnxruntime with the best device of the build that is installed."""
+class OrtRuntime:
+    """onnxruntime with the best device that works."""
 
-    def __init__(self, threads: int = 0, prepared: Prepared | None = None) -> None:
+    def __init__(self, threads: int = 0, prepared: Prepared | None = None, devices: Devices | None = None) -> None:
         """threads: for one inference; 0 leaves the choice to onnxruntime. prepared: used on the processor only."""
-        self._threads, self._prepared = threads, prepared
+        self._threads, self._prepared, self._devices = threads, prepared, devices or Devices()
+        self._opened = False
+
+    @property
+    def holds_a_device(self) -> bool:
+        return self._opened and self._devices.is_accelerated
 
     def open(self, model: Path) -> Opened:
-        if self._prepared is None or self.devices() != ["CPUExecutionProvider"]:
+        self._opened = True
+        if self._prepared is None or self._devices.is_accelerated:
             return self._open(model, self._threads)
         return self._prepared.open(model, self._open, self._threads)
 
-    def _open(self, model: Path, threads: int) -> OnnxSession:
-        import onnxruntime as ort  # 40 MB and a fifth of a second that a start without a photo does not need
+    def _open(self, model: Path, threads: int) -> OrtSession:
+        import onnxruntime as ort
 
-        devices = self.devices()
-        if "CUDAExecutionProvider" in devices:
-            ort.preload_dlls()  # of the CUDA that the extra installed
         with damage_told(model):
-            providers = [(name, _DEVICES[name]) for name in devices]
-            session = ort.InferenceSession(model, options(threads), providers=providers)
-        if session.get_providers()[0] != devices[0]:
-            log.warning("%s can't be used here, the processor is used instead", devices[0])
-        return OnnxSession(session)
+            session = ort.InferenceSession(model, options(threads), providers=self._devices.providers(model))
+        return OrtSession(session)
 
     def give_back(self) -> None:
         empty_arena()
@@ -130,15 +115,7 @@ class OnnxRuntime:
         if self._prepared is not None:
             self._prepared.close()
 
-    def devices(self) -> list[str]:
-        """The devices that this onnxruntime was built for, the preferred first."""
-        import onnxruntime as ort
-
-        available = ort.get_available_providers()
-        return [name for name in _DEVICES if name in available]
-
     def describe(self) -> str:
         import onnxruntime as ort
 
-        devices = ", ".join(name.removesuffix("ExecutionProvider") for name in self.devices())
-        return f"onnxruntime {ort.__version__} on {devices}"
+        return f"onnxruntime {ort.__version__} on {self._devices.provider.removesuffix('ExecutionProvider')}"

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+# Docker's health check of the image: bash's own socket instead of an interpreter every few seconds.
+host=${IMMICH_HOST:-::}
+host=${host#[}
+host=${host%]}
+case $host in ::|0.0.0.0) host=127.0.0.1 ;; esac
+exec 3<>"/dev/tcp/$host/${IMMICH_PORT:-3003}" || exit 1
+printf 'GET /ping HTTP/1.0\r\n\r\n' >&3
+grep -q pong <&3

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The devices that onnxruntime can use here, and the options of each: those that the base image gives its sessions."""
+
+import contextlib
+import io
+import logging
+import os
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Self
+
+from ..settings import Settings
+
+log = logging.getLogger("mt_photos_ml")
+
+CPU = "CPUExecutionProvider"
+
+_HINTS = {
+    "CUDAExecutionProvider": "a container is given an Nvidia card by --gpus all, a bare machine by Nvidia's driver",
+    "ROCMExecutionProvider": "a container is given an AMD card by --device /dev/kfd --device /dev/dri",
+    "MIGraphXExecutionProvider": "a container is given an AMD card by --device /dev/kfd --device /dev/dri",
+    "OpenVINOExecutionProvider": "a container is given an Intel GPU by --device /dev/dri",
+    "CoreMLExecutionProvider": "it is for Apple's processors",
+}
+"""The providers that we use, the preferred first, and what to look at where one can't be used."""
+
+# A model that does nothing: y = Identity(x), a float, as onnx.helper writes it.
+IDENTITY = bytes.fromhex(
+    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02080142040a001011"
+)
+
+
+class Devices:
+    """Which device sessions run on. Nothing is asked of a device before the first model is."""
+
+    def __init__(self, number: str = "0", openvino_precision: str = "FP32", rocm_precision: str = "FP32") -> None:
+        """number: of the card, where there are several. Precision: FP32 or FP16."""
+        self._number, self._openvino_precision, self._rocm_precision = number, openvino_precision, rocm_precision
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(settings.device_id, settings.openvino_precision, settings.rocm_precision)
+
+    @property
+    def is_accelerated(self) -> bool:
+        """Whether models run on something else than the processor."""
+        return self.provider != CPU
+
+    @cached_property
+    def provider(self) -> str:
+        """The best of this build of onnxruntime that works on this machine; why a better one does not is logged."""
+        import onnxruntime as ort  # 40 MB and a fifth of a second that a start without a photo does not need
+
+        if find_spec("nvidia") and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # of the CUDA that the extra installed
+        available = ort.get_available_providers()
+        for provider in _HINTS:
+            if provider in available:
+                failure = self._failure(provider)
+                if failure is None:
+                    return provider
+                log.warning(
+                    "%s can't be used here, the processor is used instead: %s (%s)",
+                    provider.removesuffix("ExecutionProvider"),
+                    failure,
+                    _HINTS[provider],
+                )
+        return CPU
+
+    def providers(self, model: Path | None) -> list[tuple[str, dict[str, str]]]:
+        """What a session of this model is to be opened with, the processor last for what the device can't do."""
+        chosen = [] if self.provider == CPU else [(self.provider, self._options(self.provider, model))]
+        return [*chosen, (CPU, {})]
+
+    def _failure(self, provider: str) -> str | None:
+        """Why a model that does nothing can't run on it; None where it can."""
+        import numpy as np
+        import onnxruntime as ort
+
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(said):  # where onnxruntime says that it falls back by itself
+                session = ort.InferenceSession(IDENTITY, providers=[(provider, self._options(provider, None))])
+                session.run(None, {"x": np.zeros(1, np.float32)})
+        except Exception as error:  # onnxruntime has no class for its errors
+            return _first_line(str(error))
+        if session.get_providers()[0] == provider:
+            return None
+        errors = (line for line in said.getvalue().splitlines() if "EP Error" in line)
+        return _first_line(next(errors, "onnxruntime finds no such device"))
+
+    def _options(self, provider: str, model: Path | None) -> dict[str, str]:
+        """model: beside it lies what a provider compiles of it."""
+        match provider:
+            case "CUDAExecutionProvider" | "ROCMExecutionProvider":
+                return {"arena_extend_strategy": "kSameAsRequested", "device_id": self._number}
+            case "MIGraphXExecutionProvider":
+                fp16 = {"migraphx_fp16_enable": "1"} if self._rocm_precision == "FP16" else {}
+                compiled = _writable(model, "migraphx")
+                return {"device_id": self._number, **fp16} | (
+                    {"migraphx_model_cache_dir": compiled} if compiled else {}
+                )
+            case "OpenVINOExecutionProvider":
+                # in half precision OCR reads nothing (upstream's issue 27941)
+                reads = model is not None and "ocr" in model.parts[-4:-3]
+                precision = "FP32" if reads else self._openvino_precision
+                compiled = _writable(model, "openvino")
+                options = {"device_type": f"GPU.{self._number}", "precision": precision}
+                return options | ({"cache_dir": compiled} if compiled else {})
+        return {}
+
+
+def _writable(model: Path | None, name: str) -> str | None:
+    """A folder of this name beside the model, made where it is missing; None where that is not possible."""
+    if model is None:
+        return None
+    folder = model.parent / name
+    with contextlib.suppress(OSError):
+        folder.mkdir(exist_ok=True)
+    return str(folder) if os.access(folder, os.W_OK) else None
+
+
+def _first_line(said: str) -> str:
+    return " ".join(said.split())[:300]

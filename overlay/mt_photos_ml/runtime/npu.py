@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The two kinds of processor that onnxruntime does not know, by upstream's own sessions: Mali's with ARM NN, Rockchip's
+NPU. Models have a file of their own for each; where a model has none, its onnx file is opened as everywhere."""
+
+import ctypes
+import importlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..settings import Settings
+from . import Node, Opened, Runtime
+
+log = logging.getLogger("mt_photos_ml")
+
+_SOCS = ("rk3566", "rk3568", "rk3576", "rk3588")
+_COMPATIBLE = Path("/proc/device-tree/compatible")
+
+
+@dataclass(frozen=True)
+class Npu:
+    """file: of a model for it, below the folder of the part. session: upstream's class, by module and name."""
+
+    name: str
+    file: str
+    session: tuple[str, str]
+
+
+def found(settings: Settings, compatible: Path = _COMPATIBLE) -> Npu | None:
+    """The one of this machine, in the image that is made for it. compatible: where the kernel names the board."""
+    if settings.device == "armnn" and settings.ann:
+        try:
+            ctypes.CDLL("libmali.so")
+            ctypes.CDLL("libann.so")
+        except OSError as error:
+            log.warning("ARM NN can't be used here, the processor is used instead: %s", error)
+            return None
+        return Npu("ARM NN", "model.armnn", ("immich_ml.sessions.ann", "AnnSession"))
+    if settings.device == "rknn" and settings.rknn:
+        try:
+            board = compatible.read_text()
+        except OSError as error:
+            board = str(error)
+        soc = next((soc for soc in _SOCS if soc in board), None)
+        if soc is None or find_spec("rknnlite") is None:
+            log.warning("Rockchip's NPU can't be used here, the processor is used instead: %s", board.strip("\0"))
+            return None
+        return Npu("Rockchip's NPU", f"rknpu/{soc}/model.rknn", ("immich_ml.sessions.rknn", "RknnSession"))
+    return None
+
+
+class NpuSession:
+    """One of upstream's behind the seam. One run at a time: Rockchip's answers in the order it likes."""
+
+    one_thread = None
+    metadata: Mapping[str, str] = {}
+
+    def __init__(self, session: Any) -> None:
+        self._session, self._turn = session, Lock()
+        self.inputs: Sequence[Node] = session.get_inputs()
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        with self._turn:
+            return list(self._session.run(None, dict(feed)))
+
+
+class NpuRuntime:
+    """Models that have a file for the NPU run there, the others by the runtime that is given."""
+
+    def __init__(self, npu: Npu, others: Runtime) -> None:
+        self._npu, self._others = npu, others
+
+    @property
+    def holds_a_device(self) -> bool:
+        return self._others.holds_a_device
+
+    def open(self, model: Path) -> Opened:
+        file = model.parent / self._npu.file
+        if not file.is_file():
+            return self._others.open(model)
+        module, name = self._npu.session
+        try:
+            return NpuSession(getattr(importlib.import_module(module), name)(file))
+        except Exception as error:
+            if not model.is_file():
+                raise RuntimeError(f"{self._npu.name} can't open {file}: {error}") from error
+            log.warning("%s can't open %s, the processor is used instead: %s", self._npu.name, file, error)
+            return self._others.open(model)
+
+    def give_back(self) -> None:
+        self._others.give_back()
+
+    def close(self) -> None:
+        self._others.close()
+
+    def describe(self) -> str:
+        return f"{self._npu.name}, else {self._others.describe()}"
