@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from image import standin
 from image.container import BASE, IMAGE, Container, Start, build, docker, until
-from image.standin import build as build_standin
 from service import KEY, free_port
 
 
@@ -19,7 +19,7 @@ def image() -> str:
     """The image of the tests."""
     if shutil.which("docker") is None:
         pytest.skip("no docker on this machine")
-    build_standin(BASE)
+    standin.build()
     build(BASE, IMAGE)
     return IMAGE
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import httpx
 
+from image import standin
 from service import KEY
 
 ROOT = Path(__file__).parents[2]
-BASE, CHANGED = "mt-photos-ml-standin:v2.5.6", "mt-photos-ml-standin:v2.5.7"
+BASE = standin.name("v2.5.6")
 IMAGE = "mt-photos-ml-test:latest"
 
 
@@ -27,9 +28,10 @@ def docker(*words: str, check: bool = True) -> str:
     return ended.stdout.strip()
 
 
-def build(base: str, tag: str) -> None:
+def build(base: str, tag: str, platform: str | None = None) -> None:
     """Our image on this base, by the script that maintainers and CI use."""
     command = [sys.executable, "-m", "scripts.build", "--base", base, "--tag", tag]
+    command += ["--platform", platform] if platform else []
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Builds an image with the layout and the names of upstream's, where upstream's cannot be had: all but its models' code
-is real. `python tests/image/standin.py TAG [--changed]`; needs root, Docker, debootstrap and pip."""
+"""Builds images with the layout, the libraries and the names of upstream's, where upstream's cannot be had: the package
+in them is written for the tests, all else is real. `python tests/image/standin.py --help`; needs root, Docker with
+buildx, debootstrap and pip."""
 
 import argparse
-import platform
+import platform as this_machine
 import re
 import shutil
 import subprocess
@@ -13,58 +14,116 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("base")
-OS = "mt-photos-ml-standin-os:1"
-RAPIDOCR = "rapidocr==3.6.*"
+BASE = Path(__file__).with_name("base")
+RELEASES = {"v2.5.6": "bookworm", "v3.0.3": "bookworm", "v3.3.0": "trixie"}
+"""The releases that are stood in for, and the Debian of their processor variant."""
+LOCKS = {"v3.3.0": "v3.0.3"}
+"""Releases whose lock is not known, and the one that stands in for it."""
+RUNTIMES = {"openvino": "onnxruntime-openvino==1.23.0", "cuda": "onnxruntime-gpu==1.23.2"}
+"""What a variant has in place of onnxruntime, as v2.5.6 has it."""
+PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
+PUBLISHED_AS_SOURCE = ("antlr4-python3-runtime", "easydict")
+"""Libraries without a wheel in the index; they are pure Python, so any machine can make one."""
+WITHOUT_A_WHEEL = {"3.13": ("kiwisolver", "watchfiles")}
+"""Libraries that upstream compiles for this Python. Nobody here imports them, and they are left out."""
+MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
 UNNEEDED = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt", "var/lib/apt/lists")
 
 
-def build(tag: str, *, changed: bool = False) -> None:
-    """Make the image `tag` for this machine's platform. `changed`: the next version of upstream, whose `load` has a new
-    name. The first call downloads; what it makes is kept as images, and the later ones take seconds. Raises
-    CalledProcessError, with the output in it, where a tool fails."""
-    libraries = _libraries()
+def here() -> str:
+    """The platform of this machine."""
+    return next(platform for platform, machine in MACHINES.items() if machine == this_machine.machine())
+
+
+def name(release: str, variant: str = "cpu", platform: str | None = None) -> str:
+    """What the image is called."""
+    machine = "" if platform in (None, here()) else f"-{str(platform).partition('/')[2]}"
+    return f"mt-photos-ml-standin:{release}{'' if variant == 'cpu' else '-' + variant}{machine}"
+
+
+def build(release: str = "v2.5.6", variant: str = "cpu", platform: str | None = None) -> str:
+    """Makes the image for this platform (default: of this machine) and returns its name. The first call downloads; what
+    it makes is kept as images, and later ones take seconds. Raises CalledProcessError where a tool fails."""
+    platform, tag = platform or here(), name(release, variant, platform)
+    debian = "trixie" if variant == "openvino" else RELEASES[release]
+    libraries = _libraries(debian, lock(release, variant), platform)
     with tempfile.TemporaryDirectory() as temporary:
         context = Path(temporary, "context")
-        shutil.copytree(SOURCE, context, ignore=shutil.ignore_patterns("__pycache__"))
-        if changed:
-            main = context / "immich_ml" / "main.py"
-            text, renamed = re.subn(r"(?<![.\w])load\(", "load_model(", main.read_text())
-            assert renamed > 1, "main.py has no load"
-            main.write_text(text)
-        _docker_build(context, tag, LIBRARIES=libraries)
+        lay_out(release, context)
+        _docker_build(context, tag, platform, LIBRARIES=libraries, DEVICE=variant, target=_malloc(variant))
+    return tag
 
 
-def _os() -> str:
+def lay_out(release: str, folder: Path) -> None:
+    """Upstream's files below /usr/src: those of v2.5.6, with what a later release has otherwise laid over them."""
+    ignored = shutil.ignore_patterns("__pycache__", "v3*", "*.txt")
+    shutil.copytree(BASE, folder, ignore=ignored, dirs_exist_ok=True)
+    if (later := BASE / release).is_dir():
+        shutil.copytree(later, folder, ignore=ignored, dirs_exist_ok=True)
+        for gone in (line for path in later.glob("gone.list") for line in path.read_text().split()):
+            (folder / gone).unlink()
+
+
+def lock(release: str, variant: str = "cpu", runtime: str | None = None) -> str:
+    """The libraries as requirements, a line each. runtime: in place of the variant's build of onnxruntime."""
+    lines = (BASE / f"{LOCKS.get(release, release)}.txt").read_text()
+    runtime = runtime or RUNTIMES.get(variant)
+    return re.sub(r"^onnxruntime==.*$", runtime, lines, flags=re.MULTILINE) if runtime else lines
+
+
+def _malloc(variant: str) -> str:
+    return "openvino" if variant == "openvino" else "mimalloc"
+
+
+def _os(debian: str, platform: str) -> str:
+    tag = f"mt-photos-ml-standin-os:{debian}-{platform.partition('/')[2]}"
+
     def make(folder: Path) -> None:
         root, archive = folder / "os", folder / "os.tar"
-        _run("debootstrap", "--variant=minbase", "--include=python3,tini", "bookworm", root)
+        packages = (
+            "python3,python3-venv,tini,libgomp1,libmimalloc2.0"
+            if debian == "bookworm"
+            else "python3,python3-venv,tini,libgomp1,libmimalloc3"
+        )
+        architecture = f"--arch={platform.partition('/')[2]}"
+        _run("debootstrap", "--variant=minbase", architecture, f"--include={packages}", debian, root)
+        if libraries := sorted((root / "usr/lib").glob("*/libmimalloc.so.*")):
+            (root / "usr/lib/libmimalloc.so.2").symlink_to("/" + str(libraries[0].relative_to(root)))
         unneeded = [f"--exclude=./{path}/*" for path in UNNEEDED]
         _run("tar", "-C", root, *unneeded, "-cf", archive, ".")
-        _run("docker", "import", archive, OS)
-
-    return _kept(OS, make)
-
-
-def _libraries() -> str:
-    recipe = (SOURCE / "requirements.txt").read_bytes() + (SOURCE / "libraries.Dockerfile").read_bytes()
-    tag = f"mt-photos-ml-standin-libraries:{sha256(recipe + RAPIDOCR.encode() + OS.encode()).hexdigest()[:12]}"
-
-    def make(folder: Path) -> None:
-        base, libraries = _os(), folder / "libraries"
-        # for Debian 12's Python and C library, whatever this machine has
-        abis = ["manylinux2014", *(f"manylinux_2_{minor}" for minor in range(17, 37))]
-        target = ["--python-version=3.11", "--implementation=cp", "--only-binary=:all:", "--no-compile"]
-        target += [f"--platform={abi}_{platform.machine()}" for abi in abis]
-        pip = [sys.executable, "-m", "pip", "install", *target]
-        _run(*pip, "--target", libraries, "-r", SOURCE / "requirements.txt")
-        _run(*pip, "--target", folder / "rapidocr", "--no-deps", RAPIDOCR)
-        shutil.copytree(folder / "rapidocr", libraries, dirs_exist_ok=True)
-        shutil.rmtree(libraries / "bin")  # their first lines name this machine's Python
-        shutil.copy(SOURCE / "libraries.Dockerfile", folder / "Dockerfile")
-        _docker_build(folder, tag, OS=base)
+        _run("docker", "import", f"--platform={platform}", archive, tag)
 
     return _kept(tag, make)
+
+
+def _libraries(debian: str, requirements: str, platform: str) -> str:
+    recipe = requirements + (BASE / "libraries.Dockerfile").read_text() + debian + platform
+    tag = f"mt-photos-ml-standin-libraries:{sha256(recipe.encode()).hexdigest()[:12]}"
+
+    def make(folder: Path) -> None:
+        base, python = _os(debian, platform), PYTHONS[debian]
+        install(requirements, folder / "libraries", python, MACHINES[platform])
+        shutil.copy(BASE / "libraries.Dockerfile", folder / "Dockerfile")
+        _docker_build(folder, tag, platform, OS=base, PYTHON=f"python{python}")
+
+    return _kept(tag, make)
+
+
+def install(requirements: str, folder: Path, python: str, machine: str) -> None:
+    """The libraries into a folder, for a Debian of this Python and machine, whatever this one has."""
+    # the C library of Debian 12 and later
+    abis = ["manylinux2014", *(f"manylinux_2_{minor}" for minor in range(17, 37))]
+    target = [f"--python-version={python}", "--implementation=cp", "--only-binary=:all:", "--no-compile", "--no-deps"]
+    target += [f"--platform={abi}_{machine}" for abi in abis]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    with tempfile.TemporaryDirectory() as temporary:
+        left_out = WITHOUT_A_WHEEL.get(python, ())
+        lines = [line for line in requirements.splitlines() if line.partition("==")[0] not in left_out]
+        (listed := Path(temporary, "requirements.txt")).write_text("\n".join(lines))
+        for source in (line for line in lines if line.partition("==")[0] in PUBLISHED_AS_SOURCE):
+            _run(*pip, "wheel", "--no-deps", "--wheel-dir", temporary, source)
+        _run(*pip, "install", *target, "--find-links", temporary, "--target", folder, "-r", listed)
+    shutil.rmtree(folder / "bin")  # their first lines name this machine's Python
 
 
 def _kept(tag: str, make: Callable[[Path], None]) -> str:
@@ -75,9 +134,21 @@ def _kept(tag: str, make: Callable[[Path], None]) -> str:
     return tag
 
 
-def _docker_build(context: Path, tag: str, **arguments: str) -> None:
+def _docker_build(context: Path, tag: str, platform: str, target: str | None = None, **arguments: str) -> None:
     given = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
-    _run("docker", "build", "--tag", tag, *given, context)
+    given += [f"--target={target}"] if target else []
+    _run(
+        "docker",
+        "buildx",
+        "build",
+        "--load",
+        "--provenance=false",
+        f"--platform={platform}",
+        "--tag",
+        tag,
+        *given,
+        context,
+    )
 
 
 def _run(*command: str | Path) -> None:
@@ -85,11 +156,12 @@ def _run(*command: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Build the stand-in for upstream's image.")
-    parser.add_argument("tag")
-    parser.add_argument("--changed", action="store_true", help="the next version, in which a name has changed")
+    parser = argparse.ArgumentParser(description="Build the stand-in for upstream's image; prints its name.")
+    parser.add_argument("--release", default="v2.5.6", choices=RELEASES)
+    parser.add_argument("--variant", default="cpu", choices=["cpu", *RUNTIMES])
+    parser.add_argument("--platform", choices=MACHINES)
     options = parser.parse_args()
     try:
-        build(options.tag, changed=options.changed)
+        print(build(options.release, options.variant, options.platform))
     except subprocess.CalledProcessError as error:
         sys.exit(f"{error}\n{error.stdout}")

@@ -3,6 +3,6 @@
 ARG OS
 FROM ${OS}
 ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin VIRTUAL_ENV=/opt/venv
+ARG PYTHON
 RUN python3 -m venv --without-pip /opt/venv
-COPY libraries /opt/venv/lib/python3.11/site-packages
-RUN python -m compileall -q -j 0 -x sympy /opt/venv/lib/python3.11/site-packages
+COPY libraries /opt/venv/lib/${PYTHON}/site-packages

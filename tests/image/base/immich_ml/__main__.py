@@ -4,6 +4,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from .config import non_prefixed_settings, settings
 
@@ -14,6 +15,8 @@ options = {
     "--timeout": str(settings.worker_timeout),
     "--keep-alive": str(settings.http_keepalive_timeout_s),
     "--graceful-timeout": "10",
+    "--config": str(Path(__file__).with_name("gunicorn_conf.py")),
+    "--log-config-json": str(Path(__file__).with_name("log_conf.json")),
 }
 arguments = [part for option in options.items() for part in option]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from rich.logging import RichHandler
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -57,7 +56,6 @@ non_prefixed_settings = NonPrefixedSettings()
 
 log = logging.getLogger("ml.log")
 log.setLevel(logging.getLevelNamesMapping().get(non_prefixed_settings.immich_log_level.upper(), logging.INFO))
-log.addHandler(RichHandler(show_path=False))
 
 
 def clean_name(name: str) -> str:

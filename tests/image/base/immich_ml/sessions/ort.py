@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A stand-in with upstream's public names: a session of onnxruntime on the CPU."""
+"""A stand-in with upstream's public names: a session of onnxruntime on the processor."""
 
 from pathlib import Path
 from typing import Any
