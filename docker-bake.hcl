@@ -3,17 +3,19 @@
 // In the registry the tags of cpu-amd64 become the manifest of both platforms: python -m scripts.publish --help.
 
 variable "IMAGE" { default = "docker.io/devfox101/mt-photos-ml" }
-variable "UPSTREAM" { default = "" }
-variable "VERSION" { default = "" }
+variable "UPSTREAM" { default = "v2.5.6" } // bump keeps it
+variable "VERSION" { default = "${UPSTREAM}-dev" }
 variable "REVISION" { default = "" }
 
-variable "BASE_CPU_AMD64" { default = "" }
-variable "BASE_CPU_ARM64" { default = "" }
-variable "BASE_CUDA" { default = "" }
-variable "BASE_OPENVINO" { default = "" }
-variable "BASE_ARMNN" { default = "" }
-variable "BASE_RKNN" { default = "" }
-variable "BASE_ROCM" { default = "" }
+// by the tag where nobody gives a digest, for a build by hand: docker buildx bake cpu-amd64
+variable "UPSTREAMS" { default = "ghcr.io/immich-app/immich-machine-learning" }
+variable "BASE_CPU_AMD64" { default = "${UPSTREAMS}:${UPSTREAM}" }
+variable "BASE_CPU_ARM64" { default = "${UPSTREAMS}:${UPSTREAM}" }
+variable "BASE_CUDA" { default = "${UPSTREAMS}:${UPSTREAM}-cuda" }
+variable "BASE_OPENVINO" { default = "${UPSTREAMS}:${UPSTREAM}-openvino" }
+variable "BASE_ARMNN" { default = "${UPSTREAMS}:${UPSTREAM}-armnn" }
+variable "BASE_RKNN" { default = "${UPSTREAMS}:${UPSTREAM}-rknn" }
+variable "BASE_ROCM" { default = "${UPSTREAMS}:${UPSTREAM}-rocm" }
 
 group "default" {
   targets = ["cpu", "cuda", "openvino", "armnn", "rknn", "rocm"]

@@ -1,122 +1,139 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Moves the overlay to another release of upstream: resolves the digests of all its images, compares the files that we
-replace and the names that we use with the release before, and writes patches/upstream.toml and VERSION. Prints what a
-maintainer must look at. Exit code 3: upstream no longer has a name that we use, and nothing was written."""
+"""Moves the overlay to another release of upstream: finds the digests of its images, compares them with the release
+before (sources, configuration, libraries), and writes patches/upstream.toml, what it read into patches/upstream.json,
+and VERSION. Prints what a maintainer must look at. Needs Docker with buildx, and pulls the image for the processor of
+both releases; runs nothing of them. Exit code 3: something that we rely on is gone, and nothing was written."""
 
 import argparse
-import difflib
+import hashlib
+import json
 import re
 import sys
-from collections.abc import Mapping
-from pathlib import PurePosixPath
+from dataclasses import replace
+from typing import Any
 
-from .layers import image_files
-from .names import Change, Names, compare, has_modules, names_used
-from .registry import NotFound, Repository
+from . import docker
+from .compare import Change, Release, compare
+from .docker import Image
 from .upstream import RECORD, ROOT, VERSION, Refused, Upstream, Variant, our_version
 
-_SOURCES = "usr/src"
-_PATCHES = ROOT / "patches"
-_RUNTIME = ROOT / "overlay" / "mt_photos_ml" / "runtime" / "immich.py"
-_NAME_GONE = 3
+READ = ROOT / "patches" / "upstream.json"
+"""What the recorded release was when it was bumped to: hashes of its sources, configuration, libraries."""
+
+BAKE = ROOT / "docker-bake.hcl"
+
+_GONE = 3
+_SHOWN = ("User", "WorkingDir", "Entrypoint", "Cmd", "Healthcheck", "ExposedPorts", "Env")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.bump", description=__doc__)
     parser.add_argument("version", metavar="VERSION", help="of upstream, such as v2.5.7")
     parser.add_argument("--registry", metavar="HOST[:PORT]", help="ask this one, which mirrors upstream's")
-    parser.add_argument("--insecure", action="store_true", help="the registry speaks plain HTTP")
-    parser.add_argument("--force", action="store_true", help="write the files although a name is gone")
+    parser.add_argument("--force", action="store_true", help="write the files although something is gone")
     options = parser.parse_args()
     try:
         if not re.fullmatch(r"v\d+\.\d+\.\d+", options.version):
             raise Refused(f"{options.version!r} is not a version like v2.5.7")
         old = Upstream.load()
-        repository = Repository.of(old.repository, options.registry, options.insecure)
-        new = resolve(old, options.version, repository)
-        names = names_used(_RUNTIME.read_text())
-        before, after = (_sources(repository, release, names) for release in (old, new))
+        repository = old.repository
+        if options.registry:
+            repository = f"{options.registry}/{repository.partition('/')[2]}"
+        found = {
+            variant.name: docker.images(f"{repository}:{options.version}{variant.suffix}") for variant in old.variants
+        }
+        new, words = resolve(old, options.version, found)
+        before = read(old, repository, None)
+        after = read(new, repository, found) if new != old or options.version != old.version else before
     except Refused as error:
         print(f"bump: {error}", file=sys.stderr)
         return 1
-    changes = compare(before, after, names)
+    changes = compare(before, after)
     gone = any(change.gone for change in changes)
-    written = not gone or options.force
-    if written:
+    if not gone or options.force:
         RECORD.write_text(new.text())
+        READ.write_text(json.dumps(record(after), indent=1, sort_keys=True) + "\n")
         if our_version()[1] != new.version:
             VERSION.write_text(f"{new.version}-r1\n")
-    print(_report(old, new, _replaced(before, after), changes))
-    now = f"written: patches/upstream.toml; VERSION is {our_version()[0]}"
-    print(f"\n{now if written else 'nothing is written; --force writes all the same'}")
-    return _NAME_GONE if gone else 0
+            BAKE.write_text(BAKE.read_text().replace(f'default = "{old.version}"', f'default = "{new.version}"'))
+    print(_report(old, new, words, changes))
+    now = f"written: patches/upstream.toml and upstream.json, docker-bake.hcl; VERSION is {our_version()[0]}"
+    print(f"\n{now if not gone or options.force else 'nothing is written; --force writes all the same'}")
+    return _GONE if gone else 0
 
 
-def resolve(old: Upstream, version: str, repository: Repository) -> Upstream:
-    """The release with the digests of every variant and platform that `old` has. Raises Refused where one is not."""
-    variants, missing = [], []
+def resolve(old: Upstream, version: str, found: dict[str, dict[str, Image]]) -> tuple[Upstream, list[str]]:
+    """The release with the digests that it has, and words on what it has not: a variant that upstream did not publish
+    this time stays at its version. found: its images by variant and platform. Raises Refused where the processor's is
+    not there."""
+    variants, words = [], []
     for variant in old.variants:
-        tag, images = f"{version}{variant.suffix}", {}
-        try:
-            images = repository.platforms(repository.manifest(tag))
-        except NotFound:
-            missing.append(tag)
+        there = found[variant.name]
+        missing = [platform for platform in variant.platforms if platform not in there]
+        if not missing:
+            digests = {platform: there[platform].digest for platform in variant.platforms}
+            variants.append(Variant(variant.name, variant.suffix, variant.platforms, digests))
             continue
-        missing += [f"{tag} for {platform}" for platform in variant.platforms if platform not in images]
-        digests = {platform: images[platform]["digest"] for platform in variant.platforms if platform in images}
-        variants.append(Variant(variant.name, variant.suffix, variant.platforms, digests))
-    if missing:
-        raise Refused(f"{repository} lacks {', '.join(missing)}")
-    return Upstream(old.repository, version, tuple(variants))
+        said = f"{version}{variant.suffix}" + (f" for {', '.join(missing)}" if there else "")
+        if variant is old.variants[0]:
+            raise Refused(f"upstream has not published {said}")
+        kept = variant.version or old.version
+        words.append(f"{variant.name}: upstream has not published {said}; it stays at {kept}")
+        variants.append(replace(variant, version=kept if kept != version else None))
+    return Upstream(old.repository, version, tuple(variants)), words
 
 
-def _sources(repository: Repository, release: Upstream, names: Names) -> dict[str, bytes]:
-    """The files of upstream's package, out of its first image; the package is the same in all."""
-    base = release.bases[0]
-    reference = base.reference.rpartition("@")[2] if "@" in base.reference else release.version
-    replaced = {str(path) for path in _patched()}
-
-    def enough(found: Mapping[str, bytes]) -> bool:
-        return has_modules(found, names) and replaced <= found.keys()
-
-    files = image_files(repository, reference, base.platform, _SOURCES, enough)
-    if not any(PurePosixPath(path).parts[0] == "immich_ml" for path in files):
-        raise Refused(f"{base.reference} has no /{_SOURCES}/immich_ml")
-    return files
-
-
-def _patched() -> list[PurePosixPath]:
-    """The files of upstream that ours replace, by their path below /usr/src."""
-    return sorted(PurePosixPath(path.relative_to(_PATCHES)) for path in _PATCHES.rglob("*.py"))
+def read(release: Upstream, repository: str, found: dict[str, dict[str, Image]] | None) -> Release:
+    """The images of a release. found: where they were looked at already. Raises Refused."""
+    first = release.bases[0]
+    reference = _in(repository, first.reference)
+    contents, configuration = docker.contents(reference, first.platform)
+    if "immich_ml/main.py" not in contents.files:
+        raise Refused(f"{reference} has no /usr/src/immich_ml/main.py")
+    others: dict[str, dict[str, Any]] = {}
+    for base in release.bases[1:]:
+        there = found[base.variant] if found else docker.images(_in(repository, base.reference))
+        if base.platform in there:
+            others[base.target] = there[base.platform].configuration
+    return Release(contents, configuration, others)
 
 
-def _replaced(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[str]:
-    """What has become of the files that ours replace."""
-    told = []
-    for path in map(str, _patched()):
-        old, new = (files.get(path, b"").decode(errors="replace").splitlines() for files in (before, after))
-        if path not in after:
-            told.append(f"{path}, which ours replaces, is gone")
-        elif old != new:
-            lines = list(difflib.unified_diff(old, new, lineterm="", n=2))[2:]  # without the names of the two
-            difference = "\n".join(f"  {line}" for line in lines)
-            told.append(f"{path}, which ours replaces, has changed:\n{difference}")
-    return told
+def record(release: Release) -> dict[str, Any]:
+    """What is kept of a release."""
+    configurations = {"cpu-amd64": release.configuration, **release.others}
+    return {
+        "files": {path: hashlib.sha256(data).hexdigest() for path, data in release.contents.files.items()},
+        "libraries": release.contents.libraries,
+        "python": release.contents.python,
+        "configuration": {
+            name: {key: about[key] for key in _SHOWN if about.get(key)} for name, about in configurations.items()
+        },
+    }
 
 
-def _report(old: Upstream, new: Upstream, replaced: list[str], changes: list[Change]) -> str:
+def _in(repository: str, reference: str) -> str:
+    """The reference in that repository, by its digest where it has one, as a mirror has no other tags for certain."""
+    tag = reference.rpartition("/")[2].partition(":")[2]
+    name, _, digest = tag.partition("@")
+    return f"{repository}@{digest}" if digest else f"{repository}:{name}"
+
+
+def _report(old: Upstream, new: Upstream, words: list[str], changes: list[Change]) -> str:
     lines = [f"immich-machine-learning {old.version} -> {new.version}", ""]
     for variant in new.variants:
         lines += [f"{variant.name} {platform} {digest}" for platform, digest in variant.digests.items()]
-    gone = [change.text for change in changes if change.gone]
-    look = [*(change.text for change in changes if not change.gone), *replaced]
-    lines += ["", *(f"GONE: {text}" for text in gone), *(f"LOOK: {text}" for text in look)]
-    if not gone and not look:
-        lines.append("every name that we use and every file that ours replaces is as it was")
-    lines += [
-        "",
-        "then: set WRITTEN_FOR in overlay/mt_photos_ml/runtime/immich.py; make test-image; docs/maintaining.md",
-    ]
+    relied = [change for change in changes if change.relied]
+    for title, told in (
+        ("not published this time", words),
+        ("WE RELY ON THIS AND IT IS GONE", [change.text for change in relied if change.gone]),
+        ("we rely on this and it changed", [change.text for change in relied if not change.gone]),
+        ("changed besides", [change.text for change in changes if not change.relied]),
+    ):
+        if told:
+            lines += ["", f"{title}:", *(f"- {text}" for text in told)]
+    if not changes:
+        lines += ["", "sources, configuration and libraries are as they were"]
+    lines += ["", "then: docs/maintaining.md, Bump day"]
     return "\n".join(lines)
 
 

@@ -16,13 +16,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from .docker import docker
 from .upstream import ROOT, Refused
 
 _CLIP, _FACES, _OCR = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k", "buffalo_l", "PP-OCRv5_mobile"
 """The models that the image uses where nothing else is set."""
 _WEIGHTS = {"detection": "PP-OCRv6_det_small.onnx", "recognition": "PP-OCRv6_rec_small.onnx"}
 """What stands in for the OCR model: what RapidOCR's wheel carries."""
-_HEALTHY_WITHIN = 180.0
 _LOG_LINES = 200
 
 
@@ -34,6 +34,8 @@ def main() -> int:
         allow_abbrev=False,
     )
     parser.add_argument("image", metavar="IMAGE")
+    parser.add_argument("--platform", help="run the image for this one, such as linux/arm64 in emulation")
+    parser.add_argument("--healthy-within", type=float, default=180.0, metavar="SECONDS")
     parser.add_argument("--cache", type=Path, help="the models' folder (default: tiny ones, made for the run)")
     options, words = parser.parse_known_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the container is removed
@@ -42,7 +44,8 @@ def main() -> int:
             if (cache := options.cache) is None:
                 cache = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
                 build_cache(cache)
-            return _run(options.image, cache.absolute(), words)
+            platform = [f"--platform={options.platform}"] if options.platform else []
+            return _run(options.image, cache.absolute(), words, platform, options.healthy_within)
     except FileNotFoundError as error:
         print(f"contract: there is no {error.filename} here", file=sys.stderr)
     except Refused as error:
@@ -65,14 +68,14 @@ def build_cache(folder: Path) -> None:
         shutil.copyfile(Path(wheel.origin).parent / "models" / weights, model)
 
 
-def _run(image: str, cache: Path, words: list[str]) -> int:
+def _run(image: str, cache: Path, words: list[str], platform: list[str], healthy_within: float) -> int:
     """Runs the tests against the image; returns pytest's exit code."""
     key = secrets.token_urlsafe()
-    with _started(image, cache, key) as container:
+    with _started(image, cache, key, platform) as container:
         passed = False
         try:
-            _wait(container)
-            url = f"http://{_docker('port', container, '3003/tcp').splitlines()[0]}"
+            _wait(container, healthy_within)
+            url = f"http://{docker('port', container, '3003/tcp').splitlines()[0]}"
             command = [sys.executable, "-m", "pytest", "tests/contract", *words]
             where = {"MT_PHOTOS_ML_URL": url, "MT_PHOTOS_ML_KEY": key}
             ended = subprocess.run(command, cwd=ROOT, env={**os.environ, **where}, check=False)
@@ -85,22 +88,22 @@ def _run(image: str, cache: Path, words: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _started(image: str, cache: Path, key: str) -> Iterator[str]:
+def _started(image: str, cache: Path, key: str, platform: list[str]) -> Iterator[str]:
     """A container of the image by its name, until the context ends."""
     name = f"mt-photos-ml-contract-{secrets.token_hex(4)}"
     options = ["--publish=127.0.0.1::3003", f"--env=API_AUTH_KEY={key}", f"--volume={cache}:/cache"]
     try:
-        _docker("run", "--detach", f"--name={name}", *options, image)
+        docker("run", "--detach", f"--name={name}", *platform, *options, image)
         yield name
     finally:
         subprocess.run(["docker", "rm", "--force", "--volumes", name], capture_output=True, check=False)
 
 
-def _wait(container: str) -> None:
+def _wait(container: str, seconds: float) -> None:
     """Until Docker's own health check says that it is healthy. Raises Refused."""
-    deadline = time.monotonic() + _HEALTHY_WITHIN
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        status, _, health = _docker(
+        status, _, health = docker(
             "inspect", "--format={{.State.Status}} {{if .State.Health}}{{.State.Health.Status}}{{end}}", container
         ).partition(" ")
         if health == "healthy":
@@ -108,15 +111,7 @@ def _wait(container: str) -> None:
         if status != "running":
             raise Refused("the container ended before it was healthy")
         time.sleep(0.5)
-    raise Refused(f"the container was not healthy within {_HEALTHY_WITHIN:.0f} seconds")
-
-
-def _docker(*words: str) -> str:
-    """What a docker command prints. Raises Refused."""
-    ended = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise Refused(f"docker {words[0]} failed: {' '.join(ended.stderr.split())}")
-    return ended.stdout.strip()
+    raise Refused(f"the container was not healthy within {seconds:.0f} seconds")
 
 
 if __name__ == "__main__":

@@ -1,146 +1,146 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Publishes the images of a release: first each image, then the manifests of several platforms, then the tags. Only
-from a clean tree whose tag is VERSION. A fixed tag (v2.5.6-r1) never changes: what is published stays, and publishing
-it again changes nothing. Whoever pushes is who `docker login` has logged in. Prints each tag and its digest."""
+"""Publishes the images of a release, one variant after the other: the fixed tag (v2.5.6-r1), which never changes, then
+the one that moves (v2.5.6), which never goes back but by --retag. Only from a clean tree whose tag is VERSION. The
+images are in the registry already, pushed by `build`. Whoever pushes is who `docker login` has logged in. Prints each
+tag and its digest; what could not be published is said at the end, and holds nothing else up."""
 
 import argparse
-import json
+import hashlib
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
-from .build import names
-from .registry import INDEX, Manifest, NotFound, Repository
-from .upstream import IMAGE, ROOT, Base, Refused, Upstream, our_version
+from .build import commit, pushed_name
+from .docker import digest, docker, images
+from .upstream import IMAGE, Base, Refused, Upstream, our_version
+
+_FORM = re.compile(r"v(\d+)\.(\d+)\.(\d+)-r(\d+)")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.publish", description=__doc__)
-    parser.add_argument("--registry", metavar="HOST[:PORT]", help=f"push there (default: where {IMAGE} is)")
-    parser.add_argument("--insecure", action="store_true", help="the registry speaks plain HTTP")
+    parser.add_argument("--variant", action="append", help="only this one; may be given again (default: all)")
     parser.add_argument(
         "--image",
         metavar="TARGET=DIGEST",
         action="append",
         default=[],
-        help="an image that is pushed already (build --push-by-digest), by its target in docker-bake.hcl, such as "
-        "cpu-arm64=sha256:…; the others are pushed from this machine, as build has left them",
+        help="an image by its target in docker-bake.hcl, where `build --push-by-digest` has pushed it; the others are "
+        "taken from the tags of `build --push`",
     )
+    parser.add_argument("--retag", metavar="vX.Y.Z-rN", help="only let the moving tags name this release, on purpose")
     options = parser.parse_args()
+    failures: list[str] = []
     try:
-        version, upstream = our_version()
-        commit = _clean_tag(version)
-        repository = Repository.of(IMAGE, options.registry, options.insecure)
-        bases = Upstream.load().bases
-        digests = _given(options.image, bases)
-        local = [base for base in bases if base.target not in digests]
-        tags = {base.target: f"{version}{base.suffix or '-' + base.platform.split('/')[1]}" for base in local}
-        pushed = {base.target: _pushed(base, repository, tags[base.target], commit) for base in local}
-        for base in local:
-            digests[base.target] = pushed[base.target] or _push(base, repository, tags[base.target])
-        manifests = _manifests(bases, repository, digests)
-        _tag(repository, {f"{version}{suffix}": manifest for suffix, manifest in manifests.items()}, fixed=True)
-        _tag(repository, {f"{upstream}{suffix}": manifest for suffix, manifest in manifests.items()}, fixed=False)
-    except FileNotFoundError as error:
-        print(f"publish: there is no {error.filename} command here", file=sys.stderr)
-        return 1
+        bases = [base for base in Upstream.load().bases if options.variant is None or base.variant in options.variant]
+        if options.retag and not _FORM.fullmatch(options.retag):
+            raise Refused(f"{options.retag!r} is not a release like v2.5.6-r1")
+        given = _given(options.image, bases)
+        wanted = "" if options.retag else _clean_tag(our_version()[0])
     except Refused as error:
         print(f"publish: {error}", file=sys.stderr)
         return 1
-    return 0
+    for variant, group in groupby(bases, key=lambda base: base.variant):
+        try:
+            if options.retag:
+                _retag(list(group), options.retag)
+            else:
+                _publish(list(group), given, wanted)
+        except Refused as error:
+            failures.append(f"publish: {variant}: {error}")
+    print("\n".join(failures), end="\n" if failures else "", file=sys.stderr)
+    return int(bool(failures))
+
+
+def _given(told: Sequence[str], bases: Sequence[Base]) -> dict[str, str]:
+    """Digests by target."""
+    given = dict(image.partition("=")[::2] for image in told)
+    for target, value in given.items():
+        if target not in {base.target for base in bases}:
+            raise Refused(f"there is no target {target}")
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
+            raise Refused(f"{target}={value}: expected a digest, sha256:…")
+    return given
 
 
 def _clean_tag(version: str) -> str:
-    """The commit that is checked out. Raises Refused where the tree is not that of the tag `version`."""
-    if _git("status", "--porcelain"):
+    """The commit of the tree. Raises Refused where it is not what the tag of this version holds."""
+    head = commit()
+    if head.endswith("-dirty"):
         raise Refused("the tree is not clean: what is published must be what the tag holds")
-    if version not in _git("tag", "--points-at", "HEAD").splitlines():
+    tags = subprocess.run(["git", "tag", "--points-at", "HEAD"], capture_output=True, text=True, check=False)
+    if version not in tags.stdout.split():
         raise Refused(f"this commit does not have the tag {version}, which VERSION says it is")
-    return _git("rev-parse", "HEAD")
+    return head
 
 
-def _git(*words: str) -> str:
-    ended = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise Refused(" ".join(ended.stderr.split()))
-    return ended.stdout.strip()
+def _publish(bases: list[Base], given: Mapping[str, str], revision: str) -> None:
+    """A variant: its images under their tags, and where it has several platforms what names all of them."""
+    sources: dict[str, list[str]] = {}
+    for base in bases:
+        source = f"{IMAGE}@{given[base.target]}" if base.target in given else pushed_name(base)
+        _check(base, source, revision)
+        if base.suffix or len(bases) == 1:
+            sources[base.suffix] = [source]
+    if len(bases) > 1:
+        sources[bases[0].suffix] = [
+            f"{IMAGE}@{given[base.target]}" if base.target in given else pushed_name(base) for base in bases
+        ]
+    version, upstream = our_version()
+    for suffix in sources:
+        _never_back(f"{IMAGE}:{upstream}{suffix}", version)
+    for suffix, of in sources.items():
+        _name(f"{IMAGE}:{version}{suffix}", of, fixed=True)
+    for suffix in sources:
+        _name(f"{IMAGE}:{upstream}{suffix}", [f"{IMAGE}:{version}{suffix}"])
 
 
-def _given(images: list[str], bases: list[Base]) -> dict[str, str]:
-    digests = dict(image.partition("=")[::2] for image in images)
-    for target, digest in digests.items():
-        if target not in {base.target for base in bases} or not digest.startswith("sha256:"):
-            raise Refused(f"--image {target}={digest} is not TARGET=sha256:… with a target of docker-bake.hcl")
-    return digests
+def _check(base: Base, source: str, revision: str) -> None:
+    there = images(source)
+    if not there:
+        made = f"python -m scripts.build --variant {base.variant} --platform {base.platform} --push"
+        raise Refused(f"there is no image {source}: {made}")
+    if base.platform not in there:
+        raise Refused(f"the image of {base.target} is for {', '.join(there)} and not for {base.platform}")
+    label = there[base.platform].labels.get("org.opencontainers.image.revision")
+    if label != revision:
+        raise Refused(f"{source} was built of commit {label} and not of this one, {revision}")
 
 
-def _pushed(base: Base, repository: Repository, tag: str, commit: str) -> str | None:
-    """The digest of this machine's image where the registry has it under its fixed tag already. Raises Refused where
-    there is no image, where it is not of this commit, or where the tag is another's."""
-    command = ["docker", "image", "inspect", names(base)[0]]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        made = f"python -m scripts.build --variant {base.variant} --platform {base.platform}"
-        raise Refused(f"there is no image {names(base)[0]}: {made}")
-    about = json.loads(ended.stdout)[0]
-    revision = (about["Config"]["Labels"] or {}).get("org.opencontainers.image.revision")
-    if revision != commit:
-        raise Refused(f"{names(base)[0]} was built of commit {revision} and not of this one, {commit}")
-    try:
-        digest = repository.manifest(tag).digest
-    except NotFound:
-        return None
-    if digest not in [name.partition("@")[2] for name in about["RepoDigests"]]:
-        raise _taken(tag, digest)
-    return digest
+def _never_back(tag: str, version: str) -> None:
+    """Raises Refused where the tag names a later release."""
+    for image in images(tag).values():
+        there = image.labels.get("org.opencontainers.image.version", "")
+        if _FORM.fullmatch(there) and _order(there) > _order(version):
+            raise Refused(f"{tag} is at {there} already; `publish --retag {version}` goes back on purpose")
 
 
-def _taken(tag: str, digest: str) -> Refused:
-    return Refused(f"{tag} is published with other content, {digest}: raise the revision in VERSION")
+def _order(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
-def _push(base: Base, repository: Repository, tag: str) -> str:
-    """Pushes this machine's image; returns its digest."""
-    for command in (["tag", names(base)[0], f"{repository}:{tag}"], ["push", f"{repository}:{tag}"]):
-        if subprocess.run(["docker", *command], stdout=sys.stderr, check=False).returncode:
-            raise Refused(f"docker {' '.join(command)} failed, see above")
-    return repository.manifest(tag).digest
+def _name(tag: str, sources: list[str], *, fixed: bool = False) -> None:
+    """Lets the tag name these images, with their attestations. fixed: and never others; raises Refused."""
+    before = digest(tag)
+    if fixed and before and sources != [tag]:
+        planned = docker("buildx", "imagetools", "create", "--dry-run", "--tag", tag, *sources)
+        if before not in (f"sha256:{hashlib.sha256(planned.encode()).hexdigest()}", digest(sources[0])):
+            raise Refused(f"{tag} is published with other content, {before}: raise the revision in VERSION")
+    elif sources != [tag]:
+        docker("buildx", "imagetools", "create", "--tag", tag, *sources)
+    print(f"{tag.rpartition(':')[2]} -> {digest(tag)}")
 
 
-def _manifests(bases: list[Base], repository: Repository, digests: Mapping[str, str]) -> dict[str, Manifest]:
-    """What each tag names, by the end of the tag: the image, or the index of a variant's images."""
-    named: dict[str, Manifest] = {}
-    for _, group in groupby(bases, key=lambda base: base.variant):
-        entries: list[dict[str, Any]] = []
-        for base in (images := list(group)):
-            manifest = named[base.suffix] = repository.manifest(digests[base.target])
-            platforms = repository.platforms(manifest)
-            if base.platform not in platforms:
-                raise Refused(f"the image of {base.target} is for {', '.join(platforms)} and not for {base.platform}")
-            # an image that has attestations is an index with them: all its entries, since an index holds no indexes
-            entries += manifest.content["manifests"] if manifest.is_index else platforms.values()
-        if len(images) > 1:
-            index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}
-            named[images[0].suffix] = Manifest(INDEX, json.dumps(index, indent=2).encode())
-    return named
-
-
-def _tag(repository: Repository, tags: Mapping[str, Manifest], *, fixed: bool) -> None:
-    """Gives the tags, and prints them. fixed: such as are not to be changed; raises Refused before any is."""
-    there: dict[str, str] = {}
-    for tag, manifest in tags.items():
-        try:
-            there[tag] = repository.manifest(tag).digest
-        except NotFound:
-            continue
-        if fixed and there[tag] != manifest.digest:
-            raise _taken(tag, there[tag])
-    for tag, manifest in tags.items():
-        if there.get(tag) != manifest.digest:
-            repository.put_manifest(tag, manifest)
-        print(f"{tag} -> {manifest.digest}")
+def _retag(bases: list[Base], release: str) -> None:
+    """Raises Refused where that release has no such image."""
+    upstream = release.partition("-")[0]
+    for suffix in sorted({base.suffix for base in bases}):
+        if digest(f"{IMAGE}:{release}{suffix}") is None:
+            raise Refused(f"{IMAGE}:{release}{suffix} was never published")
+    for suffix in sorted({base.suffix for base in bases}):
+        _name(f"{IMAGE}:{upstream}{suffix}", [f"{IMAGE}:{release}{suffix}"])
 
 
 if __name__ == "__main__":

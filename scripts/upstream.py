@@ -16,7 +16,7 @@ IMAGE = os.environ.get("IMAGE") or "docker.io/devfox101/mt-photos-ml"
 
 _HEADER = """\
 # The base image: what is laid over, by variant and platform. scripts/bump.py writes this file; no other names a
-# digest. A platform without one is taken by its tag: its digest was not known when this was written.
+# digest. A platform without one can be built on this machine, by its tag, and not be published: `make bump` finds it.
 """
 
 
@@ -26,12 +26,14 @@ class Refused(RuntimeError):
 
 @dataclass(frozen=True)
 class Variant:
-    """suffix: of the tag. digests: by platform, as far as they are known."""
+    """suffix: of the tag. digests: by platform, as far as they are known. version: where it is not the release's,
+    since upstream did not publish the variant with it."""
 
     name: str
     suffix: str
     platforms: tuple[str, ...]
     digests: Mapping[str, str]
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Base:
     platform: str
     suffix: str
     reference: str
+
+    @property
+    def digest(self) -> str:
+        """ "" where it is not known."""
+        return self.reference.partition("@")[2]
 
     @property
     def variable(self) -> str:
@@ -62,7 +69,7 @@ class Upstream:
     def load(cls, path: Path = RECORD) -> "Upstream":
         record = tomllib.loads(path.read_text())
         variants = tuple(
-            Variant(name, v["suffix"], tuple(v["platforms"]), v.get("digests", {}))
+            Variant(name, v["suffix"], tuple(v["platforms"]), v.get("digests", {}), v.get("version"))
             for name, v in record["variants"].items()
         )
         return cls(record["repository"], record["version"], variants)
@@ -73,13 +80,16 @@ class Upstream:
         for variant in self.variants:
             platforms = ", ".join(f'"{platform}"' for platform in variant.platforms)
             lines += ["", f"[variants.{variant.name}]", f'suffix = "{variant.suffix}"', f"platforms = [{platforms}]"]
+            lines += [f'version = "{variant.version}"'] if variant.version else []
             lines += [f'digests."{platform}" = "{digest}"' for platform, digest in variant.digests.items()]
         return "\n".join(lines) + "\n"
 
     @property
     def bases(self) -> list[Base]:
-        """Every image that is built. Of a variant with several platforms, amd64 has the tag and arm64 the tag -arm."""
-        return [self._base(variant, platform) for variant in self.variants for platform in variant.platforms]
+        """Every image that is built: of the variants that this release has. Of one with several platforms, amd64 has
+        the tag and arm64 the tag -arm."""
+        current = [variant for variant in self.variants if variant.version is None]
+        return [self._base(variant, platform) for variant in current for platform in variant.platforms]
 
     def _base(self, variant: Variant, platform: str) -> Base:
         digest = variant.digests.get(platform)
@@ -95,6 +105,9 @@ class Upstream:
         for base in self.bases:
             if base.variant == variant and platform in (None, base.platform):
                 return base
+        for other in self.variants:
+            if other.name == variant and other.version:
+                raise Refused(f"{variant} is still at {other.version}: upstream did not publish it with {self.version}")
         known = ", ".join(f"{base.variant} {base.platform}" for base in self.bases)
         raise Refused(f"there is no variant {variant}{f' for {platform}' if platform else ''}; there are {known}")
 

@@ -1,29 +1,28 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A bump from one version of the stand-in to the next, in a registry that speaks HTTP and nothing else."""
+"""A bump from one stand-in to the next, out of a registry: what has changed is said, what we rely on first."""
 
-import shutil
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from image.container import BASE, CHANGED
-from image.registry_server import Tree, registry, release, tree, upstream_at
-from image.standin import build as build_standin
-from scripts.upstream import Upstream
+from image import standin
+from image.registry_server import REPOSITORY, Tree, need_the_tools, push_small, registry, release, tree
+from scripts.docker import images
+
+GONE, RELIED, BESIDES = "WE RELY ON THIS AND IT IS GONE:", "we rely on this and it changed:", "changed besides:"
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A registry with two versions of upstream."""
-    if shutil.which("docker") is None or shutil.which("docker-registry") is None:
-        pytest.skip("no docker or no docker-registry on this machine")
-    build_standin(BASE)
-    build_standin(CHANGED, changed=True)
+    """A registry with upstream's versions: 2.5.6, which is recorded, 2.5.8, which is the same, and two later ones."""
+    need_the_tools()
     with registry(tmp_path_factory.mktemp("registry")) as host:
-        release(host, BASE, "v2.5.6")
-        release(host, CHANGED, "v2.5.7")
-        release(host, BASE, "v2.5.8")
+        release(host, "v2.5.6", standin.build("v2.5.6"))
+        release(host, "v2.5.8", standin.build("v2.5.6"))
+        release(host, "v3.0.3", standin.build("v3.0.3"))
+        release(host, "v3.3.0", standin.build("v3.3.0"), leave_out=("rocm", "armnn"))
         yield host
 
 
@@ -32,57 +31,148 @@ def work(tmp_path: Path, host: str) -> Tree:
     return tree(tmp_path, host)
 
 
-def test_a_renamed_function_is_named_and_nothing_is_written(work: Tree, host: str) -> None:
-    before = work.upstream
-    ended = work.run("bump", "v2.5.7", "--registry", host, "--insecure")
-    assert ended.returncode == 3, ended.stderr
-    assert "GONE: immich_ml.main.load is gone; load_model, which is new there, looks like it" in ended.stdout
-    assert "LOOK: immich_ml/main.py, which ours replaces, has changed:" in ended.stdout
-    assert "nothing is written" in ended.stdout
-    assert work.upstream == before
+@pytest.fixture(scope="module")
+def to_v3_0_3(tmp_path_factory: pytest.TempPathFactory, host: str) -> tuple[Tree, dict[str, list[str]]]:
+    """A tree after the bump, and what was said."""
+    work = tree(tmp_path_factory.mktemp("tree"), host)
+    return work, bump(work, "v3.0.3")
+
+
+@pytest.fixture(scope="module")
+def to_v3_3(tmp_path_factory: pytest.TempPathFactory, host: str) -> tuple[Tree, dict[str, list[str]]]:
+    """A tree after the bump, and what was said."""
+    work = tree(tmp_path_factory.mktemp("tree"), host)
+    return work, bump(work, "v3.3.0")
+
+
+def bump(work: Tree, version: str, *words: str, code: int = 0) -> dict[str, list[str]]:
+    """What bump says, by its headings."""
+    ended = work.run("bump", version, *words)
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    parts: dict[str, list[str]] = {}
+    for part in ended.stdout.split("\n\n"):
+        title, _, rest = part.partition("\n- ")
+        parts[title] = rest.split("\n- ") if rest else []
+    return parts
+
+
+def test_a_release_that_changes_nothing_is_written_with_its_digests(work: Tree, host: str) -> None:
+    said = bump(work, "v2.5.8")
+    assert "sources, configuration and libraries are as they were" in said
+    upstream = work.upstream
+    assert upstream.version == "v2.5.8"
+    assert (work.folder / "VERSION").read_text() == "v2.5.8-r1\n"
+    assert 'variable "UPSTREAM" { default = "v2.5.8" }' in (work.folder / "docker-bake.hcl").read_text()
+    for variant in upstream.variants:
+        there = images(f"{host}/{REPOSITORY}:v2.5.8{variant.suffix}")
+        assert variant.digests == {platform: there[platform].digest for platform in variant.platforms}
+
+
+def test_to_the_same_version_it_finds_the_digests_and_keeps_ours(work: Tree) -> None:
+    bump(work, "v2.5.6")
+    assert all(base.digest for base in work.upstream.bases)
     assert (work.folder / "VERSION").read_text() == "v2.5.6-r1\n"
 
 
-def test_by_force_it_is_written_all_the_same(work: Tree, host: str) -> None:
-    ended = work.run("bump", "v2.5.7", "--registry", host, "--insecure", "--force")
-    assert ended.returncode == 3
-    assert "load_model" in ended.stdout
-    assert work.upstream.version == "v2.5.7"
-    assert (work.folder / "VERSION").read_text() == "v2.5.7-r1\n"
+def test_what_it_read_is_kept(to_v3_0_3: tuple[Tree, dict[str, list[str]]]) -> None:
+    work, _ = to_v3_0_3
+    kept = json.loads((work.folder / "patches" / "upstream.json").read_text())
+    assert kept["libraries"]["pillow"] == "12.2.0"
+    assert kept["python"].startswith("3.11")
+    assert len(kept["files"]["immich_ml/main.py"]) == 64
+    here = kept["configuration"]["cpu-amd64"]
+    assert (here["WorkingDir"], here["Entrypoint"]) == ("/usr/src", ["tini", "--"])
+    assert here["Healthcheck"]["Test"] == ["CMD-SHELL", "python3 healthcheck.py"]
+    assert kept["configuration"]["openvino"]["Cmd"] == ["python", "-m", "immich_ml"]
 
 
-def test_a_release_that_changes_nothing_of_ours_is_written(work: Tree, host: str) -> None:
-    ended = work.run("bump", "v2.5.8", "--registry", host, "--insecure")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "every name that we use and every file that ours replaces is as it was" in ended.stdout
-    upstream, repository = work.upstream, upstream_at(host)
-    assert (upstream.repository, upstream.version) == (Upstream.load().repository, "v2.5.8")
-    assert (work.folder / "VERSION").read_text() == "v2.5.8-r1\n"
-    for variant in upstream.variants:
-        images = repository.platforms(repository.manifest(f"v2.5.8{variant.suffix}"))
-        assert variant.digests == {platform: images[platform]["digest"] for platform in variant.platforms}
+def test_to_v3_0_3_the_libraries_that_we_import_come_first_and_each_file_with_its_difference(
+    to_v3_0_3: tuple[Tree, dict[str, list[str]]],
+) -> None:
+    work, said = to_v3_0_3
+    assert GONE not in said
+    assert "library: pillow 10.4.0 -> 12.2.0" in said[RELIED]
+    assert "library: gunicorn 23.0.0 -> 25.3.0" in said[RELIED]
+    assert "library: onnxruntime 1.23.2 -> 1.26.0" in said[RELIED]
+    assert "library gone: ftfy 6.3.1" in said[BESIDES]
+    (start,) = [text for text in said[BESIDES] if text.startswith("changed: immich_ml/__main__.py")]
+    assert '  +arguments = [*(part for option in options.items() for part in option), "--no-control-socket"]' in start
+    assert not any("immich_ml/main.py" in text for texts in said.values() for text in texts)
+    assert work.upstream.version == "v3.0.3"
 
 
-def test_a_variant_that_is_missing_is_refused_in_one_line(work: Tree, host: str) -> None:
-    repository = upstream_at(host)
-    cuda = repository.manifest("v2.5.6-cuda")
-    for variant in work.upstream.variants:
-        if variant.name != "rocm":
-            repository.put_manifest(f"v2.5.9{variant.suffix}", cuda)
-    ended = work.run("bump", "v2.5.9", "--registry", host, "--insecure")
-    assert ended.returncode == 1
-    missing = "v2.5.9 for linux/arm64, v2.5.9-armnn for linux/arm64, v2.5.9-rknn for linux/arm64, v2.5.9-rocm"
-    assert ended.stderr == f"bump: {repository} lacks {missing}\n"
+def test_to_v3_3_whose_syntax_this_python_does_not_know_it_says_what_is_new_and_gone(
+    to_v3_3: tuple[Tree, dict[str, list[str]]],
+) -> None:
+    _, said = to_v3_3
+    assert GONE not in said
+    (main,) = [text for text in said[RELIED] if text.startswith("changed: immich_ml/main.py")]
+    assert "-def update_state() -> Iterator[None]:" in main
+    assert "+async def update_state() -> AsyncIterator[None]:" in main
+    assert any(text.startswith("Python: 3.11.") and "-> 3.13." in text for text in said[RELIED])
+    assert "gone: immich_ml/models/cache.py" in said[BESIDES]
+    assert "new: immich_ml/pipeline.py" in said[BESIDES]
+    assert any("+def first[T](values: list[T], otherwise: T) -> T:" in text for text in said[BESIDES])
+
+
+def test_a_variant_that_was_not_published_stays_where_it_is_and_stops_nothing(
+    to_v3_3: tuple[Tree, dict[str, list[str]]],
+) -> None:
+    work, said = to_v3_3
+    assert said["not published this time:"] == [
+        "armnn: upstream has not published v3.3.0-armnn; it stays at v2.5.6",
+        "rocm: upstream has not published v3.3.0-rocm; it stays at v2.5.6",
+    ]
+    upstream = work.upstream
+    assert {variant.name: variant.version for variant in upstream.variants if variant.version} == {
+        "armnn": "v2.5.6",
+        "rocm": "v2.5.6",
+    }
+    assert {base.variant for base in upstream.bases} == {"cpu", "cuda", "openvino", "rknn"}
+    ended = work.run("build", "--variant", "rocm")
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "build: rocm is still at v2.5.6: upstream did not publish it with v3.3.0\n",
+    )
+    bump(work, "v2.5.8")  # published again: it catches up
+    assert not any(variant.version for variant in work.upstream.variants)
+
+
+def test_without_the_image_for_the_processor_there_is_no_release(work: Tree, host: str) -> None:
+    push_small(f"{host}/{REPOSITORY}:v2.5.9-cuda", "linux/amd64")
+    ended = work.run("bump", "v2.5.9")
+    assert (ended.returncode, ended.stderr) == (1, "bump: upstream has not published v2.5.9\n")
+    push_small(f"{host}/{REPOSITORY}:v2.5.9", "linux/amd64")
+    ended = work.run("bump", "v2.5.9")
+    assert (ended.returncode, ended.stderr) == (1, "bump: upstream has not published v2.5.9 for linux/arm64\n")
     assert work.upstream.version == "v2.5.6"
 
 
-def test_what_is_no_version_is_refused(work: Tree, host: str) -> None:
-    ended = work.run("bump", "2.5.7", "--registry", host, "--insecure")
+@pytest.mark.parametrize("force", [False, True])
+def test_where_what_we_rely_on_is_gone_nothing_is_written_but_by_force(work: Tree, host: str, force: bool) -> None:
+    version = f"v2.6.{int(force)}"
+    release(host, version)  # of small images: they have no libraries, and only a main.py
+    said = bump(work, version, *(["--force"] if force else []), code=3)
+    assert "library gone: pillow 10.4.0" in said[GONE]
+    assert "gone: immich_ml/sessions/ann/__init__.py" in said[GONE]
+    assert (work.upstream.version == version) == force
+    assert (f"VERSION is {version}-r1" in str(said)) == force
+
+
+def test_a_mirror_of_upstreams_registry_is_asked_instead(work: Tree, host: str) -> None:
+    record = work.folder / "patches" / "upstream.toml"
+    record.write_text(record.read_text().replace(host, "ghcr.io"))
+    bump(work, "v2.5.8", "--registry", host)
+    assert work.upstream.repository == f"ghcr.io/{REPOSITORY}"
+
+
+def test_what_is_no_version_is_refused(work: Tree) -> None:
+    ended = work.run("bump", "2.5.7")
     assert (ended.returncode, ended.stderr) == (1, "bump: '2.5.7' is not a version like v2.5.7\n")
 
 
 def test_a_registry_that_cannot_be_reached_is_named(work: Tree) -> None:
-    ended = work.run("bump", "v2.5.7", "--registry", "127.0.0.1:9", "--insecure")
+    ended = work.run("bump", "v2.5.7", "--registry", "127.0.0.1:9")
     assert ended.returncode == 1
-    assert ended.stderr.startswith("bump: 127.0.0.1:9 can't be reached: ")
+    assert ended.stderr.startswith(f"bump: 127.0.0.1:9/{REPOSITORY}:v2.5.7 can't be looked at: ")
     assert ended.stderr.count("\n") == 1

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The overlay, unedited, on every ground that it is laid over: other releases of upstream, the libraries of other devices,
-another machine. tests/image/test_container.py has the first of them, v2.5.6 on the processor."""
+"""The overlay, unedited, on every ground that it is laid over: other releases of upstream, the libraries of other
+devices, another machine. tests/image/test_container.py has the first of them, v2.5.6 on the processor."""
 
 import contextlib
 import os

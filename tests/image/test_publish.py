@@ -1,158 +1,222 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A release goes to a registry: every image, the manifest of both platforms, the tags; only from a clean tree."""
+"""A release goes to a registry: every image, what names both platforms, the tags; only from a clean tree. The bases are
+small images, since nothing of them is run."""
 
-import shutil
+import json
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from image.container import BASE, docker
-from image.registry_server import Tree, registry, release, tree, upstream_at
-from image.standin import build as build_standin
-from scripts.registry import INDEX, Manifest, Repository
+from image.container import docker
+from image.registry_server import REPOSITORY, Tree, need_the_tools, push_small, registry, release, tree
+from scripts.docker import digest, images
+from scripts.upstream import Base, Upstream
 
-VERSION = "v2.5.6-r1"
+VERSION, NEXT = "v2.5.6-r1", "v2.5.6-r2"
 ENDS = ("", "-arm", "-armnn", "-cuda", "-openvino", "-rknn", "-rocm")
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A registry with upstream's version."""
-    if shutil.which("docker") is None or shutil.which("docker-registry") is None:
-        pytest.skip("no docker or no docker-registry on this machine")
-    build_standin(BASE)
+    need_the_tools()
     with registry(tmp_path_factory.mktemp("registry")) as host:
-        release(host, BASE, "v2.5.6")
+        release(host, "v2.5.6")
         yield host
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory, host: str) -> Iterator[Tree]:
-    """A tree with the tag VERSION, and the images that are built of it."""
-    work = tree(tmp_path_factory.mktemp("tree"), host, image="mt-photos-ml-test/published")
+def work(tmp_path_factory: pytest.TempPathFactory, host: str) -> Tree:
+    """A tree with the tag VERSION."""
+    digests: dict[str, dict[str, str]] = {}
+    for variant in Upstream.load().variants:
+        there = images(f"{host}/{REPOSITORY}:v2.5.6{variant.suffix}")
+        digests[variant.name] = {platform: image.digest for platform, image in there.items()}
+    work = tree(tmp_path_factory.mktemp("tree"), host, digests)
     work.git("tag", VERSION)
-    references = []
-    try:
-        for base in work.upstream.bases:
-            references.append(f"{upstream_at(host)}@{base.reference.rpartition('@')[2]}")
-            words = ["--variant", base.variant, "--platform", base.platform, "--base", references[-1]]
-            ended = work.run("build", *words)
-            assert ended.stdout == f"{work.image}:{VERSION}{base.suffix}\n", ended.stderr
-        yield work
-    finally:
-        listed = docker("images", "--format={{.Repository}}:{{.Tag}}").splitlines()
-        ours = [name for name in listed if name.startswith((f"{host}/", f"{work.image}:")) and "<none>" not in name]
-        docker("rmi", "--force", *ours, *references, check=False)
+    return work
 
 
-@pytest.fixture(scope="module")
-def said(work: Tree, host: str) -> dict[str, str]:
-    """What `publish` says: the digest of each tag."""
-    ended = work.run("publish", "--registry", host, "--insecure")
+def build(work: Tree, base: Base) -> subprocess.CompletedProcess[str]:
+    return work.run("build", "--variant", base.variant, "--platform", base.platform, "--push")
+
+
+def publish(work: Tree, *words: str) -> dict[str, str]:
+    """The digest of each tag, as `publish` says it."""
+    ended = work.run("publish", *words)
     assert ended.returncode == 0, ended.stderr
     return dict(line.split(" -> ") for line in ended.stdout.splitlines())
 
 
-@pytest.fixture
-def repository(work: Tree, host: str) -> Repository:
-    return Repository.of(work.image, host, insecure=True)
+@pytest.fixture(scope="module")
+def said(work: Tree) -> dict[str, str]:
+    """All images built and pushed, and what `publish` says then."""
+    for base in work.upstream.bases:
+        ended = build(work, base)
+        end = base.suffix or "-amd64"
+        assert (ended.returncode, ended.stdout) == (0, f"{work.image}:{VERSION}{end}\n"), ended.stderr
+    return publish(work)
 
 
-def test_every_tag_is_there(said: dict[str, str], repository: Repository) -> None:
+def manifest(reference: str) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(docker("buildx", "imagetools", "inspect", "--raw", reference))
+    return told
+
+
+def test_the_matrix_has_every_image(work: Tree) -> None:
+    ended = work.run("build", "--matrix")
+    bases = work.upstream.bases
+    assert [entry["target"] for entry in json.loads(ended.stdout)] == [base.target for base in bases]
+
+
+def test_every_tag_is_there(said: dict[str, str], work: Tree) -> None:
     assert said.keys() == {f"{version}{end}" for version in ("v2.5.6", VERSION) for end in ENDS}
-    assert {tag: repository.manifest(tag).digest for tag in said} == said
-    assert all(said[f"v2.5.6{end}"] == said[f"{VERSION}{end}"] for end in ENDS)
+    assert {tag: digest(f"{work.image}:{tag}") for tag in said} == said
+    for end in ENDS:
+        moving, fixed = (images(f"{work.image}:{version}{end}") for version in ("v2.5.6", VERSION))
+        assert moving == fixed
 
 
-def test_the_plain_tag_is_for_both_platforms(said: dict[str, str], repository: Repository) -> None:
-    index = repository.manifest(VERSION)
-    assert index.media_type == INDEX
-    images = repository.platforms(index)
-    assert images.keys() == {"linux/amd64", "linux/arm64"}
-    assert images["linux/arm64"]["digest"] == said[f"{VERSION}-arm"]
+def test_the_plain_tag_is_for_both_platforms_with_the_provenance_of_each(said: dict[str, str], work: Tree) -> None:
+    for tag in ("v2.5.6", VERSION):
+        there = images(f"{work.image}:{tag}")
+        assert there.keys() == {"linux/amd64", "linux/arm64"}
+        assert there["linux/arm64"] == images(f"{work.image}:{VERSION}-arm")["linux/arm64"]
+        attested = {
+            entry["annotations"]["vnd.docker.reference.digest"]
+            for entry in manifest(f"{work.image}:{tag}")["manifests"]
+            if entry.get("annotations", {}).get("vnd.docker.reference.type") == "attestation-manifest"
+        }
+        assert attested == {image.digest for image in there.values()}
+        told = json.loads(
+            docker("buildx", "imagetools", "inspect", f"{work.image}:{tag}", "--format", "{{json .Provenance}}")
+        )
+        for platform in there:
+            assert "moby.buildkit.v1.context" in str(told[platform]) or "buildConfig" in str(told[platform])
 
 
 @pytest.mark.parametrize("machine", ["amd64", "arm64"])
-def test_docker_pulls_the_image_of_its_platform(said: dict[str, str], repository: Repository, machine: str) -> None:
-    name = f"{repository}@{said[VERSION]}"
+def test_docker_pulls_the_image_of_its_platform(said: dict[str, str], work: Tree, machine: str) -> None:
+    name = f"{work.image}@{said[VERSION]}"
     docker("pull", f"--platform=linux/{machine}", name)
-    assert docker("image", "inspect", "--format={{.Architecture}}", name) == machine
-    version = '{{index .Config.Labels "org.opencontainers.image.version"}}'
-    assert docker("image", "inspect", f"--format={version}", name) == VERSION
+    there = images(name)[f"linux/{machine}"]
+    assert there.labels["org.opencontainers.image.version"] == VERSION
+    assert there.labels["org.opencontainers.image.base.digest"].startswith("sha256:")
     docker("rmi", name)
 
 
-def test_to_publish_again_changes_nothing(said: dict[str, str], work: Tree, host: str) -> None:
-    ended = work.run("publish", "--registry", host, "--insecure")
-    assert ended.returncode == 0, ended.stderr
-    assert dict(line.split(" -> ") for line in ended.stdout.splitlines()) == said
+def test_to_publish_again_changes_nothing(said: dict[str, str], work: Tree) -> None:
+    assert publish(work) == said
 
 
-def test_images_that_were_pushed_elsewhere_are_named_by_their_digests(
-    said: dict[str, str], work: Tree, host: str
-) -> None:
-    ends = {base.target: base.suffix for base in work.upstream.bases}
-    amd64 = Repository.of(work.image, host, insecure=True).manifest(f"{VERSION}-amd64").digest
-    digests = {target: said[f"{VERSION}{end}"] if end else amd64 for target, end in ends.items()}
-    images = [f"--image={target}={digest}" for target, digest in digests.items()]
-    ended = work.run("publish", "--registry", host, "--insecure", *images)
-    assert dict(line.split(" -> ") for line in ended.stdout.splitlines()) == said, ended.stderr
+def test_images_that_were_pushed_elsewhere_are_named_by_their_digests(said: dict[str, str], work: Tree) -> None:
+    ends = {base.target: base.suffix or "-amd64" for base in work.upstream.bases}
+    given = [f"--image={target}={digest(f'{work.image}:{VERSION}{end}')}" for target, end in ends.items()]
+    assert publish(work, *given) == said
 
 
-def test_an_image_for_another_platform_is_refused(said: dict[str, str], work: Tree, host: str) -> None:
-    images = ["--image", f"cpu-arm64={said[f'{VERSION}-cuda']}"]
-    ended = work.run("publish", "--registry", host, "--insecure", *images)
+def test_one_variant_goes_alone(said: dict[str, str], work: Tree) -> None:
+    alone = publish(work, "--variant", "cuda")
+    assert alone == {tag: said[tag] for tag in (f"{VERSION}-cuda", "v2.5.6-cuda")}
+
+
+def test_a_variant_that_fails_does_not_hold_back_the_rest(said: dict[str, str], work: Tree) -> None:
+    ended = work.run("publish", "--image", f"rocm={said[f'{VERSION}-arm']}")
     assert ended.returncode == 1
-    assert ended.stderr == "publish: the image of cpu-arm64 is for linux/amd64 and not for linux/arm64\n"
+    assert ended.stderr == "publish: rocm: the image of rocm is for linux/arm64 and not for linux/amd64\n"
+    done = dict(line.split(" -> ") for line in ended.stdout.splitlines())
+    assert done == {tag: value for tag, value in said.items() if "rocm" not in tag}
 
 
-def test_a_fixed_tag_stays_what_it_is(said: dict[str, str], work: Tree, host: str, repository: Repository) -> None:
-    published = repository.manifest(f"{VERSION}-rocm")
-    other = Manifest(published.media_type, published.raw + b"\n")
-    repository.put_manifest(f"{VERSION}-rocm", other)
-    ended = work.run("publish", "--registry", host, "--insecure")
-    repository.put_manifest(f"{VERSION}-rocm", published)
+def test_an_image_that_is_published_is_not_pushed_again(said: dict[str, str], work: Tree) -> None:
+    (cuda,) = (base for base in work.upstream.bases if base.variant == "cuda")
+    ended = build(work, cuda)
     assert ended.returncode == 1
     assert ended.stderr == (
-        f"publish: {VERSION}-rocm is published with other content, {other.digest}: raise the revision in VERSION\n"
+        f"build: {work.image}:{VERSION}-cuda is published already: raise the revision in VERSION\n"
     )
 
 
-def test_a_tree_with_changes_is_refused(work: Tree, host: str) -> None:
+def test_a_fixed_tag_stays_what_it_is(said: dict[str, str], work: Tree) -> None:
+    other = f"{work.image}:{VERSION}-openvino"
+    ended = work.run("publish", "--variant", "cuda", "--image", f"cuda={digest(other)}")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"publish: cuda: {work.image}:{VERSION}-cuda is published with other content, sha256:")
+    assert digest(f"{work.image}:{VERSION}-cuda") == said[f"{VERSION}-cuda"]
+
+
+def test_a_tree_with_changes_is_refused(said: dict[str, str], work: Tree) -> None:
     changed = work.folder / "README.md"
     text = changed.read_text()
     changed.write_text(text + "\n")
-    ended = work.run("publish", "--registry", host, "--insecure")
+    ended = work.run("publish")
     changed.write_text(text)
     assert ended.returncode == 1
     assert ended.stderr == "publish: the tree is not clean: what is published must be what the tag holds\n"
 
 
-def test_a_commit_without_the_tag_is_refused(work: Tree, host: str) -> None:
+def test_a_commit_without_the_tag_is_refused(said: dict[str, str], work: Tree) -> None:
     work.git("tag", "--delete", VERSION)
-    ended = work.run("publish", "--registry", host, "--insecure")
+    ended = work.run("publish")
     work.git("tag", VERSION)
     assert ended.returncode == 1
     assert ended.stderr == f"publish: this commit does not have the tag {VERSION}, which VERSION says it is\n"
 
 
-def test_an_image_of_a_tree_with_changes_says_so(work: Tree) -> None:
-    added = work.folder / "overlay" / "added.py"
-    added.write_text("")
-    ended = work.run("build", "--base", BASE, "--tag", f"{work.image}:changed")
-    added.unlink()
-    assert ended.returncode == 0, ended.stderr
-    revision = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
-    assert docker("image", "inspect", f"--format={revision}", f"{work.image}:changed").endswith("-dirty")
-
-
-def test_images_of_another_commit_are_refused(work: Tree, host: str) -> None:
+def test_an_image_of_another_commit_is_refused(said: dict[str, str], work: Tree) -> None:
     work.git("tag", "--delete", VERSION)
     work.git("commit", "--quiet", "--allow-empty", "--message=Another")
     work.git("tag", VERSION)
-    ended = work.run("publish", "--registry", host, "--insecure")
+    ended = work.run("publish", "--variant", "rknn")
     work.git("tag", "--delete", VERSION)
     work.git("reset", "--quiet", "--hard", "HEAD~1")
     work.git("tag", VERSION)
     assert ended.returncode == 1
-    assert "was built of commit " in ended.stderr
+    assert f"publish: rknn: {work.image}:{VERSION}-rknn was built of commit " in ended.stderr
+
+
+def test_a_base_whose_digest_is_not_known_is_not_published(work: Tree, host: str, tmp_path: Path) -> None:
+    unknown = tree(tmp_path, host)
+    for words in (["--variant", "rocm", "--push"], ["--matrix"]):
+        ended = unknown.run("build", *words)
+        assert ended.returncode == 1
+        assert "is not known, so nobody could tell what was published: `make bump UPSTREAM=v2.5.6`" in ended.stderr
+        assert ended.stderr.count("\n") == 1
+
+
+def test_a_moving_tag_goes_on_and_never_back_but_on_purpose(said: dict[str, str], work: Tree) -> None:
+    (work.folder / "VERSION").write_text(f"{NEXT}\n")
+    work.git("commit", "--quiet", "--all", "--message=The next")
+    work.git("tag", NEXT)
+    (cuda,) = (base for base in work.upstream.bases if base.variant == "cuda")
+    assert build(work, cuda).returncode == 0
+    moved = publish(work, "--variant", "cuda")
+    assert images(f"{work.image}:v2.5.6-cuda") == images(f"{work.image}:{NEXT}-cuda")
+    assert moved[f"{NEXT}-cuda"] != said[f"{VERSION}-cuda"]
+
+    work.git("checkout", "--quiet", VERSION)
+    ended = work.run("publish", "--variant", "cuda")
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"publish: cuda: {work.image}:v2.5.6-cuda is at {NEXT} already; "
+        f"`publish --retag {VERSION}` goes back on purpose\n"
+    )
+    back = publish(work, "--variant", "cuda", "--retag", VERSION)
+    assert back.keys() == {"v2.5.6-cuda"}
+    assert images(f"{work.image}:v2.5.6-cuda") == images(f"{work.image}:{VERSION}-cuda")
+    ended = work.run("publish", "--variant", "cuda", "--retag", "v2.5.6-r9")
+    assert ended.stderr == f"publish: cuda: {work.image}:v2.5.6-r9-cuda was never published\n"
+
+
+def test_an_image_of_a_tree_with_changes_says_so(work: Tree, host: str) -> None:
+    push_small(f"{host}/base:1", "linux/amd64")
+    added = work.folder / "overlay" / "added.py"
+    added.write_text("")
+    ended = work.run("build", "--base", f"{host}/base:1", "--tag", f"{host}/ours/changed:1")
+    added.unlink()
+    assert ended.returncode == 0, ended.stderr
+    revision = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
+    assert docker("image", "inspect", f"--format={revision}", f"{host}/ours/changed:1").endswith("-dirty")

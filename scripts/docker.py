@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""What images are in a registry, and what is in them, by Docker's own commands."""
+
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from .upstream import Refused
+
+_LARGEST_SOURCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of a registry, for one platform. configuration: in the words of the image specification."""
+
+    digest: str
+    platform: str
+    configuration: dict[str, Any]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self.configuration.get("Labels") or {}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """files: below /usr/src, by their path there. libraries: versions, by name. python: its version."""
+
+    files: dict[str, bytes]
+    libraries: dict[str, str]
+    python: str
+
+
+def docker(*words: str) -> str:
+    """What a docker command prints. Raises Refused."""
+    ended = _run(*words)
+    if ended.returncode:
+        raise Refused(f"docker {' '.join(words[:3])} failed: {_last_line(ended.stderr)}")
+    return ended.stdout.strip()
+
+
+def digest(reference: str) -> str | None:
+    """What a tag of a registry holds; None where there is no such tag. Raises Refused."""
+    manifest = _inspected(reference, "Manifest")
+    return str(manifest["digest"]) if manifest else None
+
+
+def images(reference: str) -> dict[str, Image]:
+    """What a tag or a digest of a registry holds, by platform; nothing where there is no such. Raises Refused."""
+    manifest = _inspected(reference, "Manifest")
+    if manifest is None:
+        return {}
+    about = _inspected(reference, "Image") or {}
+    if "manifests" not in manifest:
+        platform = f"{about['os']}/{about['architecture']}"
+        return {platform: Image(manifest["digest"], platform, about.get("config", {}))}
+    found: dict[str, Image] = {}
+    for entry in manifest["manifests"]:
+        of = entry.get("platform", {})
+        platform = f"{of.get('os')}/{of.get('architecture')}"
+        if platform == "unknown/unknown" or platform in found:  # attestations
+            continue
+        # told by platform where there are several, the image alone where there is one
+        config = about if "architecture" in about else next((a for p, a in about.items() if p.startswith(platform)), {})
+        found[platform] = Image(entry["digest"], platform, config.get("config", {}))
+    return found
+
+
+def contents(reference: str, platform: str) -> tuple[Contents, dict[str, Any]]:
+    """What an image holds, and its configuration with the health check, which a registry does not tell. Pulls it and
+    runs nothing of it."""
+    docker("pull", "--quiet", f"--platform={platform}", reference)
+    configuration: dict[str, Any] = json.loads(docker("image", "inspect", reference))[0]["Config"]
+    files: dict[str, bytes] = {}
+    libraries: dict[str, str] = {}
+    python = ""
+    with _exported(reference, platform) as archive:
+        for member in archive:
+            path = PurePosixPath(member.name)
+            if member.isreg() and path.is_relative_to("usr/src") and "__pycache__" not in path.parts:
+                if member.size > _LARGEST_SOURCE:
+                    raise Refused(f"{reference} has a source of {member.size} bytes: {path}")
+                files[str(path.relative_to("usr/src"))] = _read(archive, member)
+            elif path.name == "pyvenv.cfg" and path.is_relative_to("opt/venv"):
+                lines = dict(
+                    line.split(" = ", 1) for line in _read(archive, member).decode().splitlines() if " = " in line
+                )
+                python = lines.get("version", lines.get("version_info", ""))
+            elif path.suffix == ".dist-info" and path.is_relative_to("opt/venv"):
+                name, _, version = path.stem.rpartition("-")
+                libraries[name.lower().replace("_", "-")] = version
+    return Contents(files, libraries, python), configuration
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise Refused("there is no docker command here") from None
+
+
+def _inspected(reference: str, what: str) -> dict[str, Any] | None:
+    words = ["buildx", "imagetools", "inspect", reference, "--format", f"{{{{json .{what}}}}}"]
+    ended = _run(*words)
+    if ended.returncode == 0:
+        told: dict[str, Any] = json.loads(ended.stdout)
+        return told
+    said = _last_line(ended.stderr)
+    if said.endswith("not found"):
+        return None
+    raise Refused(f"{reference} can't be looked at: {said}")
+
+
+@contextmanager
+def _exported(reference: str, platform: str) -> Iterator[tarfile.TarFile]:
+    """The file system of an image, as a stream."""
+    container = docker("create", f"--platform={platform}", reference)
+    try:
+        with (
+            subprocess.Popen(["docker", "export", container], stdout=subprocess.PIPE) as exporting,
+            tarfile.open(fileobj=exporting.stdout, mode="r|") as archive,
+        ):
+            yield archive
+    except tarfile.TarError as error:
+        raise Refused(f"{reference} can't be read: {error}") from error
+    finally:
+        subprocess.run(["docker", "rm", container], stdout=subprocess.DEVNULL, stderr=sys.stderr, check=False)
+
+
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return file.read() if file else b""
+
+
+def _last_line(said: str) -> str:
+    return (said.strip().splitlines() or ["it says nothing"])[-1].removeprefix("ERROR: ")
