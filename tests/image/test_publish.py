@@ -135,16 +135,16 @@ def test_an_image_that_is_published_is_not_pushed_again(said: dict[str, str], wo
     (cuda,) = (base for base in work.upstream.bases if base.variant == "cuda")
     ended = build(work, cuda)
     assert ended.returncode == 1
-    assert ended.stderr == (
-        f"build: {work.image}:{VERSION}-cuda is published already: raise the revision in VERSION\n"
-    )
+    assert ended.stderr == (f"build: {work.image}:{VERSION}-cuda is published already: raise the revision in VERSION\n")
 
 
 def test_a_fixed_tag_stays_what_it_is(said: dict[str, str], work: Tree) -> None:
     other = f"{work.image}:{VERSION}-openvino"
     ended = work.run("publish", "--variant", "cuda", "--image", f"cuda={digest(other)}")
     assert ended.returncode == 1
-    assert ended.stderr.startswith(f"publish: cuda: {work.image}:{VERSION}-cuda is published with other content, sha256:")
+    assert ended.stderr.startswith(
+        f"publish: cuda: {work.image}:{VERSION}-cuda is published with other content, sha256:"
+    )
     assert digest(f"{work.image}:{VERSION}-cuda") == said[f"{VERSION}-cuda"]
 
 
