@@ -85,6 +85,7 @@ def commit() -> str:
 
 
 def _baked(base: Base, reference: str, tag: str | None, push: bool, by_digest: bool, sbom: bool) -> str:
+    docker("buildx", "version")  # raises in words where there is none
     version, upstream = our_version()
     variables = {"IMAGE": IMAGE, "VERSION": version, "UPSTREAM": upstream, "REVISION": commit()}
     command = ["docker", "buildx", "bake", "--file=docker-bake.hcl"]
@@ -102,8 +103,6 @@ def _baked(base: Base, reference: str, tag: str | None, push: bool, by_digest: b
         output = f"type=image,name={name},push-by-digest=true,name-canonical=true,push=true"
         command += [f"--set={base.target}.tags={name}", f"--set={base.target}.output={output}"]
         return f"{name}@{_bake(base, command, variables, reference)}"
-    if not docker("buildx", "version"):
-        raise Refused("buildx is needed, Docker's own builder: apt-get install docker-buildx")
     command += ["--load", "--provenance=false", *([f"--set={base.target}.tags={tag}"] if tag else [])]
     _bake(base, command, variables, reference)
     return tag or names(base)[0]
