@@ -23,7 +23,7 @@ ARM64 = "linux/arm64"
 ONE_OF_EACH = (  # of the contract, in emulation: each route once, and text once
     "test_the_page or test_ping or test_check_takes or test_restart_gives or test_ocr_answers_with_empty"
     " or test_a_photo_gets or test_any_text or test_represent or test_without_the_key or png-16-bit"
-    " or (test_a_page_turned_by_exif and 6-JPEG)"
+    " or (test_faces_in_a_photo_turned_by_exif and 6-JPEG)"
 )
 WORDS_OF_A_DEVICE = {"openvino": "OpenVINO can't be used here", "cuda": "CUDA can't be used here"}
 
@@ -102,7 +102,8 @@ def test_arm64_is_built_and_answers_in_emulation(cache: Path) -> None:
 def python_312() -> str | None:
     """A Python 3.12 of this machine, which the AMD image has."""
     found = [shutil.which("python3.12"), *map(str, Path.home().glob(".pyenv/versions/3.12*/bin/python3.12"))]
-    return next((path for path in found if path), None)
+    works = (path for path in found if path and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0)
+    return next(works, None)
 
 
 @pytest.mark.skipif(python_312() is None, reason="no Python 3.12 on this machine")
@@ -116,6 +117,7 @@ def test_the_contract_holds_on_the_libraries_of_the_amd_image(cache: Path, tmp_p
     shutil.copy(source / "immich_ml" / "main.py", source / "immich_ml" / "upstream_main.py")
     for folder in ("patches", "overlay"):
         shutil.copytree(ROOT / folder, source, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.egg-info"))
+    shutil.copy(ROOT / "VERSION", source / "mt_photos_ml")
     shutil.copytree(cache, models)
     port = free_port()
     settings = {

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The workflows: what they pin and what they may do, and their steps run with a stand-in for GitHub's command."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +17,18 @@ from scripts.upstream import Upstream
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".github" / "workflows"
-NAMES = ("ci", "images", "upstream-watch")
-MACHINES = {"linux/amd64": "ubuntu-24.04", "linux/arm64": "ubuntu-24.04-arm"}
+NAMES = ("ci", "images", "real-base", "upstream-watch")
+OURS = "github.repository == 'dev-fox-101/mt-photos-ml'"
 
 GH = """#!/bin/sh
 echo "$@" >> "$GH_CALLS"
-case "$1 $2" in
-  "api repos/immich-app/immich/releases/latest") echo "$GH_NEWEST" ;;
-  "pr list") echo "$GH_OPEN" ;;
-  "pr create") cat "$8" >> "$GH_CALLS" ;;
+for last; do :; done
+case "$*" in
+  "api repos/immich-app/immich/releases/latest"*) echo "$GH_NEWEST" ;;
+  "pr list"*"--state closed"*) echo "$GH_CLOSED" ;;
+  "pr list"*"--state open"*) echo "$GH_OPEN" ;;
+  "issue list"*) echo "$GH_ISSUE" ;;
+  *"--body-file"*) cat "$last" >> "$GH_CALLS" ;;
 esac
 """
 
@@ -104,20 +109,107 @@ def test_the_targets_that_the_workflows_make_are_there() -> None:
     subprocess.run(["make", "--dry-run", *targets], cwd=ROOT, check=True, capture_output=True, timeout=60)
 
 
-def test_images_are_built_of_a_version_tag_alone_each_on_its_own_platform() -> None:
-    assert triggers("images") == {"push": {"tags": ["v*"]}}
-    images = workflow("images")["jobs"]["build"]["strategy"]["matrix"]["include"]
-    assert images == [
-        {"target": base.target, "variant": base.variant, "platform": base.platform, "runner": MACHINES[base.platform]}
-        for base in Upstream.load().bases
-    ]
+def jobs(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = workflow(name)["jobs"]
+    return found
 
 
-def test_an_image_is_tested_before_anybody_logs_in_to_push_it() -> None:
-    steps = workflow("images")["jobs"]["build"]["steps"]
-    order = [step.get("name") or step["uses"].partition("@")[0] for step in steps]
-    wanted = ["Build", "Test the container", "docker/login-action", "Push by digest, with provenance and SBOM"]
-    assert [name for name in order if name in wanted] == wanted
+def text(job: dict[str, Any]) -> str:
+    """Everything that the job does."""
+    return yaml.safe_dump(job, width=10_000)
+
+
+def test_images_are_published_of_a_version_tag_alone_or_named_again_by_hand() -> None:
+    assert triggers("images") == {
+        "push": {"tags": ["v*"]},
+        "workflow_dispatch": {"inputs": {"retag": triggers("images")["workflow_dispatch"]["inputs"]["retag"]}},
+    }
+    assert "github.event_name == 'push'" in jobs("images")["plan"]["if"]
+    assert "github.event_name == 'workflow_dispatch'" in jobs("images")["retag"]["if"]
+
+
+def test_releases_are_published_one_after_the_other() -> None:
+    assert workflow("images")["concurrency"] == {"group": "images", "cancel-in-progress": False}
+
+
+@pytest.mark.parametrize(("name", "job"), [("images", "plan"), ("images", "retag"), ("upstream-watch", "look")])
+def test_forks_publish_and_watch_nothing(name: str, job: str) -> None:
+    assert OURS in jobs(name)[job]["if"]
+    first = {"plan", "retag", "look"}
+    assert all(jobs(name)[other].get("needs") for other in jobs(name) if other not in first)
+
+
+def test_what_comes_from_pypi_runs_without_any_right_or_secret() -> None:
+    for name in NAMES:
+        for job in jobs(name).values():
+            installs = "make " in text(job) or "pip" in text(job)
+            trusted = "secrets." in text(job) or any(right == "write" for right in job["permissions"].values())
+            assert not (installs and trusted), job["name"]
+    assert "make .venv/test.done" in text(jobs("images")["test"])
+    assert "secrets.DOCKERHUB_TOKEN" in text(jobs("images")["push"])
+
+
+def test_an_image_is_pushed_only_if_its_own_test_passed() -> None:
+    push, test = jobs("images")["push"], jobs("images")["test"]
+    assert push["if"] == jobs("images")["publish"]["if"]
+    assert "!cancelled()" in push["if"]
+    for job in (push, test):
+        assert job["strategy"]["fail-fast"] is False
+    (check,) = (step for step in push["steps"] if step.get("name") == "Check that its test passed")
+    (kept,) = (step for step in test["steps"] if "upload-artifact" in step.get("uses", ""))
+    assert check["with"]["name"] == kept["with"]["name"] == "tested-${{ matrix.image.target }}"
+    assert check["if"] == "matrix.image.variant != 'rocm'"
+
+
+def test_the_plan_is_every_image_and_rocm_is_not_unpacked(tmp_path: Path) -> None:
+    targets = [{"target": "cpu-amd64", "variant": "cpu"}, {"target": "rocm", "variant": "rocm"}]
+    (tmp_path / "tree" / "scripts").mkdir(parents=True)
+    build = tmp_path / "tree" / "scripts" / "build.py"
+    build.write_text(f"import sys\nassert sys.argv[1:] == ['--matrix']\nprint({json.dumps(json.dumps(targets))})\n")
+    if shutil.which("jq") is None:
+        pytest.skip("no jq on this machine")
+    title = "List the images, of bases whose digest is known"
+    assert run(step("images", "plan", title), tmp_path / "tree", {}).returncode == 0
+    told = dict(line.split("=", 1) for line in (tmp_path / "output").read_text().splitlines())
+    assert json.loads(told["images"]) == targets
+    assert json.loads(told["tested"]) == targets[:1]
+    build.write_text("import sys\nsys.exit('build: the digest of rocm is not known')\n")
+    assert run(step("images", "plan", title), tmp_path / "tree", {}).returncode != 0
+
+
+@pytest.mark.parametrize(("variant", "words"), [("cuda", ["--sbom"]), ("rocm", [])])
+def test_rocm_is_pushed_without_being_scanned(variant: str, words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "tree" / "scripts").mkdir(parents=True)
+    (tmp_path / "tree" / "scripts" / "build.py").write_text(
+        "import sys\nprint(*sys.argv[1:], file=sys.stderr)\nprint('image@sha256:12')\n"
+    )
+    settings = {"VARIANT": variant, "PLATFORM": "linux/amd64", "TARGET": variant}
+    ended = run(step("images", "push", "Push by digest, with provenance"), tmp_path / "tree", settings)
+    assert ended.stderr.split() == ["--variant", variant, "--platform", "linux/amd64", "--push-by-digest", *words]
+    assert (tmp_path / "pushed" / variant).read_text() == f"{variant}=sha256:12\n"
+
+
+def test_the_real_base_is_tested_where_what_is_laid_over_it_changes_and_every_week() -> None:
+    told = triggers("real-base")
+    assert set(told) == {"pull_request", "schedule", "workflow_dispatch"}
+    assert {"Dockerfile", "overlay/**", "patches/**"} <= set(told["pull_request"]["paths"])
+    (job,) = jobs("real-base").values()
+    assert job["permissions"] == {"contents": "read"}
+    built = {(entry["variant"], entry["platform"]) for entry in job["strategy"]["matrix"]["include"]}
+    assert built == {("cpu", "linux/amd64"), ("cpu", "linux/arm64"), ("openvino", "linux/amd64")}
+    assert "scripts.contract" in text(job)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_steps_are_sound_shell(name: str) -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("no shellcheck on this machine")
+    for job in jobs(name).values():
+        for one in job["steps"]:
+            if script := one.get("run"):
+                command = ["shellcheck", "--shell=bash", "--exclude=SC2016", "-"]  # Markdown's backticks
+                ended = subprocess.run(command, input=script, capture_output=True, text=True, timeout=60)
+                assert ended.returncode == 0, ended.stdout
 
 
 def test_what_is_pushed_reaches_publish_by_target_and_digest(tmp_path: Path) -> None:
@@ -128,7 +220,7 @@ def test_what_is_pushed_reaches_publish_by_target_and_digest(tmp_path: Path) -> 
     (tmp_path / "tree" / "scripts" / "publish.py").write_text(
         "import sys\nprint(*sys.argv[1:], 'v2.5.6-r1-arm -> sha256:a', 'v2.5.6-r1 -> sha256:b', sep='\\n')\n"
     )
-    script = step("images", "publish", "Make the manifests and tags")
+    script = step("images", "publish", "Give the tags")
     ended = run(script, tmp_path / "tree", {"GITHUB_REF_NAME": "v2.5.6-r1"})
     assert ended.stdout.splitlines()[:-2] == sorted(
         f"--image={base.target}=sha256:{base.target}" for base in Upstream.load().bases
@@ -136,19 +228,31 @@ def test_what_is_pushed_reaches_publish_by_target_and_digest(tmp_path: Path) -> 
     assert (tmp_path / "output").read_text() == "digest=sha256:b\n"
 
 
+def test_tags_that_could_be_given_are_attested_though_another_could_not(tmp_path: Path) -> None:
+    (tmp_path / "pushed").mkdir()
+    (tmp_path / "pushed" / "cuda").write_text("cuda=sha256:12\n")
+    (tmp_path / "tree" / "scripts").mkdir(parents=True)
+    (tmp_path / "tree" / "scripts" / "publish.py").write_text(
+        "import sys\nprint('v2.5.6-r1 -> sha256:b')\nsys.exit(1)\n"
+    )
+    ended = run(step("images", "publish", "Give the tags"), tmp_path / "tree", {"GITHUB_REF_NAME": "v2.5.6-r1"})
+    assert ended.returncode == 1
+    assert (tmp_path / "output").read_text() == "digest=sha256:b\n"
+
+
 @pytest.mark.parametrize(
-    ("newest", "open_requests", "expected"),
+    ("newest", "closed", "expected"),
     [("v99.0.0", "0", "version=v99.0.0\n"), ("v99.0.0", "1", ""), ("v1.0.0", "0", ""), ("same", "0", "")],
 )
-def test_a_release_is_taken_up_once_and_only_if_it_is_newer(
-    newest: str, open_requests: str, expected: str, tmp_path: Path
+def test_a_release_is_taken_up_if_it_is_newer_and_nobody_has_closed_its_pull_request(
+    newest: str, closed: str, expected: str, tmp_path: Path
 ) -> None:
     ours = Upstream.load().version
     (tmp_path / "tree" / "patches").mkdir(parents=True)
     (tmp_path / "tree" / "patches" / "upstream.toml").write_text(f'version = "{ours}"\n')
     (tmp_path / "output").write_text("")
     script = step("upstream-watch", "look", "Find the newest release")
-    settings = {"GH_NEWEST": ours if newest == "same" else newest, "GH_OPEN": open_requests}
+    settings = {"GH_NEWEST": ours if newest == "same" else newest, "GH_CLOSED": closed}
     ended = run(script, tmp_path / "tree", settings)
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "output").read_text() == expected
@@ -157,36 +261,85 @@ def test_a_release_is_taken_up_once_and_only_if_it_is_newer(
 def test_a_release_whose_name_is_no_version_stops_the_watch(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     script = step("upstream-watch", "look", "Find the newest release")
-    assert run(script, tmp_path / "tree", {"GH_NEWEST": "v9; rm -rf .", "GH_OPEN": "0"}).returncode == 1
+    assert run(script, tmp_path / "tree", {"GH_NEWEST": "v9; rm -rf .", "GH_CLOSED": "0"}).returncode == 1
     assert not (tmp_path / "output").exists()
 
 
-@pytest.mark.parametrize(("code", "passes"), [(0, True), (3, True), (1, False)])
-def test_what_bump_changes_becomes_a_branch_with_its_report(code: int, passes: bool, tmp_path: Path) -> None:
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A repository with a bump in it that ends as BUMP_CODE says, and its origin."""
     tree, origin = tmp_path / "tree", tmp_path / "origin.git"
     subprocess.run(["git", "init", "--quiet", "--bare", str(origin)], check=True)
     subprocess.run(["git", "init", "--quiet", str(tree)], check=True)
     (tree / "VERSION").write_text("v2.5.6-r1\n")
     (tree / "scripts").mkdir()
     (tree / "scripts" / "bump.py").write_text(
-        "import pathlib, sys\n"
-        "pathlib.Path('VERSION').write_text(f'{sys.argv[2]}-r1\\n')\n"
-        "print('GONE: immich_ml.main.load is gone')\n"
-        f"sys.exit({code})\n"
+        "import os, pathlib, sys\n"
+        "if os.environ['BUMP_CODE'] != '1':\n"
+        "    pathlib.Path('VERSION').write_text(f'{sys.argv[2]}-r1\\n')\n"
+        "print('bump reports', os.environ['BUMP_CODE'])\n"
+        "sys.exit(int(os.environ['BUMP_CODE']))\n"
     )
-    git = ["git", "-C", str(tree), "-c", "user.name=t", "-c", "user.email=t@localhost"]
     for words in (["add", "--all"], ["commit", "--quiet", "-m", "first"], ["remote", "add", "origin", str(origin)]):
-        subprocess.run([*git, *words], check=True)
-    ended = run(step("upstream-watch", "look", "Bump"), tree, {"VERSION": "v2.5.7", "PYTHONDONTWRITEBYTECODE": "1"})
-    assert (ended.returncode == 0) == passes, ended.stderr
-    if not passes:
-        return
-    subprocess.run([*git, "reset", "--quiet", "--hard"], check=True)
-    script = step("upstream-watch", "propose", "Push the branch, open the pull request, start CI")
-    ended = run(script, tree, {"VERSION": "v2.5.7"})
+        subprocess.run([*git(tree), *words], check=True)
+    return tree
+
+
+def git(tree: Path) -> list[str]:
+    return ["git", "-C", str(tree), "-c", "user.name=t", "-c", "user.email=t@localhost"]
+
+
+def bump(tree: Path, code: str) -> str:
+    """The step that bumps, and what it says came of it; the tree is then as it was."""
+    (tree.parent / "output").write_text("")
+    subprocess.run(["rm", "-rf", str(tree.parent / "bump")], check=True)
+    settings = {"VERSION": "v2.5.7", "PYTHONDONTWRITEBYTECODE": "1", "BUMP_CODE": code}
+    ended = run(step("upstream-watch", "look", "Bump"), tree, settings)
     assert ended.returncode == 0, ended.stderr
-    show = ["git", "-C", str(origin), "show", "bump/v2.5.7:VERSION"]
-    assert subprocess.run(show, capture_output=True, text=True, check=True).stdout == "v2.5.7-r1\n"
-    calls = (tmp_path / "calls").read_text()
-    assert "GONE: immich_ml.main.load is gone" in calls
-    assert calls.splitlines()[-1] == "workflow run ci.yml --ref bump/v2.5.7"
+    subprocess.run([*git(tree), "reset", "--quiet", "--hard"], check=True)
+    written = run(step("upstream-watch", "propose", "Write down what bump reports"), tree, {"VERSION": "v2.5.7"})
+    assert written.returncode == 0, written.stderr
+    return (tree.parent / "output").read_text()
+
+
+@pytest.mark.parametrize(("code", "came"), [("0", "yes"), ("3", "gone")])
+def test_what_bump_changes_becomes_a_branch_with_its_report_and_is_brought_up_to_date(
+    code: str, came: str, tree: Path
+) -> None:
+    for time, number in enumerate(("", "12")):  # the watch is run twice; then there is a pull request
+        assert bump(tree, code) == f"bumped={came}\n"
+        script = step("upstream-watch", "propose", "Push the branch, open the pull request, start CI")
+        ended = run(script, tree, {"VERSION": "v2.5.7", "GH_OPEN": number, "GONE": ""})
+        assert ended.returncode == 0, ended.stderr
+        show = ["git", "-C", str(tree.parent / "origin.git"), "show", "bump/v2.5.7:VERSION"]
+        assert subprocess.run(show, capture_output=True, text=True, check=True).stdout == "v2.5.7-r1\n"
+        calls = (tree.parent / "calls").read_text()
+        assert f"bump reports {code}" in calls
+        assert ("pr edit 12" in calls) == bool(time)
+        assert calls.splitlines()[-1] == "workflow run ci.yml --ref bump/v2.5.7"
+        subprocess.run([*git(tree), "checkout", "--quiet", "-"], check=True)
+        subprocess.run([*git(tree), "branch", "--quiet", "-D", "bump/v2.5.7"], check=True)
+    assert calls.count("pr create") == 1
+
+
+@pytest.mark.parametrize(("number", "call"), [("", "issue create"), ("7", "issue edit 7")])
+def test_where_bump_refuses_an_issue_says_why(number: str, call: str, tree: Path) -> None:
+    assert bump(tree, "1") == "bumped=refused\n"
+    script = step("upstream-watch", "propose", "Say that bump refuses")
+    assert run(script, tree, {"VERSION": "v2.5.7", "GH_ISSUE": number}).returncode == 0
+    calls = (tree.parent / "calls").read_text()
+    assert call in calls
+    assert "bump reports 1" in calls
+    steps = {one.get("name"): one.get("if") for one in jobs("upstream-watch")["propose"]["steps"]}
+    assert steps["Say that bump refuses"] == "needs.look.outputs.bumped == 'refused'"
+    assert steps["Push the branch, open the pull request, start CI"] == "needs.look.outputs.bumped != 'refused'"
+
+
+def test_an_end_of_bump_that_nobody_expects_stops_the_watch(tree: Path) -> None:
+    settings = {"VERSION": "v2.5.7", "BUMP_CODE": "2"}
+    assert run(step("upstream-watch", "look", "Bump"), tree, settings).returncode == 2
+
+
+def test_the_pins_are_kept_up() -> None:
+    read = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text())
+    assert {update["package-ecosystem"] for update in read["updates"]} == {"github-actions", "pip"}
