@@ -30,7 +30,7 @@ run: $(VENV)/run.done
 demo: $(VENV)/demo.done
 	@exec $(BIN)/python -m demo .demo
 
-test: $(VENV)/test.done
+test: $(VENV)/test.done .venv-oldest/oldest.done
 	$(BIN)/pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/test.done
@@ -39,6 +39,8 @@ lint: $(VENV)/test.done
 	$(BIN)/mypy overlay/mt_photos_ml demo bench scripts tests
 	$(BIN)/zizmor --offline --persona pedantic --quiet .github
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	@if command -v actionlint >/dev/null; then actionlint; else echo "no actionlint here: not run"; fi
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 
 bench: $(VENV)/bench.done
@@ -57,7 +59,7 @@ publish: $(VENV)/test.done
 	$(BIN)/python -m scripts.publish
 
 clean:
-	rm -rf $(VENV) .bench .demo build *.egg-info overlay/*.egg-info
+	rm -rf $(VENV) .venv-oldest .bench .demo build *.egg-info overlay/*.egg-info
 
 $(VENV)/venv.done:
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(FITS)' || \
@@ -86,3 +88,10 @@ $(VENV)/test.done: $(VENV)/run.done
 	@$(PIP) install -c constraints.txt -e '.[$(EXTRA),heic,ocr,dev]'
 	@$(PIP) install -c constraints.txt --no-deps insightface
 	@$(PIP) install --no-deps --upgrade --target $(VENV)/rapidocr-3.4 'rapidocr==3.4.*' && touch $@
+
+# The service on what the oldest base image has, which is older than constraints.txt: tests/unit/test_oldest.py
+.venv-oldest/oldest.done: $(VENV)/venv.done pyproject.toml VERSION tests/image/base/v2.5.6.txt
+	@echo "installing the oldest libraries that the service takes, once"
+	@rm -rf .venv-oldest && $(BIN)/python -m venv .venv-oldest
+	@.venv-oldest/bin/python -m pip --disable-pip-version-check --quiet install \
+	  -c tests/image/base/v2.5.6.txt -e '.[cpu]' && touch $@

@@ -46,10 +46,10 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(folder: Path, settings: Mapping[str, str]) -> Iterator[Service]:
-    """The service with these settings, until the context ends. folder: for its log."""
+def running(folder: Path, settings: Mapping[str, str], python: str = sys.executable) -> Iterator[Service]:
+    """The service with these settings, until the context ends. folder: for its log. python: with its libraries."""
     port, log = free_port(), folder / "service.log"
-    command = [sys.executable, "-m", "mt_photos_ml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [python, "-m", "mt_photos_ml", "serve", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, env=environment({"API_AUTH_KEY": KEY, **settings}), stdout=output, stderr=output

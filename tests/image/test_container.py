@@ -3,6 +3,7 @@
 
 import errno
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -13,11 +14,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from demo.pictures import colour_photo, group_photo, text_page
 from image import standin
 from image.container import BASE, ROOT, Container, Start, docker, until
 from photos import jpeg
+from service import free_port
 
 LINES = ["First line of many", "Second line"]
 PREDICT = {"clip": {"visual": {"modelName": "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"}}}
@@ -307,3 +310,27 @@ def test_restart_gives_the_memory_back(start: Start, page: bytes) -> None:
         assert client.post("/restart").json() == {"result": "pass"}
         until(lambda: _memory_mb(container) < used - 100)
         until(lambda: _works(container, page))
+
+
+def test_compose_starts_it_without_an_env_file_and_with_the_settings_of_one(
+    image: str, cache: Path, tmp_path: Path
+) -> None:
+    if not docker("compose", "version", check=False):
+        pytest.skip("no docker compose on this machine")
+    name = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["cpu"]["image"]
+    assert not docker("images", "--quiet", name), f"{name} is here already, and the test must not take its name"
+    docker("tag", image, name)
+    shutil.copy(ROOT / "compose.yaml", tmp_path)
+    port = free_port()
+    given = {**os.environ, "HOST_PORT": str(port), "CACHE_FOLDER": str(cache)}
+    command = ["docker", "compose", "--project-name=mt-photos-ml-test", "--profile=cpu"]
+    try:
+        for key, env in (("mt_photos_ai_extra", None), ("from the file", "API_AUTH_KEY=from the file\nTASKS=ocr\n")):
+            if env:
+                (tmp_path / ".env").write_text(env)
+            subprocess.run([*command, "up", "--detach", "--wait"], cwd=tmp_path, env=given, check=True)
+            about = httpx.post(f"http://127.0.0.1:{port}/check", headers={"api-key": key}).json()
+            assert about["tasks"] == (["ocr"] if env else ["clip", "faces", "ocr"])
+    finally:
+        subprocess.run([*command, "down", "--volumes"], cwd=tmp_path, env=given, check=True)
+        docker("rmi", name)

@@ -2,6 +2,7 @@
 """The image as it is started, by the README's `docker run` lines and by compose.yaml: both say the same."""
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -70,7 +71,7 @@ def test_the_readme_has_a_line_with_the_fewest_rights() -> None:
 
 def test_what_listens_is_what_is_mapped() -> None:
     assert "EXPOSE 3003" in (ROOT / "Dockerfile").read_text()
-    assert '"IMMICH_PORT", 3003' in (ROOT / "overlay" / "gunicorn.conf.py").read_text()
+    assert Settings.model_fields["immich_port"].default == 3003
 
 
 def test_there_is_a_service_for_each_variant_and_its_profile_alone_starts_it() -> None:
@@ -113,6 +114,61 @@ def test_the_example_sets_what_there_is_to_set() -> None:
     assert compose <= given.keys() <= compose | settings
     assert not compose & settings
     assert all(variant in EXAMPLE for variant in VARIANTS)
+
+
+FIXED = {"HTTP_PORT", "IMMICH_PORT", "IMMICH_HOST", "DEVICE", "MACHINE_LEARNING_CACHE_FOLDER"}
+"""Settings that the image or the mapping of the port gives."""
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_setting_reaches_the_container_from_env(variant: str) -> None:
+    settings = {str(field.validation_alias) for field in Settings.model_fields.values()}
+    given = service(variant)["environment"]
+    assert sorted(given) == sorted({*settings - FIXED, "HTTPS_PROXY", "TZ"})
+    assert "env_file" not in service(variant)  # an older compose stops where there is none
+
+
+def compose(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """What the real one makes of the file. Skips where there is none."""
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode
+    ):
+        pytest.skip("no docker compose on this machine")
+    shutil.copy(ROOT / "compose.yaml", folder)
+    command = ["docker", "compose", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_without_env_a_variant_that_is_named_is_read_with_all_defaults(variant: str, tmp_path: Path) -> None:
+    ended = compose(tmp_path, "--profile", variant, "config", "--format", "json")
+    assert ended.returncode == 0, ended.stderr
+    (told,) = json.loads(ended.stdout)["services"].values()
+    assert [(port["target"], port["published"]) for port in told["ports"]] == [(3003, "8060")]
+    assert set(told["environment"].values()) == {None}
+
+
+def test_what_env_sets_is_given_to_the_container(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(EXAMPLE + "\nFACE_MIN_SCORE=0.7\n")
+    ended = compose(tmp_path, "config", "--format", "json")
+    told = json.loads(ended.stdout)["services"]["cpu"]["environment"]
+    assert {name: value for name, value in told.items() if value is not None} == {
+        "API_AUTH_KEY": "mt_photos_ai_extra",
+        "FACE_MIN_SCORE": "0.7",
+    }
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_bake_as_one_would_type_it_reads_compose_yaml_too_and_goes_on(target: str) -> None:
+    if subprocess.run(["docker", "buildx", "version"], capture_output=True).returncode:
+        pytest.skip("no docker buildx on this machine")
+    ended = subprocess.run(
+        ["docker", "buildx", "bake", target, "--print"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 0, ended.stderr
+    bases = {made["args"]["BASE"] for made in json.loads(ended.stdout)["target"].values()}
+    assert bases == {base.reference.partition("@")[0] for base in Upstream.load().bases if base.variant == target}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

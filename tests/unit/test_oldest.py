@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The service on the libraries of the oldest base image: all of it imports, and the contract holds."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.contract import build_cache
+from service import KEY, running
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".venv-oldest" / "bin" / "python"
+LOCK = ROOT / "tests" / "image" / "base" / "v2.5.6.txt"
+
+pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-oldest, which `make test` makes")
+
+IMPORT = """
+import importlib, pkgutil, mt_photos_ml
+for module in pkgutil.walk_packages(mt_photos_ml.__path__, "mt_photos_ml."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+        print(module.name)
+"""
+VERSIONS = "from importlib.metadata import distributions\nfor d in distributions(): print(d.name + '==' + d.version)"
+
+
+def output(program: str) -> list[str]:
+    ended = subprocess.run([PYTHON, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    return ended.stdout.splitlines()
+
+
+def test_they_are_of_the_lock() -> None:
+    there = dict(line.lower().replace("_", "-").split("==") for line in output(VERSIONS))
+    locked = dict(re.findall(r"^([\w.-]+)==(.*)$", LOCK.read_text(), re.MULTILINE))
+    assert there["pillow"] == "10.4.0"
+    ours = {"pip", "setuptools", "mt-photos-ml"}
+    assert {name: locked.get(name) for name in there.keys() - ours} == {
+        name: there[name] for name in there.keys() - ours
+    }
+
+
+def test_every_module_is_imported() -> None:
+    assert {"mt_photos_ml.photo", "mt_photos_ml.runtime.npu", "mt_photos_ml.optimize"} <= set(output(IMPORT))
+
+
+def test_the_contract_holds(tmp_path: Path) -> None:
+    build_cache(tmp_path / "cache")
+    settings = {"MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path / "cache"), "OCR_MODEL_NAME": "PP-OCRv5_mobile"}
+    with running(tmp_path, settings, str(PYTHON)) as service:
+        command = [sys.executable, "-m", "pytest", "tests/contract", "-q", "-p", "no:xdist"]
+        alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        there = {**alone, "MT_PHOTOS_ML_URL": service.url, "MT_PHOTOS_ML_KEY": KEY}
+        ended = subprocess.run(command, cwd=ROOT, env=there, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout[-8000:] + service.log.read_text()[-2000:]
+    (closing,) = re.findall(r"^(\d+) passed, (\d+) skipped", ended.stdout, re.MULTILINE)
+    assert int(closing[0]) > 390, "all but HEIC and AVIF, of which these libraries know nothing"
