@@ -4,6 +4,8 @@
 import errno
 import json
 import os
+import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -83,6 +85,41 @@ def test_the_layers_that_we_add_are_small_and_nothing_was_run_in_them(image: str
     assert 0 < sum(int(size) for size, _ in added) < 500_000
     assert not any("/bin/sh -c" in made and "#(nop)" not in made for _, made in added)
     assert "\nRUN" not in (ROOT / "Dockerfile").read_text()
+
+
+def test_it_differs_from_its_base_as_the_readme_says_and_in_nothing_else(image: str) -> None:
+    ours, theirs = (json.loads(docker("inspect", "--format", "{{json .Config}}", name)) for name in (image, BASE))
+    table = dict(re.findall(r"^\\| (.+?) \\|.*\\| (.+?) \\|$", (ROOT / "README.md").read_text(), re.M))
+    differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+    assert differing == {"Cmd", "Healthcheck", "ExposedPorts", "Env", "Labels"}
+    assert f"`{shlex.join(ours['Cmd'])}`" in table["`CMD`"]
+    assert f"`{shlex.join(ours['Healthcheck']['Test'][1:])}`" in table["`HEALTHCHECK`"]
+    assert [f"{port}/tcp" for port in table["`EXPOSE`"].split()] == list(ours["ExposedPorts"])
+    assert set(ours["Env"]) - set(theirs["Env"]) == {f"OCR_MODEL_NAME={table['`OCR_MODEL_NAME`'].strip('`')}"}
+    assert set(theirs["Env"]) <= set(ours["Env"])
+    settings = _of_gunicorn(image)
+    assert f"{settings['keepalive']} s" in table["gunicorn: a connection is kept for"]
+    assert f"{settings['graceful_timeout']} s" in table["gunicorn: requests in flight are given"]
+
+
+def _of_gunicorn(image: str) -> dict[str, int]:
+    """What gunicorn is told in it."""
+    program = "import json, runpy; s = runpy.run_path('gunicorn.conf.py'); print(json.dumps({k: s[k] for k in KEYS}))"
+    program = program.replace("KEYS", "('keepalive', 'graceful_timeout')")
+    told: dict[str, int] = json.loads(docker("run", "--rm", image, "python", "-c", program))
+    return told
+
+
+def test_files_are_added_and_one_is_replaced(image: str) -> None:
+    program = "cd /usr/src && find . -type f -not -path '*/__pycache__/*' -exec sha256sum {} +"
+    ours, theirs = (
+        {line.split()[1]: line.split()[0] for line in docker("run", "--rm", name, "bash", "-c", program).splitlines()}
+        for name in (image, BASE)
+    )
+    assert {path for path in theirs if ours.get(path) != theirs[path]} == {"./immich_ml/main.py"}
+    added = {path.split("/")[1] if path.count("/") > 1 else path for path in ours.keys() - theirs.keys()}
+    assert added == {"mt_photos_ml", "./gunicorn.conf.py", "./healthcheck.bash", "immich_ml"}
+    assert ours["./immich_ml/upstream_main.py"] == theirs["./immich_ml/main.py"]
 
 
 def test_the_labels_say_what_it_is_and_what_it_stands_on(image: str) -> None:

@@ -16,8 +16,8 @@ from demo.__main__ import build
 from demo.__main__ import environment as demo_environment
 from demo.pictures import colour_photo
 from mt_photos_ml import version
-from mt_photos_ml.runtime.immich import NAMES
 from mt_photos_ml.settings import DEFAULT_KEY, Settings
+from scripts.compare import NAMES
 from service import Service, environment, running
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ def test_a_command_of_a_maintainer_can_be_given(command: str) -> None:
     match shlex.split(command):
         case ["make", *words]:
             subprocess.run(["make", "--dry-run", *words], cwd=ROOT, check=True, capture_output=True, timeout=60)
-        case [".venv/bin/python", "-m", script, _]:
+        case [".venv/bin/python", "-m", script, *_]:
             subprocess.run(
                 [sys.executable, "-m", script, "--help"], cwd=ROOT, check=True, capture_output=True, timeout=60
             )
@@ -94,9 +94,29 @@ def test_every_file_that_replaces_one_of_upstream_and_every_name_in_use_is_accou
     text = (ROOT / MAINTAINING).read_text()
     for path in (ROOT / "patches").rglob("*.*"):
         assert "__pycache__" in path.parts or f"### {path.relative_to(ROOT / 'patches')}\n" in text, path
-    for module, names in NAMES.items():
+    for module, names in names_of_upstream().items():
         for name in names:
             assert f"`{module.removeprefix('immich_ml.')}.{name}`" in text, name
+
+
+def names_of_upstream() -> dict[str, tuple[str, ...]]:
+    """What we rely on, by the name of the module in our image."""
+    modules = {path.removesuffix("/__init__.py").removesuffix(".py").replace("/", "."): n for path, n in NAMES.items()}
+    return {module.replace("immich_ml.main", "immich_ml.upstream_main"): names for module, names in modules.items()}
+
+
+def test_no_other_file_knows_upstreams_package() -> None:
+    """The tests and the scripts may; what runs in the image has three names."""
+    knowing = {"patches/immich_ml/main.py", "overlay/gunicorn.conf.py"} | {
+        f"overlay/mt_photos_ml/{name}" for name in ("upstream.py", "runtime/npu.py")
+    }
+    found = {}
+    for path in (*(ROOT / "overlay").rglob("*.py"), *(ROOT / "patches").rglob("*.py")):
+        used = re.findall(r"immich_ml[.\w]*", re.sub(r"mt_photos_ml[.\w]*", "", path.read_text()))
+        if used:
+            found[str(path.relative_to(ROOT))] = set(used)
+    assert found.keys() <= knowing
+    assert set().union(*found.values()) - {"immich_ml.main"} == set(names_of_upstream())
 
 
 @pytest.mark.parametrize("readme", READMES)

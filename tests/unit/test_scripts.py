@@ -179,7 +179,7 @@ def released(
     files: Mapping[str, str] = FILES,
     libraries: Mapping[str, str] = LIBRARIES,
     python: str = "3.11.14",
-    **configuration: object,
+    **configuration: Any,
 ) -> Release:
     contents = Contents({path: text.encode() for path, text in files.items()}, dict(libraries), python)
     return Release(contents, {**CONFIGURATION, **configuration}, {"cuda": {**CONFIGURATION, **configuration}})
@@ -264,7 +264,7 @@ def test_a_long_difference_is_cut() -> None:
         ({"Env": [*CONFIGURATION["Env"], "LANG=C"]}, "besides LANG: nothing -> C"),
     ],
 )
-def test_the_configuration_is_compared_variant_by_variant(configuration: dict[str, object], line: str) -> None:
+def test_the_configuration_is_compared_variant_by_variant(configuration: dict[str, Any], line: str) -> None:
     mark, _, text = line.partition(" ")
     assert told(released(**configuration)) == [line, f"{mark} cuda: {text}"]
 
