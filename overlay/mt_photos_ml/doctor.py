@@ -13,6 +13,7 @@ from PIL import features
 from .models import catalog
 from .models.hub import DEFAULT_ENDPOINTS, carried_by_wheel
 from .runtime.devices import Devices
+from .runtime.npu import found
 from .runtime.ort import OrtRuntime
 from .settings import DEFAULT_KEY, Settings, SettingsError
 
@@ -66,7 +67,8 @@ def _decoders() -> Iterator[Check]:
 
 def _runtime(settings: Settings) -> Check:
     try:
-        return "ok", "runtime", OrtRuntime(devices=Devices.of(settings)).describe()
+        runtime = OrtRuntime(devices=Devices.of(settings)).describe()
+        return "ok", "runtime", f"{npu.name}, else {runtime}" if (npu := found(settings)) else runtime
     except ImportError as error:
         return "FAIL", "runtime", f"{error}; install the extra cpu, cuda or openvino"
 

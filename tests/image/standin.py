@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -55,13 +56,20 @@ def build(release: str = "v2.5.6", variant: str = "cpu", platform: str | None = 
 
 
 def lay_out(release: str, folder: Path) -> None:
-    """Upstream's files below /usr/src: those of v2.5.6, with what a later release has otherwise laid over them."""
-    ignored = shutil.ignore_patterns("__pycache__", "v3*", "*.txt")
+    """Upstream's files below /usr/src: those of v2.5.6, with what later releases have otherwise laid over them."""
+    ignored = shutil.ignore_patterns("__pycache__", "v3*", "*.txt", "*.toml")
     shutil.copytree(BASE, folder, ignore=ignored, dirs_exist_ok=True)
-    if (later := BASE / release).is_dir():
-        shutil.copytree(later, folder, ignore=ignored, dirs_exist_ok=True)
-        for gone in (line for path in later.glob("gone.list") for line in path.read_text().split()):
+    later = tomllib.loads((BASE / "later.toml").read_text())
+    for name in list(RELEASES)[1 : list(RELEASES).index(release) + 1]:
+        for line in later[name].get("lines", ()):
+            path = folder / line["file"]
+            source, old = path.read_text(), f"{line['old']}\n"
+            assert source.count(old) == 1, f"{path} has not once {line['old']!r}"
+            path.write_text(source.replace(old, line["new"].lstrip("\n") + "\n"))
+        for gone in later[name].get("gone", ()):
             (folder / gone).unlink()
+        if (BASE / name).is_dir():
+            shutil.copytree(BASE / name, folder, ignore=ignored, dirs_exist_ok=True)
 
 
 def lock(release: str, variant: str = "cpu", runtime: str | None = None) -> str:
