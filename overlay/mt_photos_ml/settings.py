@@ -89,10 +89,8 @@ class Settings(BaseSettings):
     int8_min_mean: Score = Field(0.99, validation_alias="INT8_MIN_MEAN")
     int8_min_worst: Score = Field(0.98, validation_alias="INT8_MIN_WORST")
     device: str = Field("", validation_alias="DEVICE")
-    device_id: Annotated[str, Field(pattern=r"^\d+$")] = Field("0", validation_alias="MACHINE_LEARNING_DEVICE_ID")
-    device_ids: Annotated[str, Field(pattern=r"^ *\d+ *(, *\d+ *)*$")] | None = Field(
-        None, validation_alias="MACHINE_LEARNING_DEVICE_IDS"
-    )
+    device_id: str = Field("0", validation_alias="MACHINE_LEARNING_DEVICE_ID")
+    device_ids: str | None = Field(None, validation_alias="MACHINE_LEARNING_DEVICE_IDS")
     openvino_precision: Precision = Field("FP32", validation_alias="MACHINE_LEARNING_OPENVINO_PRECISION")
     rocm_precision: Precision = Field("FP32", validation_alias="MACHINE_LEARNING_ROCM_PRECISION")
     ann: bool = Field(True, validation_alias="MACHINE_LEARNING_ANN")
@@ -126,6 +124,20 @@ class Settings(BaseSettings):
         if tasks is None:
             raise ValueError(f"one or both of {', '.join(INT8_TASKS)}, with a comma between")
         return tasks
+
+    @field_validator("device_id")
+    @classmethod
+    def _number_of_a_card(cls, value: str) -> str:
+        if not value.isdecimal():
+            raise ValueError("the number of a graphics card, such as 0")
+        return value
+
+    @field_validator("device_ids")
+    @classmethod
+    def _numbers_of_cards(cls, value: str | None) -> str | None:
+        if value is not None and not all(number.strip().isdecimal() for number in value.split(",")):
+            raise ValueError("the numbers of graphics cards, such as 0,1")
+        return value
 
     @field_validator("hf_endpoint")
     @classmethod

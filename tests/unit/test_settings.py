@@ -51,6 +51,12 @@ def test_without_variables_everything_is_as_the_readme_says() -> None:
         ("INT8_TASKS", "clip;faces", "clip, faces"),
         ("INT8_MIN_MEAN", "99", "less than or equal to 1"),
         ("INT8_MIN_WORST", "good", "number"),
+        ("MACHINE_LEARNING_DEVICE_ID", "GPU.0", "such as 0"),
+        ("MACHINE_LEARNING_DEVICE_IDS", "0;1", "such as 0,1"),
+        ("MACHINE_LEARNING_DEVICE_IDS", "0,,1", "such as 0,1"),
+        ("MACHINE_LEARNING_OPENVINO_PRECISION", "INT4", "'FP32' or 'FP16'"),
+        ("MACHINE_LEARNING_WORKERS", "0", "1"),
+        ("IMMICH_PORT", "99999", "65535"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_with_what_is_expected(
