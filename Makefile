@@ -22,7 +22,7 @@ help:
 	@echo "make image  build the image (VARIANT=cuda, openvino, armnn, rknn or rocm for another device)"
 	@echo "make test-image               test the image on a stand-in for upstream's (needs Docker, as root)"
 	@echo "make bump UPSTREAM=v2.5.7     move to another version of upstream"
-	@echo "make publish                  push images and tags, from a clean version tag"
+	@echo "make publish                  give the images of a release their tags, from a clean version tag"
 
 run: $(VENV)/run.done
 	@exec $(BIN)/mt-photos-ml serve
