@@ -32,4 +32,4 @@ def build(folder: Path) -> None:
 if __name__ == "__main__":
     build(Path(sys.argv[1]))
     os.environ.update(environment(Path(sys.argv[1]).absolute()))
-    sys.exit(main(["serve", *sys.argv[2:]]))
+    main(["serve", *sys.argv[2:]])

@@ -8,7 +8,7 @@ import sys
 import warnings
 from typing import Any
 
-from mt_photos_ml.models.catalog import check
+from mt_photos_ml.models.checks import check_models
 from mt_photos_ml.settings import SettingsError, load
 
 with warnings.catch_warnings():
@@ -21,7 +21,7 @@ for _name in [name for name, value in os.environ.items() if not value and name !
 
 try:
     _settings = load()
-    check(_settings)
+    check_models(_settings, preloads_others=_settings.immich_api != "off")
 except SettingsError as error:
     sys.exit("mt-photos-ml: " + str(error).replace("\n", "\nmt-photos-ml: "))
 

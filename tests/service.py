@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import httpx
+from PIL import Image
 
 KEY = "the key of the tests"
 _ROOT = Path(__file__).parents[1]
@@ -76,3 +78,36 @@ def _wait(service: Service) -> None:
                 return
         time.sleep(0.05)
     raise RuntimeError(f"the service did not start:\n{service.log.read_text()}")
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """The picture as a JPEG of quality 90."""
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def post(service: Service, route: str, photo: bytes) -> httpx.Response:
+    """Sends a photo to a route."""
+    with service.client() as client:
+        return client.post(route, files={"file": photo})
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Waits for it, half a minute at most."""
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.05)
+
+
+def loaded(client: httpx.Client) -> list[str]:
+    """The models that /check says are in memory."""
+    names: list[str] = client.post("/check").json()["loaded"]
+    return names
+
+
+def anonymous_mb(pid: int) -> float:
+    """The memory of a process that belongs to no file."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("RssAnon"))

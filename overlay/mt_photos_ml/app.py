@@ -13,31 +13,24 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from . import version
-from .api.access import AccessLog
-from .api.auth import KeyRequired
-from .api.limits import BodyLimit
+from .api.access_log import AccessLogMiddleware
+from .api.auth import ApiKeyMiddleware
+from .api.errors import HANDLERS
+from .api.limits import BodyLimitMiddleware
 from .api.routes import Routes
-from .models import catalog
 from .models.hub import Hub
-from .models.store import Maker, Slots, Source, Store
+from .models.selection import clip_vector_length, in_use, preloaded
+from .models.store import Source, Store
 from .runtime import Runtime
 from .runtime.devices import Devices
-from .runtime.npu import NpuRuntime, found
+from .runtime.npu import NpuRuntime, find_npu
 from .runtime.ort import OrtRuntime
-from .runtime.prepared import Prepared
+from .runtime.prepared import PreparedModels
+from .runtime.scheduler import CpuScheduler
 from .settings import DEFAULT_KEY, Settings
-from .tasks import clip, faces, ocr
+from .tasks.models import Models
 
 log = logging.getLogger("mt_photos_ml")
-
-MAKERS: dict[tuple[str, str], Maker] = {
-    (catalog.CLIP, "visual"): clip.Visual.load,
-    (catalog.CLIP, "textual"): clip.Textual.load,
-    (catalog.FACES, "detection"): faces.Detector.load,
-    (catalog.FACES, "recognition"): faces.Recogniser.load,
-    (catalog.OCR, "detection"): ocr.Detector.load,
-    (catalog.OCR, "recognition"): ocr.Recogniser.load,
-}
 
 
 class Fallback(Protocol):
@@ -51,15 +44,15 @@ class Fallback(Protocol):
 
 
 def from_settings(
-    settings: Settings, fallback: Fallback | None = None, start_afresh: Callable[[], None] = lambda: None
+    settings: Settings, fallback: Fallback | None = None, restart: Callable[[], None] = lambda: None
 ) -> Starlette:
-    """The whole service with the devices, the models and the mirrors of these settings. Raises SettingsError."""
-    prepared = Prepared(settings.cache_folder) if settings.prepare_models else None
-    runtime: Runtime = OrtRuntime(threads_an_inference(settings), prepared, Devices.of(settings))
-    if npu := found(settings):
+    """The whole service with the devices, the models and the mirrors of these settings."""
+    prepared = PreparedModels(settings.cache_folder) if settings.prepare_models else None
+    runtime: Runtime = OrtRuntime(threads_of_inference(settings), prepared, Devices.of(settings))
+    if npu := find_npu(settings):
         runtime = NpuRuntime(npu, runtime)
     hub = Hub(settings.cache_folder, settings.hf_endpoint, npu_file=npu.file if npu else None)
-    return create_app(settings, runtime, hub, fallback, start_afresh)
+    return create_app(settings, runtime, hub, fallback, restart)
 
 
 def create_app(
@@ -67,23 +60,21 @@ def create_app(
     runtime: Runtime,
     source: Source,
     fallback: Fallback | None = None,
-    start_afresh: Callable[[], None] = lambda: None,
+    restart: Callable[[], None] = lambda: None,
 ) -> Starlette:
-    """The whole service on sessions of this runtime and files of this source.
+    """The whole service on sessions of this runtime and files of this source. The settings are checked already.
 
-    start_afresh: makes the process end once what is in flight is answered, and a new one take its place.
-    Raises SettingsError where the models don't fit.
+    restart: makes the process end once what is in flight is answered, and a new one take its place.
     """
-    catalog.check(settings)
-    if fallback is None:  # which may preload models of its own
-        catalog.check_preloaded(settings)
-    slots = Slots(_cores(), threads_an_inference(settings))
-    store = Store(runtime, source, MAKERS, slots, settings.model_ttl, catalog.preloaded(settings), start_afresh)
-    routes = Routes(settings, store, slots, start_afresh)
+    scheduler, models = CpuScheduler(_cores(), threads_of_inference(settings)), Models.of(settings)
+    at_start = preloaded(settings)
+    kept = [key for key in models.all() if key.ref in at_start]
+    store = Store(runtime, source, scheduler, settings.model_ttl, kept, restart)
+    routes = Routes(settings, store, models, scheduler, restart)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(store.look_after()), asyncio.create_task(store.preload())]
+        tasks = [asyncio.create_task(store.run_maintenance()), asyncio.create_task(store.preload())]
         async with fallback.lifespan() if fallback is not None else contextlib.nullcontext():
             yield
         for task in tasks:
@@ -91,19 +82,19 @@ def create_app(
         runtime.close()
         routes.close()
 
-    app = Starlette(routes=routes.all(), lifespan=lifespan)
+    app = Starlette(routes=routes.all(), lifespan=lifespan, exception_handlers=HANDLERS)
     app.router.redirect_slashes = False
     if fallback is not None:
         app.router.default = fallback
-    app.add_middleware(BodyLimit, settings.max_upload_mb * 1_000_000)
+    app.add_middleware(BodyLimitMiddleware, settings.max_upload_mb * 1_000_000)
     if not settings.open_to_all:
         predict = {("POST", "/predict")} if fallback is not None and settings.immich_api == "open" else set()
-        app.add_middleware(KeyRequired, settings.api_auth_key, predict)
-    app.add_middleware(AccessLog)
+        app.add_middleware(ApiKeyMiddleware, settings.api_auth_key, predict)
+    app.add_middleware(AccessLogMiddleware)
     return app
 
 
-def threads_an_inference(settings: Settings) -> int:
+def threads_of_inference(settings: Settings) -> int:
     """What is set, else the cores up to four: beyond that a network of these sizes gains little by one more."""
     return settings.model_intra_op_threads or min(_cores(), 4)
 
@@ -120,9 +111,10 @@ def announce(settings: Settings, where: str) -> None:
     elif settings.api_auth_key == DEFAULT_KEY:
         key = "the default one, which everybody knows: set API_AUTH_KEY"
     log.info("mt-photos-ml %s on %s, key: %s", version(), where, key)
-    for task, parts in catalog.configured(settings).items():
-        names = dict.fromkeys(part.name for part in parts)
-        length = f", vectors of {catalog.clip_vector_length(settings) or '?'} numbers" if task == "clip" else ""
+    refs = in_use(settings)
+    for task in dict.fromkeys(network.switch for network in refs):
+        names = dict.fromkeys(ref.name for network, ref in refs.items() if network.switch == task)
+        length = f", vectors of {clip_vector_length(settings) or '?'} numbers" if task == "clip" else ""
         log.info("%s: %s%s", task, ", ".join(names), length)
     if settings.demo:
         log.warning("this is the demo: it knows colours and drawn faces only")

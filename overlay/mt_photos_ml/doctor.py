@@ -10,10 +10,13 @@ from pathlib import Path
 
 from PIL import features
 
-from .models import catalog
-from .models.hub import DEFAULT_ENDPOINTS, carried_by_wheel
+from .models.catalog import OCR_RELEASE
+from .models.checks import check_models
+from .models.hub import DEFAULT_ENDPOINTS
+from .models.selection import in_use
+from .models.sources import file_in_wheel
 from .runtime.devices import Devices
-from .runtime.npu import found
+from .runtime.npu import find_npu
 from .runtime.ort import OrtRuntime
 from .settings import DEFAULT_KEY, Settings, SettingsError
 
@@ -24,7 +27,7 @@ Check = tuple[str, str, str]
 def checks(settings: Settings) -> Iterator[Check]:
     """Everything that a service with these settings needs, one after the other."""
     try:
-        catalog.check(settings)
+        check_models(settings)
         yield "ok", "settings", f"tasks {', '.join(sorted(settings.tasks))}, port {settings.http_port}"
     except SettingsError as error:
         yield "FAIL", "settings", str(error)
@@ -38,14 +41,13 @@ def checks(settings: Settings) -> Iterator[Check]:
     yield _runtime(settings)
     yield _cache(settings.cache_folder)
     absent = False
-    for part in catalog.used(settings):
-        if not part.missing(settings.cache_folder) or carried_by_wheel(part):
-            yield "ok", "model", str(part)
+    for ref in in_use(settings).values():
+        if not ref.missing(settings.cache_folder) or file_in_wheel(ref):
+            yield "ok", "model", str(ref)
         else:
             absent = True
-            known = part.name in catalog.KNOWN[part.folder]
-            state, when = ("warn", "is downloaded when it is first needed") if known else ("FAIL", "is not known")
-            yield state, "model", f"{part} {when}"
+            when = "is downloaded when it is first needed" if ref.is_known else "is not known"
+            yield "warn" if ref.is_known else "FAIL", "model", f"{ref} {when}"
     yield from _endpoints(settings, absent)
 
 
@@ -68,7 +70,7 @@ def _decoders() -> Iterator[Check]:
 def _runtime(settings: Settings) -> Check:
     try:
         runtime = OrtRuntime(devices=Devices.of(settings)).describe()
-        return "ok", "runtime", f"{npu.name}, else {runtime}" if (npu := found(settings)) else runtime
+        return "ok", "runtime", f"{npu.name}, else {runtime}" if (npu := find_npu(settings)) else runtime
     except ImportError as error:
         return "FAIL", "runtime", f"{error}; install the extra cpu, cuda or openvino"
 
@@ -84,7 +86,7 @@ def _cache(folder: Path) -> Check:
 
 
 def _endpoints(settings: Settings, needed: bool) -> Iterator[Check]:
-    release = "/".join(catalog.OCR_RELEASE.split("/")[:3])
+    release = "/".join(OCR_RELEASE.split("/")[:3])
     hubs = [settings.hf_endpoint] if settings.hf_endpoint else list(DEFAULT_ENDPOINTS)
     reached = False
     for address in (*hubs, release):

@@ -1,25 +1,23 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The process's own memory: kept from photo to photo, given back when there are none."""
+"""The process's own memory: kept from photo to photo, returned to the system when there are none."""
 
 import contextlib
 import ctypes
 import gc
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
-_KEPT = 128 * 1024 * 1024
-_MOST_MAPPED = 32 * 1024 * 1024  # the largest that glibc takes
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 
-def keep() -> None:
+def configure_malloc() -> None:
     """From now on glibc keeps what is freed for the next photo, up to 128 MiB a thread; else each decode would have its
     pages made anew, up to a tenth of its time."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
-        libc.mallopt(_MMAP_THRESHOLD, _MOST_MAPPED)
-        libc.mallopt(_TRIM_THRESHOLD, _KEPT)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
+        libc.mallopt(_M_TRIM_THRESHOLD, 128 << 20)
 
 
-def give_back() -> None:
+def trim_memory() -> None:
     """Returns what is free to the system."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):

@@ -182,6 +182,11 @@ class Settings(BaseSettings):
         return any(name.startswith("demo-") for name in names)
 
 
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return str(Settings.model_fields[field].validation_alias)
+
+
 def load() -> Settings:
     """The settings of this process. Raises SettingsError, one line a variable."""
     if os.environ.get("API_AUTH_KEY", "-").strip() == "":

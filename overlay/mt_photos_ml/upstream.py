@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .api.replies import unavailable
+from .api.replies import nothing
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -50,8 +50,8 @@ class Upstream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         running = await self._start()
         if running is None:
-            answer = unavailable("Immich's own API can't be started; the log of the service says why", _PAUSE)
-            await answer(scope, receive, send)
+            why = "Immich's own API can't be started; the log of the service says why"
+            await nothing(503, why, {"retry-after": f"{_PAUSE:.0f}"})(scope, receive, send)
         else:
             await running.app({**scope, "state": dict(running.state)}, receive, send)
 

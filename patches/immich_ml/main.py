@@ -7,18 +7,18 @@ import sys
 
 from mt_photos_ml.app import announce, from_settings
 from mt_photos_ml.logs import to_stderr
-from mt_photos_ml.memory import keep
+from mt_photos_ml.memory import configure_malloc
 from mt_photos_ml.settings import SettingsError, load
 from mt_photos_ml.upstream import Upstream
 
 try:
     settings = load()
     to_stderr(settings.log_level)
-    keep()
+    configure_malloc()
     app = from_settings(
         settings,
         Upstream(at_once=settings.immich_api == "open") if settings.immich_api != "off" else None,
-        start_afresh=lambda: os.kill(os.getpid(), signal.SIGTERM),  # gunicorn starts another worker
+        restart=lambda: os.kill(os.getpid(), signal.SIGTERM),  # gunicorn starts another worker
     )
     announce(settings, "the port of the container")
 except SettingsError as error:

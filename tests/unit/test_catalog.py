@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from demo.models import build_clip
-from mt_photos_ml.models import catalog
+from mt_photos_ml.languages import flores_code
+from mt_photos_ml.models import catalog, selection
+from mt_photos_ml.models.checks import check_models
 from mt_photos_ml.settings import Settings, SettingsError
 
 
@@ -26,8 +28,8 @@ def settings(cache: Path, **others: object) -> Settings:
 )
 def test_the_vector_lengths_are_the_ones_that_people_enter(tmp_path: Path, name: str, length: int) -> None:
     pair = settings(tmp_path, clip_visual_model_name=name, clip_textual_model_name=name)
-    catalog.check(pair)
-    assert catalog.clip_vector_length(pair) == length
+    check_models(pair)
+    assert selection.clip_vector_length(pair) == length
 
 
 def test_every_ocr_file_has_a_checksum() -> None:
@@ -38,31 +40,31 @@ def test_every_ocr_file_has_a_checksum() -> None:
 
 def test_an_unknown_name_stops_the_start_and_the_likeliest_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"FACE_DETECTION_MODEL_NAME=buffalo_xl: expected .*buffalo_l"):
-        catalog.check(settings(tmp_path, face_detection_model_name="buffalo_xl"))
+        check_models(settings(tmp_path, face_detection_model_name="buffalo_xl"))
 
 
 def test_a_model_of_ones_own_works_from_its_folder(tmp_path: Path) -> None:
     own = settings(tmp_path, clip_visual_model_name="mine", clip_textual_model_name="mine")
-    assert catalog.clip_vector_length(own) is None
+    assert selection.clip_vector_length(own) is None
     build_clip(tmp_path / "clip" / "mine", dim=96)
-    catalog.check(own)
-    assert catalog.clip_vector_length(own) == 96
+    check_models(own)
+    assert selection.clip_vector_length(own) == 96
     (tmp_path / "clip" / "mine" / "config.json").write_text("{}")
     with pytest.raises(SettingsError, match="embed_dim"):
-        catalog.check(own)
+        check_models(own)
 
 
 def test_halves_of_different_models_stop_the_start(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="CLIP_TEXTUAL_MODEL_NAME=ViT-B-32__openai: expected XLM"):
-        catalog.check(settings(tmp_path, clip_textual_model_name="ViT-B-32__openai"))
+        check_models(settings(tmp_path, clip_textual_model_name="ViT-B-32__openai"))
 
 
 def test_halves_of_different_models_are_nobodys_concern_where_clip_is_off(tmp_path: Path) -> None:
-    catalog.check(settings(tmp_path, clip_textual_model_name="ViT-B-32__openai", tasks=frozenset({"ocr"})))
+    check_models(settings(tmp_path, clip_textual_model_name="ViT-B-32__openai", tasks=frozenset({"ocr"})))
 
 
 def test_a_text_encoder_that_was_taught_by_a_pair_belongs_to_it(tmp_path: Path) -> None:
-    catalog.check(
+    check_models(
         settings(
             tmp_path,
             clip_visual_model_name="ViT-B-32__openai",
@@ -76,16 +78,16 @@ def test_a_text_encoder_that_was_taught_by_a_pair_belongs_to_it(tmp_path: Path) 
     [("zh-CN", "zho_Hans"), ("zh", "zho_Hans"), ("zh_TW", "zho_Hant"), ("en-GB", "eng_Latn"), ("zho_Hans", "zho_Hans")],
 )
 def test_a_language_may_be_written_as_people_write_it(language: str, code: str) -> None:
-    assert catalog.flores_code(language) == code
+    assert flores_code(language) == code
 
 
 def test_an_unknown_language_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="CLIP_LANGUAGE=tlh"):
-        catalog.check(settings(tmp_path, clip_language="tlh"))
+        check_models(settings(tmp_path, clip_language="tlh"))
 
 
-def test_a_part_knows_which_of_its_files_are_missing(tmp_path: Path) -> None:
-    visual = catalog.Part("clip", "mine", "visual")
+def test_a_model_knows_which_of_its_files_are_missing(tmp_path: Path) -> None:
+    visual = catalog.ModelRef("clip", "mine", "visual")
     build_clip(tmp_path / "clip" / "mine")
     assert visual.missing(tmp_path) == []
     (tmp_path / "clip" / "mine" / "visual" / "preprocess_cfg.json").unlink()
@@ -94,10 +96,10 @@ def test_a_part_knows_which_of_its_files_are_missing(tmp_path: Path) -> None:
 
 def test_a_model_is_preloaded_only_if_it_is_in_use(tmp_path: Path) -> None:
     def parts(**others: object) -> list[str]:
-        return list(map(str, catalog.preloaded(settings(tmp_path, **others))))
+        return list(map(str, selection.preloaded(settings(tmp_path, **others))))
 
     assert parts() == parts(preload_ocr_detection="foo") == []
     with pytest.raises(SettingsError, match=r"MACHINE_LEARNING_PRELOAD__OCR__DETECTION=foo: expected PP-OCRv6_small"):
-        catalog.check_preloaded(settings(tmp_path, preload_ocr_detection="foo"))
-    catalog.check_preloaded(settings(tmp_path, preload_ocr_detection="foo", tasks=frozenset({"clip"})))
+        check_models(settings(tmp_path, preload_ocr_detection="foo"))
+    check_models(settings(tmp_path, preload_ocr_detection="foo", tasks=frozenset({"clip"})))
     assert parts(preload_ocr_detection="foo, PP-OCRv6_small") == ["ocr/PP-OCRv6_small/detection"]

@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 
 from hub_server import HubServer
-from mt_photos_ml.models import transfer
-from mt_photos_ml.models.catalog import CLIP, FACES, OCR, OCR_MODELS, OcrFile, Part
-from mt_photos_ml.models.hub import DownloadError, Hub, carried_by_wheel
+from mt_photos_ml.models import progress, transfer
+from mt_photos_ml.models.catalog import CLIP, FACES, OCR, OCR_MODELS, ModelRef, OcrFile
+from mt_photos_ml.models.hub import DownloadError, Hub
+from mt_photos_ml.models.sources import file_in_wheel
 
 NAME = "ViT-B-32__openai"
-VISUAL, TEXTUAL = Part(CLIP, NAME, "visual"), Part(CLIP, NAME, "textual")
-DETECTION = Part(FACES, "buffalo_s", "detection")
+VISUAL, TEXTUAL = ModelRef(CLIP, NAME, "visual"), ModelRef(CLIP, NAME, "textual")
+DETECTION = ModelRef(FACES, "buffalo_s", "detection")
 WEIGHTS = os.urandom(300_000)
 REPOSITORY = {
     ".gitattributes": b"*.onnx filter=lfs",
@@ -73,13 +74,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def ocr(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> Part:
+def ocr(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> ModelRef:
     """An OCR model that no wheel carries, with weights of the test's own."""
     path = OCR_MODELS["PP-OCRv5_mobile"]["recognition"].path
-    file = OcrFile(path, hashlib.sha256(WEIGHTS).hexdigest())
+    file = OcrFile(path, hashlib.sha256(WEIGHTS).hexdigest(), "")
     monkeypatch.setitem(OCR_MODELS, "PP-OCRv5_mobile", {"recognition": file})
     server.release[path] = WEIGHTS
-    return Part(OCR, "PP-OCRv5_mobile", "recognition")
+    return ModelRef(OCR, "PP-OCRv5_mobile", "recognition")
 
 
 def files(folder: Path) -> set[str]:
@@ -92,9 +93,9 @@ def nobody_listens() -> str:
         return f"http://127.0.0.1:{unused.getsockname()[1]}"
 
 
-def stage(cache: Path, part: Part, content: bytes) -> None:
+def stage(cache: Path, part: ModelRef, content: bytes) -> None:
     """What an interrupted run leaves behind."""
-    staged = cache / part.folder / part.name / ".partial" / part.kind / part.files[0]
+    staged = cache / part.task / part.name / ".partial" / part.type / part.files[0]
     staged.parent.mkdir(parents=True)
     staged.write_bytes(content)
 
@@ -224,7 +225,7 @@ def test_a_mirror_that_tells_no_sizes_serves_as_well(server: HubServer, tmp_path
     hub = Hub(tmp_path, server.endpoint)
     assert hub.fetch(VISUAL).read_bytes() == WEIGHTS
     assert hub.verify(VISUAL) is None
-    assert hub.discard(VISUAL, VISUAL.files[:1]), "nobody said what the file should be: the next one may be better"
+    assert hub.invalidate(VISUAL, VISUAL.files[:1]), "nobody said what the file should be: the next one may be better"
 
 
 @pytest.mark.parametrize("fault", ["refuses", "answers 500", "never answers", "has no such model", "is no hub"])
@@ -307,8 +308,8 @@ def test_threads_that_want_one_model_share_a_download(server: HubServer, tmp_pat
 def test_processes_that_want_one_model_share_a_download(server: HubServer, tmp_path: Path) -> None:
     server.pause = 0.5
     program = (
-        "import sys; from pathlib import Path; from mt_photos_ml.models.hub import Hub, Part;"
-        "print(Hub(Path(sys.argv[1]), sys.argv[2]).fetch(Part('clip', sys.argv[3], 'visual')))"
+        "import sys; from pathlib import Path; from mt_photos_ml.models.hub import Hub, ModelRef;"
+        "print(Hub(Path(sys.argv[1]), sys.argv[2]).fetch(ModelRef('clip', sys.argv[3], 'visual')))"
     )
     command = [sys.executable, "-c", program, str(tmp_path), server.endpoint, NAME]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -319,7 +320,7 @@ def test_processes_that_want_one_model_share_a_download(server: HubServer, tmp_p
 
 
 def test_progress_is_told_in_bytes_and_ends_with_all_of_them(server: HubServer, tmp_path: Path) -> None:
-    told: list[tuple[Part, int, int]] = []
+    told: list[tuple[ModelRef, int, int]] = []
     server.pause = 0.3
     Hub(tmp_path, server.endpoint, progress=lambda *now: told.append(now)).fetch(DETECTION)
     assert told[-1] == (DETECTION, len(WEIGHTS), len(WEIGHTS))
@@ -329,7 +330,7 @@ def test_progress_is_told_in_bytes_and_ends_with_all_of_them(server: HubServer, 
 def test_the_log_says_how_far_it_is_and_from_where(
     server: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "LOG_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, "mt_photos_ml"):
         Hub(tmp_path, server.endpoint).fetch(DETECTION)
     lines = [record.getMessage() for record in caplog.records if record.name == "mt_photos_ml"]
@@ -340,7 +341,7 @@ def test_the_log_says_how_far_it_is_and_from_where(
 
 
 def test_text_recognition_comes_from_its_own_release_and_goes_on_after_a_cut(
-    server: HubServer, tmp_path: Path, ocr: Part
+    server: HubServer, tmp_path: Path, ocr: ModelRef
 ) -> None:
     server.cuts, server.after = 1, 100_000
     hub = Hub(tmp_path, nobody_listens(), ocr_release=server.release_address)
@@ -350,7 +351,7 @@ def test_text_recognition_comes_from_its_own_release_and_goes_on_after_a_cut(
 
 
 def test_a_release_that_never_answers_is_given_up_in_seconds(
-    server: HubServer, tmp_path: Path, ocr: Part, monkeypatch: pytest.MonkeyPatch
+    server: HubServer, tmp_path: Path, ocr: ModelRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "STALL_SECONDS", 60.0)
     server.silent = True
@@ -360,12 +361,12 @@ def test_a_release_that_never_answers_is_given_up_in_seconds(
     assert time.monotonic() - began < 15
 
 
-def test_text_recognition_with_another_checksum_is_refused(server: HubServer, tmp_path: Path, ocr: Part) -> None:
+def test_text_recognition_with_another_checksum_is_refused(server: HubServer, tmp_path: Path, ocr: ModelRef) -> None:
     server.spoiled = True
     with pytest.raises(DownloadError, match="another SHA-256") as raised:
         Hub(tmp_path, ocr_release=server.release_address).fetch(ocr)
     assert ocr.missing(tmp_path)
-    assert f"save {server.release_address}/{OCR_MODELS[ocr.name][ocr.kind].path} as {tmp_path}" in str(raised.value)
+    assert f"save {server.release_address}/{OCR_MODELS[ocr.name][ocr.type].path} as {tmp_path}" in str(raised.value)
 
 
 @carried_here
@@ -386,14 +387,14 @@ def test_what_the_wheel_carries_is_used_where_it_lies_if_the_cache_cannot_be_wri
     hub = Hub(tmp_path / "file", ocr_release=nobody_listens())
     assert "rapidocr" in hub.fetch(part).parts
     assert hub.fetch(part).is_file()
-    assert not hub.discard(part, part.files[:1])
+    assert not hub.invalidate(part, part.files[:1])
 
 
 @carried_here
 def test_the_wheel_is_found_without_importing_it(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from mt_photos_ml.models.hub import Hub, Part;"
-        "Hub(Path(sys.argv[1])).fetch(Part('ocr', sys.argv[2], 'detection'));"
+        "import sys; from pathlib import Path; from mt_photos_ml.models.hub import Hub, ModelRef;"
+        "Hub(Path(sys.argv[1])).fetch(ModelRef('ocr', sys.argv[2], 'detection'));"
         "sys.exit(bool({'rapidocr', 'huggingface_hub'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -402,10 +403,10 @@ def test_the_wheel_is_found_without_importing_it(tmp_path: Path) -> None:
     )
 
 
-def carried_part(kind: str) -> Part:
+def carried_part(kind: str) -> ModelRef:
     """The OCR model that the installed wheel carries: PP-OCRv6 small, or PP-OCRv4 before RapidOCR 3.9."""
-    names = (name for name in OCR_MODELS if carried_by_wheel(Part(OCR, name, kind)))
-    return Part(OCR, next(names), kind)
+    names = (name for name in OCR_MODELS if file_in_wheel(ModelRef(OCR, name, kind)))
+    return ModelRef(OCR, next(names), kind)
 
 
 def test_a_damaged_model_is_discarded_and_fetched_again(server: HubServer, tmp_path: Path) -> None:
@@ -414,7 +415,7 @@ def test_a_damaged_model_is_discarded_and_fetched_again(server: HubServer, tmp_p
     model.write_bytes(WEIGHTS[:1000])
     assert "visual/model.onnx" in (hub.verify(VISUAL) or "")
 
-    assert hub.discard(VISUAL, VISUAL.files[:1])
+    assert hub.invalidate(VISUAL, VISUAL.files[:1])
     assert not model.exists()
     assert "visual/model.onnx" not in (tmp_path / CLIP / NAME / "SHA256SUMS").read_text()
     assert hub.fetch(VISUAL).read_bytes() == WEIGHTS
@@ -425,7 +426,7 @@ def test_damaged_weights_beside_the_model_go_with_it(server: HubServer, tmp_path
     hub = Hub(tmp_path, server.endpoint)
     beside = hub.fetch(VISUAL).with_name("onnx__MatMul_1")
     beside.write_bytes(b"weights beside the mobel")
-    assert hub.discard(VISUAL, VISUAL.files[:1])
+    assert hub.invalidate(VISUAL, VISUAL.files[:1])
     hub.fetch(VISUAL)
     assert beside.read_bytes() == REPOSITORY["visual/onnx__MatMul_1"]
 
@@ -438,19 +439,19 @@ def test_a_model_of_ones_own_under_a_known_name_gives_way_where_it_is_damaged(
     model.write_bytes(b"half")
     hub = Hub(tmp_path, server.endpoint)
     assert hub.verify(DETECTION) is None
-    assert hub.discard(DETECTION, DETECTION.files[:1])
+    assert hub.invalidate(DETECTION, DETECTION.files[:1])
     assert hub.fetch(DETECTION).read_bytes() == WEIGHTS
 
 
 def test_a_model_that_is_what_was_published_is_not_fetched_over_and_over(server: HubServer, tmp_path: Path) -> None:
     hub = Hub(tmp_path, server.endpoint)
     model = hub.fetch(VISUAL)
-    assert not hub.discard(VISUAL, VISUAL.files[:1])
+    assert not hub.invalidate(VISUAL, VISUAL.files[:1])
     assert model.read_bytes() == WEIGHTS
 
 
 def test_a_model_of_ones_own_is_used_and_never_touched(server: HubServer, tmp_path: Path) -> None:
-    part = Part(FACES, "mine", "detection")
+    part = ModelRef(FACES, "mine", "detection")
     hub = Hub(tmp_path, server.endpoint)
     with pytest.raises(DownloadError, match=r"mine has no detection/model\.onnx"):
         hub.fetch(part)
@@ -462,7 +463,7 @@ def test_a_model_of_ones_own_is_used_and_never_touched(server: HubServer, tmp_pa
     model.write_bytes(b"anything")
     assert hub.fetch(part) == model
     assert hub.verify(part) is None
-    assert not hub.discard(part, part.files[:1])
+    assert not hub.invalidate(part, part.files[:1])
     assert model.exists()
 
 
@@ -528,6 +529,6 @@ def test_what_is_there_as_onnx_is_used_where_the_npus_file_cannot_be_had(server:
     assert Hub(tmp_path, nobody_listens(), npu_file="model.armnn").fetch(VISUAL) == model
 
 
-def test_ocr_has_no_files_for_npus(server: HubServer, tmp_path: Path, ocr: Part) -> None:
+def test_ocr_has_no_files_for_npus(server: HubServer, tmp_path: Path, ocr: ModelRef) -> None:
     hub = Hub(tmp_path, nobody_listens(), ocr_release=server.release_address, npu_file="model.armnn")
     assert hub.fetch(ocr).read_bytes() == WEIGHTS

@@ -2,11 +2,14 @@
 """The queue: so many inside, so many waiting, the rest turned away, and every place given back."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
+from demo.__main__ import environment as demo_environment
+from mt_photos_ml.api.errors import Busy
 from mt_photos_ml.api.limits import Queue
-from mt_photos_ml.api.replies import Busy
+from service import running
 
 
 def test_so_many_are_inside_at_once_and_one_too_many_is_turned_away() -> None:
@@ -52,3 +55,15 @@ def test_a_guest_who_gives_up_or_fails_leaves_the_place_free() -> None:
         await guest()
 
     asyncio.run(scenario())
+
+
+def test_a_body_over_the_limit_is_413_whether_declared_or_not(cache: Path, tmp_path: Path) -> None:
+    with running(tmp_path, {**demo_environment(cache), "MAX_UPLOAD_MB": "1"}) as service, service.client() as client:
+        large = b"x" * 1_200_000
+        declared = client.post("/ocr", files={"file": large})
+        type_ = "multipart/form-data; boundary=b"
+        head = b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
+        chunked = client.post("/ocr", content=iter([head, large]), headers={"content-type": type_})
+        for answer in (declared, chunked):
+            assert answer.status_code == 413
+            assert answer.json() == {"result": [], "msg": "the upload is over the limit of 1 MB"}

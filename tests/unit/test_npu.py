@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from demo.models import build_faces
-from mt_photos_ml.runtime.npu import Npu, NpuRuntime, NpuSession, found
+from mt_photos_ml.runtime.npu import Npu, NpuRuntime, NpuSession, find_npu
 from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.settings import Settings
 
@@ -33,9 +33,9 @@ class {name}:
         return self._session.run(names, feed)
 """
 PRESENT = """
-from mt_photos_ml.runtime.npu import found
+from mt_photos_ml.runtime.npu import find_npu
 from mt_photos_ml.settings import load
-print(found(load()))
+print(find_npu(load()))
 """
 
 
@@ -67,16 +67,16 @@ def test_rockchips_is_known_by_the_board_and_its_library(
     soc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compatible = board(tmp_path, f"radxa,rock\0rockchip,{soc}\0")
-    assert found(settings(device="rknn"), compatible) is None  # without the library
+    assert find_npu(settings(device="rknn"), compatible) is None  # without the library
     (tmp_path / "rknnlite").mkdir()
     (tmp_path / "rknnlite" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
-    there = found(settings(device="rknn"), compatible)
+    there = find_npu(settings(device="rknn"), compatible)
     assert there == Npu("Rockchip's NPU", f"rknpu/{soc}/model.rknn", ("immich_ml.sessions.rknn", "RknnSession"))
-    assert found(settings(device="rknn", rknn=False), compatible) is None
-    assert found(settings(device="cpu"), compatible) is None
-    assert found(settings(device="rknn"), board(tmp_path, "raspberrypi,5-model-b\0")) is None
-    assert found(settings(device="rknn"), tmp_path / "nothing") is None
+    assert find_npu(settings(device="rknn", rknn=False), compatible) is None
+    assert find_npu(settings(device="cpu"), compatible) is None
+    assert find_npu(settings(device="rknn"), board(tmp_path, "raspberrypi,5-model-b\0")) is None
+    assert find_npu(settings(device="rknn"), tmp_path / "nothing") is None
 
 
 def test_arm_nn_is_known_by_its_two_libraries(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_they_are_of_the_lock() -> None:
 
 
 def test_every_module_is_imported() -> None:
-    assert {"mt_photos_ml.photo", "mt_photos_ml.runtime.npu", "mt_photos_ml.optimize"} <= set(output(IMPORT))
+    assert {"mt_photos_ml.photo", "mt_photos_ml.runtime.npu", "mt_photos_ml.int8.optimize"} <= set(output(IMPORT))
 
 
 def test_the_contract_holds(tmp_path: Path) -> None:

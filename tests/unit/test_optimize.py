@@ -16,13 +16,18 @@ from contract.api import connected, cosine
 from demo.graph import Graph
 from demo.models import build_clip, build_faces
 from demo.pictures import COLOURS, colour_photo, group_photo
-from mt_photos_ml.app import MAKERS
-from mt_photos_ml.models import catalog
+from mt_photos_ml.int8.measure import OptimizeError
+from mt_photos_ml.int8.optimize import optimize
+from mt_photos_ml.models.catalog import SWITCHES, ModelRef
+from mt_photos_ml.models.checks import check_models
 from mt_photos_ml.models.hub import Hub
-from mt_photos_ml.models.store import ModelUnavailable, Slots, Store
-from mt_photos_ml.optimize import Refused, optimize
+from mt_photos_ml.models.selection import in_use
+from mt_photos_ml.models.store import ModelKey, ModelUnavailable, Store
+from mt_photos_ml.models.variants import variant_of
 from mt_photos_ml.runtime.ort import OrtRuntime
+from mt_photos_ml.runtime.scheduler import CpuScheduler
 from mt_photos_ml.settings import Settings, SettingsError
+from mt_photos_ml.tasks import clip
 from service import KEY, environment, running
 
 NAMES = {
@@ -31,8 +36,8 @@ NAMES = {
     "FACE_DETECTION_MODEL_NAME": "mine",
     "FACE_RECOGNITION_MODEL_NAME": "mine",
 }
-VISUAL = catalog.Part("clip", "mine", "visual")
-RECOGNITION = catalog.Part("facial-recognition", "mine", "recognition")
+VISUAL = ModelRef("clip", "mine", "visual")
+RECOGNITION = ModelRef("facial-recognition", "mine", "recognition")
 
 
 @pytest.fixture
@@ -127,7 +132,7 @@ def test_numbers_that_stand_out_are_put_in_blocks(tmp_path: Path) -> None:
     for i in range(12):
         noise = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
         Image.fromarray(noise).resize((224, 224), Image.Resampling.NEAREST).save(tmp_path / f"{i}.png")
-    trials = [trial for trial in optimize(settings(tmp_path), "mine", [tmp_path], 1) if trial.part == VISUAL]
+    trials = [trial for trial in optimize(settings(tmp_path), "mine", [tmp_path], 1) if trial.ref == VISUAL]
     assert [(trial.way, trial.kept) for trial in trials] == [("dynamic", False), ("in blocks", True)]
     assert trials[0].mean < 0.97
     assert trials[1].worst > 0.99
@@ -135,37 +140,33 @@ def test_numbers_that_stand_out_are_put_in_blocks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", [VISUAL, RECOGNITION])
-def test_a_missing_or_stale_variant_stops_the_start_with_what_to_do(
-    cache: Path, photos: Path, part: catalog.Part
-) -> None:
-    told = settings(cache, int8_tasks=frozenset({catalog.TASK_OF_FOLDER[part.folder]}))
+def test_a_missing_or_stale_variant_stops_the_start_with_what_to_do(cache: Path, photos: Path, part: ModelRef) -> None:
+    told = settings(cache, int8_tasks=frozenset({SWITCHES[part.task]}))
     what_to_do = rf"INT8_TASKS=\w+: expected an int8 variant of {part}.*`mt-photos-ml models optimize mine PHOTOS`"
     with pytest.raises(SettingsError, match=what_to_do):
-        catalog.check(told)
+        check_models(told)
     assert all(trial.kept for trial in optimize(told, "mine", [photos], 1))
-    catalog.check(told)
-    assert [used for used in catalog.used(told) if used.int8] == [
-        used
-        for used in catalog.used(told)
-        if catalog.int8_of(used.path(cache)).is_file() and used.folder == part.folder
+    check_models(told)
+    assert [used for used in in_use(told).values() if used.variant] == [
+        used for used in in_use(told).values() if variant_of(used.path(cache)).is_file() and used.task == part.task
     ]
     os.utime(part.path(cache))  # as when a cache is copied: it is still the same model
-    catalog.check(told)
+    check_models(told)
     with part.path(cache).open("ab") as model:
         model.write(b" ")
     with pytest.raises(SettingsError, match=f"{part} as it is now"):
-        catalog.check(told)
-    catalog.check(settings(cache, int8_tasks=told.int8_tasks, tasks=frozenset({"ocr"})))
+        check_models(told)
+    check_models(settings(cache, int8_tasks=told.int8_tasks, tasks=frozenset({"ocr"})))
 
 
 def test_a_damaged_variant_is_named_and_the_original_left_alone(cache: Path, photos: Path) -> None:
     told = settings(cache, int8_tasks=frozenset({"clip"}))
     assert all(trial.kept for trial in optimize(told, "mine", [photos], 1))
-    catalog.int8_of(VISUAL.path(cache)).write_bytes(b"half")
-    (visual, _) = catalog.configured(told)["clip"]
+    variant_of(VISUAL.path(cache)).write_bytes(b"half")
+    visual = next(ref for ref in in_use(told).values() if ref.type == "visual")
 
     async def scenario() -> None:
-        async with Store(OrtRuntime(1), Hub(cache), MAKERS, Slots(1, 1), 0).use([visual]):
+        async with Store(OrtRuntime(1), Hub(cache), CpuScheduler(1, 1), 0).use(ModelKey(visual, clip.Visual.load)):
             pass
 
     with pytest.raises(ModelUnavailable, match="its int8 variant is damaged; `mt-photos-ml models optimize mine"):
@@ -218,7 +219,7 @@ def test_what_cannot_be_measured_is_refused_in_words(
 ) -> None:
     name, path = prepare(cache, photos)
     before = files(cache)
-    with pytest.raises(Refused, match=why):
+    with pytest.raises(OptimizeError, match=why):
         list(optimize(settings(cache), name, [path], 1))
     assert files(cache) == before
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
 from demo.pictures import colour_photo
-from mt_photos_ml.photo import DecoderMissing, Photo, PhotoError
+from mt_photos_ml.decoders import DecoderMissing, PhotoError
+from mt_photos_ml.photo import Photo
 
 pillow_heif.register_heif_opener()
 OUT_OF_RANGE = "height or width out of range"

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """Prepared models: made once, the same answers, made again when anything differs, done without where they can't be."""
 
+import fcntl
 import json
 import logging
 import multiprocessing
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +14,11 @@ import pytest
 from onnx import TensorProto
 
 from demo.graph import Graph
-from mt_photos_ml.models.catalog import OCR, Part
-from mt_photos_ml.models.hub import carried_by_wheel
-from mt_photos_ml.runtime import Opened, prepared
+from mt_photos_ml.models.catalog import OCR, ModelRef
+from mt_photos_ml.models.sources import file_in_wheel
+from mt_photos_ml.runtime import RuntimeSession, fingerprint, prepared
 from mt_photos_ml.runtime.ort import OrtRuntime
-from mt_photos_ml.runtime.prepared import Prepared, key, stale
+from mt_photos_ml.runtime.prepared import PreparedModels, find_stale
 
 
 @pytest.fixture
@@ -37,12 +36,14 @@ def write(path: Path, seed: int, kind: int = TensorProto.FLOAT) -> None:
     graph.save(path, {"x": ["n", 64]}, {"y": ["n", 64]}, kind)
 
 
-def opened(cache: Path, model: Path, then: Callable[[Path], object] = lambda path: None, threads: int = 1) -> Opened:
-    def open_(path: Path, threads: int) -> Opened:
+def opened(
+    cache: Path, model: Path, then: Callable[[Path], object] = lambda path: None, threads: int = 1
+) -> RuntimeSession:
+    def open_(path: Path, threads: int) -> RuntimeSession:
         then(path)
         return OrtRuntime(threads).open(path)
 
-    return Prepared(cache).open(model, open_, threads)
+    return PreparedModels(cache).open(model, open_, threads)
 
 
 def files_opened(cache: Path, model: Path) -> list[Path]:
@@ -108,7 +109,7 @@ def preparations(cache: Path, model: Path, locks: bool) -> int:
     prepared.log.addHandler(said)
     prepared.log.setLevel("INFO")
     if not locks:  # as on some network shares
-        prepared.fcntl.flock = lambda *_: (_ for _ in ()).throw(OSError("no locks"))  # type: ignore[attr-defined]
+        fcntl.flock = lambda *_: (_ for _ in ()).throw(OSError("no locks"))
     assert files_opened(cache, model) == [made(model)[0] / "model.onnx"]
     return sum(line.startswith("prepared ") for line in said.lines)
 
@@ -124,9 +125,9 @@ def test_several_processes_make_it_once_and_without_locks_it_is_still_whole(
 
 
 def test_a_preparation_under_way_is_ended_with_the_service(tmp_path: Path, model: Path) -> None:
-    preparing, paths = Prepared(tmp_path), list[Path]()
+    preparing, paths = PreparedModels(tmp_path), list[Path]()
 
-    def open_(path: Path, threads: int) -> Opened:
+    def open_(path: Path, threads: int) -> RuntimeSession:
         paths.append(path)
         return OrtRuntime(threads).open(path)
 
@@ -138,22 +139,22 @@ def test_a_preparation_under_way_is_ended_with_the_service(tmp_path: Path, model
 
 def test_another_model_file_is_prepared_anew_and_the_old_one_is_stale(tmp_path: Path, model: Path) -> None:
     (old,) = made_by_opening(tmp_path, model)
-    assert stale(tmp_path) == []
+    assert find_stale(tmp_path) == []
     write(model, seed=1)
-    assert stale(tmp_path) == [old]
+    assert find_stale(tmp_path) == [old]
     new = next(path for path in made_by_opening(tmp_path, model) if path != old)
     assert files_opened(tmp_path, model) == [new / "model.onnx"]
-    assert stale(tmp_path) == [old]
+    assert find_stale(tmp_path) == [old]
 
 
 def test_the_key_stands_for_onnxruntime_and_the_processor_too(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = {key(model)}
+    keys = {fingerprint.cache_key(model)}
     with monkeypatch.context() as other:
         other.setattr("onnxruntime.__version__", "0")
-        keys.add(key(model))
+        keys.add(fingerprint.cache_key(model))
     with monkeypatch.context() as other:
-        other.setattr(prepared, "_instructions", lambda: "another processor's")
-        keys.add(key(model))
+        other.setattr(fingerprint, "_cpu", lambda: "another processor's")
+        keys.add(fingerprint.cache_key(model))
     assert len(keys) == 3
 
 
@@ -180,7 +181,7 @@ def test_weights_that_changed_unseen_are_noticed_by_the_answer(tmp_path: Path, m
     content[200_000:1_000_000] = bytes(800_000)
     (folder / "weights.bin").write_bytes(content)
     record = json.loads((folder / "record.json").read_text())
-    record["weights.bin"] = prepared.seen(folder / "weights.bin")
+    record["weights.bin"] = fingerprint.fingerprint(folder / "weights.bin")
     (folder / "record.json").write_text(json.dumps(record))
     assert files_opened(tmp_path, model) == [folder / "model.onnx"] * 2
 
@@ -193,7 +194,7 @@ def test_where_it_cant_be_written_the_model_is_used_as_it_is(
         monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1_000_000})())
     else:  # what a file is in the way of can't be made, for root neither
         (model.parent / "prepared").touch()
-    preparing = Prepared(tmp_path)
+    preparing = PreparedModels(tmp_path)
     for _ in range(3):
         preparing.open(model, lambda path, threads: OrtRuntime(threads).open(path), 1)
     assert files_opened(tmp_path, model) == [model]
@@ -219,9 +220,9 @@ def test_a_damaged_model_is_for_the_runtime_to_tell(tmp_path: Path, model: Path)
 
 
 def test_a_model_that_was_mended_is_prepared_by_the_same_process(tmp_path: Path, model: Path) -> None:
-    whole, preparing = model.read_bytes(), Prepared(tmp_path)
+    whole, preparing = model.read_bytes(), PreparedModels(tmp_path)
 
-    def open_(path: Path, threads: int) -> Opened:
+    def open_(path: Path, threads: int) -> RuntimeSession:
         return OrtRuntime(threads).open(path)
 
     model.write_bytes(b"no model" * 200_000)
@@ -251,7 +252,7 @@ def test_small_models_and_those_outside_the_cache_stay_as_they_are(tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["detection", "recognition"])
 def test_the_text_models_of_the_wheel_can_be_prepared(tmp_path: Path, kind: str) -> None:
-    carried = carried_by_wheel(Part(OCR, "PP-OCRv6_small", kind))
+    carried = file_in_wheel(ModelRef(OCR, "PP-OCRv6_small", kind))
     assert carried
     model = tmp_path / "ocr" / "PP-OCRv6_small" / kind / "model.onnx"
     model.parent.mkdir(parents=True)
@@ -264,26 +265,3 @@ def test_the_text_models_of_the_wheel_can_be_prepared(tmp_path: Path, kind: str)
         x = np.random.default_rng(0).normal(size=(1, 3, 192, 256)).astype(np.float32)
     feed = {plain.inputs[0].name: x}
     np.testing.assert_allclose(session.run(feed)[0], plain.run(feed)[0], atol=1e-5)
-
-
-def test_what_a_large_run_needed_comes_back_when_the_model_is_dropped(tmp_path: Path) -> None:
-    """In a process of its own: in this one other tests' sessions live."""
-    script = """
-import gc, numpy, pathlib, sys
-from mt_photos_ml import memory
-from mt_photos_ml.runtime.ort import OrtRuntime
-def anonymous():
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.partition("RssAnon:")[2].split()[0]) // 1024
-runtime = OrtRuntime(1)
-session = runtime.open(pathlib.Path(sys.argv[1]))
-before = anonymous()
-session.run({session.inputs[0].name: numpy.zeros((1, 3, 736, 992), "f4")})
-used = anonymous()
-del session
-runtime.give_back()
-memory.give_back()
-assert used > before + 100 and anonymous() < before + 50, (before, used, anonymous())
-"""
-    carried = carried_by_wheel(Part(OCR, "PP-OCRv6_small", "detection"))
-    subprocess.run([sys.executable, "-c", script, str(carried)], check=True, timeout=60)

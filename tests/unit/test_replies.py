@@ -2,16 +2,12 @@
 """The shapes of the replies, to the letter."""
 
 import json
-import logging
 from typing import Any
 
 import numpy as np
-import pytest
 from starlette.responses import Response
 
 from mt_photos_ml.api import replies
-from mt_photos_ml.models.store import ModelUnavailable
-from mt_photos_ml.photo import DecoderMissing, PhotoError
 from mt_photos_ml.tasks.faces import Face
 from mt_photos_ml.tasks.ocr import Line
 
@@ -54,34 +50,3 @@ def test_a_face_has_whole_pixels_and_a_list_of_numbers() -> None:
             }
         ],
     }
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "retry"),
-    [
-        (PhotoError("the file is empty"), 200, None),
-        (replies.BadForm("no field"), 422, None),
-        (replies.TooLarge(1_000_000), 413, None),
-        (replies.TooSlow(), 408, None),
-        (replies.TaskOff("ocr"), 404, None),
-        (ModelUnavailable("no mirror", 30), 503, "30"),
-        (replies.Busy(100), 503, "5"),
-        (DecoderMissing("HEIC"), 503, "3600"),
-        (MemoryError(), 503, "60"),
-    ],
-)
-def test_only_a_photo_that_cannot_be_used_is_done_with(error: Exception, status: int, retry: str | None) -> None:
-    reply = replies.failure(error)
-    assert reply.status_code == status
-    assert reply.headers.get("retry-after") == retry
-    body = said(reply)
-    assert body["result"] == []
-    assert body["msg"]
-
-
-def test_an_error_that_nobody_expected_is_in_the_log_and_not_in_the_reply(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.ERROR):
-        reply = replies.failure(RuntimeError("/secret/path"))
-    assert reply.status_code == 500
-    assert b"secret" not in bytes(reply.body)
-    assert "/secret/path" in caplog.text

@@ -2,29 +2,29 @@
 """The store of loaded models: one load for all who wait, dropped when idle, mended when damaged."""
 
 import asyncio
+import contextlib
 import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from demo.models import build_clip, build_faces
-from mt_photos_ml.app import MAKERS
-from mt_photos_ml.models.catalog import Part
+from mt_photos_ml.models.catalog import ModelRef
 from mt_photos_ml.models.hub import DownloadError
-from mt_photos_ml.models.store import ModelUnavailable, Slots, Store
-from mt_photos_ml.runtime import Opened
+from mt_photos_ml.models.store import ModelKey, ModelUnavailable, Store
+from mt_photos_ml.runtime import RuntimeSession
 from mt_photos_ml.runtime.ort import OrtRuntime
+from mt_photos_ml.runtime.scheduler import CpuScheduler
+from mt_photos_ml.tasks import clip, faces
 
-VISUAL = Part("clip", "mine", "visual")
-TEXTUAL = Part("clip", "mine", "textual")
-DETECTION = Part("facial-recognition", "mine", "detection")
+VISUAL = ModelKey(ModelRef("clip", "mine", "visual"), clip.Visual.load)
+TEXTUAL = ModelKey(ModelRef("clip", "mine", "textual"), clip.Textual.load)
+DETECTION = ModelKey(ModelRef("facial-recognition", "mine", "detection"), faces.Detector.load)
 
 
 class Folder:
@@ -32,24 +32,23 @@ class Folder:
 
     def __init__(self, cache: Path, *, can_mend: bool = True, seconds: float = 0.0) -> None:
         self.cache, self.can_mend, self.seconds = cache, can_mend, seconds
-        self.fetched: list[Part] = []
-        self.discarded: list[str] = []
+        self.fetched: list[ModelRef] = []
+        self.invalidated: list[str] = []
         self.failure: str | None = None
 
-    def fetch(self, part: Part) -> Path:
-        self.fetched.append(part)
+    def fetch(self, ref: ModelRef) -> Path:
+        self.fetched.append(ref)
         time.sleep(self.seconds)
         if self.failure:
             raise DownloadError(self.failure)
-        if part.missing(self.cache):
-            folder = self.cache / part.folder / part.name
-            (build_clip if part.folder == "clip" else build_faces)(folder)
-        return self.cache / part.folder / part.name / part.files[0]
+        if ref.missing(self.cache):
+            (build_clip if ref.task == "clip" else build_faces)(ref.folder(self.cache))
+        return ref.path(self.cache)
 
-    def discard(self, part: Part, files: Sequence[str]) -> bool:
-        self.discarded += files
+    def invalidate(self, ref: ModelRef, files: Sequence[str]) -> bool:
+        self.invalidated += files
         for file in files:
-            (self.cache / part.folder / part.name / file).unlink()
+            (ref.folder(self.cache) / file).unlink()
         return self.can_mend
 
 
@@ -61,7 +60,7 @@ class Counting(OrtRuntime):
         self.opened: list[Path] = []
         self._at_once = threading.Semaphore(1)
 
-    def open(self, model: Path) -> Opened:
+    def open(self, model: Path) -> RuntimeSession:
         assert self._at_once.acquire(blocking=False), "two loads at a time"
         try:
             self.opened.append(model)
@@ -85,15 +84,15 @@ def make(
     runtime: Counting,
     source: Folder,
     ttl: float = 0,
-    kept: Sequence[Part] = (),
-    start_afresh: Callable[[], None] = lambda: None,
+    kept: Sequence[ModelKey[object]] = (),
+    restart: Callable[[], None] = lambda: None,
 ) -> Store:
-    return Store(runtime, source, MAKERS, Slots(1, 1), ttl, kept, start_afresh)
+    return Store(runtime, source, CpuScheduler(1, 1), ttl, kept, restart)
 
 
-async def used(store: Store, *parts: Part) -> list[Any]:
-    async with store.use(parts) as models:
-        return models
+async def used(store: Store, *keys: ModelKey[Any]) -> list[Any]:
+    async with contextlib.AsyncExitStack() as stack:
+        return [await stack.enter_async_context(store.use(key)) for key in keys]
 
 
 def test_twenty_requests_wait_for_one_load(runtime: Counting, source: Folder) -> None:
@@ -121,10 +120,10 @@ def test_a_model_that_is_being_downloaded_does_not_hold_up_another(runtime: Coun
     held = threading.Event()
 
     class Slow(Folder):
-        def fetch(self, part: Part) -> Path:
-            if part == VISUAL:
+        def fetch(self, ref: ModelRef) -> Path:
+            if ref == VISUAL.ref:
                 assert held.wait(10)
-            return super().fetch(part)
+            return super().fetch(ref)
 
     async def scenario() -> None:
         store = make(runtime, Slow(tmp_path))
@@ -140,7 +139,7 @@ def test_a_model_that_is_being_downloaded_does_not_hold_up_another(runtime: Coun
 def test_an_idle_model_is_dropped_and_its_memory_freed(runtime: Counting, source: Folder) -> None:
     async def scenario() -> None:
         store = make(runtime, source, ttl=0.2)
-        reaper = asyncio.create_task(store.look_after())
+        reaper = asyncio.create_task(store.run_maintenance())
         (model,) = await used(store, VISUAL)
         gone = weakref.ref(model.session)
         del model
@@ -161,7 +160,7 @@ def test_an_idle_model_is_dropped_and_its_memory_freed(runtime: Counting, source
 def test_a_model_in_use_is_not_dropped(runtime: Counting, source: Folder) -> None:
     async def scenario() -> None:
         store = make(runtime, source)
-        async with store.use([VISUAL]):
+        async with store.use(VISUAL):
             assert await store.drop_unused() == []
             assert store.loaded == ["clip/mine/visual"]
         assert await store.drop_unused() == ["clip/mine/visual"]
@@ -191,16 +190,16 @@ class Accelerated(Counting):
 
 @pytest.mark.parametrize("kept", [(), (VISUAL,)], ids=["nothing-kept", "one-kept"])
 def test_where_a_graphics_card_was_used_the_process_starts_afresh_when_idle(
-    source: Folder, kept: Sequence[Part]
+    source: Folder, kept: Sequence[ModelKey[object]]
 ) -> None:
     afresh: list[list[str]] = []
 
     async def scenario() -> None:
         store = make(Accelerated(), source, 0.2, kept, lambda: afresh.append(store.loaded))
-        caring = asyncio.create_task(store.look_after())
+        caring = asyncio.create_task(store.run_maintenance())
         await asyncio.sleep(0.5)
         assert not afresh, "no card was used yet"
-        async with store.use([VISUAL]):
+        async with store.use(VISUAL):
             await asyncio.sleep(0.5)
             assert not afresh, "it is in use"
         until = time.monotonic() + (1 if kept else 30)
@@ -214,8 +213,8 @@ def test_where_a_graphics_card_was_used_the_process_starts_afresh_when_idle(
 
 def test_a_processor_gives_its_memory_back_without_a_new_process(runtime: Counting, source: Folder) -> None:
     async def scenario() -> None:
-        store = make(runtime, source, 0.2, start_afresh=lambda: pytest.fail("started afresh"))
-        caring = asyncio.create_task(store.look_after())
+        store = make(runtime, source, 0.2, restart=lambda: pytest.fail("started afresh"))
+        caring = asyncio.create_task(store.run_maintenance())
         await used(store, VISUAL)
         until = time.monotonic() + 30
         while store.loaded and time.monotonic() < until:
@@ -231,28 +230,28 @@ def test_a_processor_gives_its_memory_back_without_a_new_process(runtime: Counti
 def test_a_damaged_model_is_removed_and_fetched_once_more(
     runtime: Counting, source: Folder, file: str, content: bytes
 ) -> None:
-    source.fetch(VISUAL)
+    source.fetch(VISUAL.ref)
     (source.cache / "clip" / "mine" / file).write_bytes(content)
     asyncio.run(used(make(runtime, source), VISUAL))
     assert len(source.fetched) == 3
-    assert file in source.discarded
-    assert ("visual/model.onnx" in source.discarded) == (file == "visual/model.onnx")
+    assert file in source.invalidated
+    assert ("visual/model.onnx" in source.invalidated) == (file == "visual/model.onnx")
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": 1}', b'{"version": "1.0", "trunc'])
 def test_a_damaged_tokenizer_is_removed_and_fetched_once_more(
     runtime: Counting, source: Folder, content: bytes
 ) -> None:
-    source.fetch(TEXTUAL)
+    source.fetch(TEXTUAL.ref)
     (source.cache / "clip" / "mine" / "textual" / "tokenizer.json").write_bytes(content)
     asyncio.run(used(make(runtime, source), TEXTUAL))
-    assert "textual/tokenizer.json" in source.discarded
-    assert "textual/model.onnx" not in source.discarded
+    assert "textual/tokenizer.json" in source.invalidated
+    assert "textual/model.onnx" not in source.invalidated
 
 
 def test_a_damaged_model_that_cannot_be_fetched_is_named_with_what_to_do(runtime: Counting, tmp_path: Path) -> None:
     source = Folder(tmp_path, can_mend=False)
-    source.fetch(VISUAL).write_bytes(b"half")
+    source.fetch(VISUAL.ref).write_bytes(b"half")
     with pytest.raises(ModelUnavailable, match=r"clip/mine/visual is damaged; delete .*visual"):
         asyncio.run(used(make(runtime, source), VISUAL))
 
@@ -293,70 +292,9 @@ def test_a_request_does_not_wait_for_ever_for_a_long_download(
 def test_preload_goes_on_after_a_failure(runtime: Counting, source: Folder) -> None:
     async def scenario() -> None:
         store = make(runtime, source, kept=[TEXTUAL, VISUAL])
-        source.fetch(TEXTUAL).write_bytes(b"half")
+        source.fetch(TEXTUAL.ref).write_bytes(b"half")
         source.can_mend = False
         await store.preload()
         assert store.loaded == ["clip/mine/visual"]
 
     asyncio.run(scenario())
-
-
-def test_only_so_many_inferences_run_at_once() -> None:
-    running, most = 0, 0
-    lock = threading.Lock()
-
-    class Slow:
-        inputs: tuple[()] = ()
-        metadata: Mapping[str, str] = {}
-        one_thread = None
-
-        def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-            nonlocal running, most
-            with lock:
-                running += 1
-                most = max(most, running)
-            time.sleep(0.02)
-            with lock:
-                running -= 1
-            return [np.zeros(1)]
-
-    slots = Slots(cores=4, threads=2)
-    spent: list[float] = []
-
-    def work() -> None:
-        slots.run(Slow(), {})
-        spent.append(slots.spent_ms())
-        assert slots.spent_ms() == 0
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == 2
-    assert len(spent) == 8
-    assert min(spent) >= 15
-
-
-def test_a_lone_worker_gets_several_threads_and_as_many_as_there_are_cores_one_each() -> None:
-    slots, used = Slots(cores=2, threads=2), list[str]()
-
-    class Named:
-        inputs: tuple[()] = ()
-        metadata: Mapping[str, str] = {}
-
-        def __init__(self, name: str, one_thread: "Named | None") -> None:
-            self.name, self.one_thread = name, one_thread
-
-        def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-            used.append(self.name)
-            return []
-
-    several = Named("several", Named("one", None))
-    with slots.at_work():
-        slots.run(several, {})
-        with slots.at_work():
-            slots.run(several, {})
-            slots.run(Named("several, it has no other", None), {})
-        slots.run(several, {})
-    assert used == ["several", "one", "several, it has no other", "several"]

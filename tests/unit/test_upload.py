@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from mt_photos_ml.api import upload
-from mt_photos_ml.api.replies import BadForm, TooLarge, TooSlow
+from mt_photos_ml.api.errors import BadForm, TooLarge, TooSlow
 
 FORM = "multipart/form-data; boundary=b"
 PHOTO = bytes(range(256)) * 40 + b"\r\n--not the boundary\r\n"

@@ -6,14 +6,13 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from service import KEY, environment, free_port
+from service import KEY, environment, free_port, until
 
 PREDICT = {"clip": {"visual": {"modelName": "any"}}}
 
@@ -87,13 +86,6 @@ def answers(client: httpx.Client) -> bool:
     with contextlib.suppress(httpx.TransportError):
         return client.get("/ping").text == "pong"
     return False
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.05)
 
 
 def test_it_is_imported_and_started_at_the_first_request_that_is_for_it(serve: Serve) -> None:

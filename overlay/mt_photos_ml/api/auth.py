@@ -11,7 +11,7 @@ from .replies import reply
 _OPEN = {("GET", "/"), ("HEAD", "/"), ("GET", "/ping"), ("HEAD", "/ping")}
 
 
-class KeyRequired:
+class ApiKeyMiddleware:
     """Answers 401 to a request without the key before a byte of its body is read."""
 
     def __init__(self, app: ASGIApp, key: str, also_open: Collection[tuple[str, str]] = ()) -> None:

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .replies import Busy, TooLarge, failure
+from .errors import Busy, TooLarge, answer
 
 
-class BodyLimit:
+class BodyLimitMiddleware:
     """Answers 413 to a body over the limit: by its declared length before it is read, else as soon as it is over."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
@@ -21,7 +21,7 @@ class BodyLimit:
         headers = scope.get("headers", ()) if scope["type"] == "http" else ()
         declared = next((value for name, value in headers if name == b"content-length"), b"0")
         if int(declared) > self._limit:
-            await failure(TooLarge(self._limit))(scope, receive, send)
+            await answer(TooLarge(self._limit))(scope, receive, send)
             return
         taken = 0
 

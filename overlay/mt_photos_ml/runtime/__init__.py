@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+Tensors = Mapping[str, NDArray[Any]]
+"""The inputs of one inference, by name."""
+
 
 class Node(Protocol):
     """An input of a model."""
@@ -31,12 +34,12 @@ class Session(Protocol):
         """What the model file says of itself, such as the characters that a text recogniser knows."""
         ...
 
-    def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def run(self, feed: Tensors) -> list[NDArray[Any]]:
         """All outputs in the model's order."""
         ...
 
 
-class Opened(Session, Protocol):
+class RuntimeSession(Session, Protocol):
     """A session as a runtime opens it."""
 
     @property
@@ -45,7 +48,7 @@ class Opened(Session, Protocol):
         ...
 
 
-class Damaged(RuntimeError):
+class ModelDamaged(RuntimeError):
     """The model file is not whole, or no model at all."""
 
 
@@ -57,11 +60,11 @@ class Runtime(Protocol):
         """Whether memory of a graphics card is held that only the end of the process gives back."""
         ...
 
-    def open(self, model: Path) -> Opened:
-        """Loads a model file of the cache layout, `…/TASK/NAME/KIND/model.onnx`. Raises Damaged, or MemoryError."""
+    def open(self, model: Path) -> RuntimeSession:
+        """Loads a model file of the cache layout, `…/TASK/NAME/TYPE/model.onnx`. Raises ModelDamaged, MemoryError."""
         ...
 
-    def give_back(self) -> None:
+    def trim_memory(self) -> None:
         """Returns to the system the memory that sessions computed with and don't need at the moment."""
         ...
 

@@ -15,7 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..settings import Settings
-from . import Node, Opened, Runtime
+from . import Node, Runtime, RuntimeSession, Tensors
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -25,14 +25,14 @@ _COMPATIBLE = Path("/proc/device-tree/compatible")
 
 @dataclass(frozen=True)
 class Npu:
-    """file: of a model for it, below the folder of the part. session: upstream's class, by module and name."""
+    """file: of a model for it, below the folder of its type. session: upstream's class, by module and name."""
 
     name: str
     file: str
     session: tuple[str, str]
 
 
-def found(settings: Settings, compatible: Path = _COMPATIBLE) -> Npu | None:
+def find_npu(settings: Settings, compatible: Path = _COMPATIBLE) -> Npu | None:
     """The one of this machine, in the image that is made for it. compatible: where the kernel names the board."""
     if settings.device == "armnn" and settings.ann:
         try:
@@ -65,7 +65,7 @@ class NpuSession:
         self._session, self._turn = session, Lock()
         self.inputs: Sequence[Node] = session.get_inputs()
 
-    def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def run(self, feed: Tensors) -> list[NDArray[Any]]:
         with self._turn:
             return list(self._session.run(None, dict(feed)))
 
@@ -80,7 +80,7 @@ class NpuRuntime:
     def holds_a_device(self) -> bool:
         return self._others.holds_a_device
 
-    def open(self, model: Path) -> Opened:
+    def open(self, model: Path) -> RuntimeSession:
         file = model.parent / self._npu.file
         if not file.is_file():
             return self._others.open(model)
@@ -93,8 +93,8 @@ class NpuRuntime:
             log.warning("%s can't open %s, the processor is used instead: %s", self._npu.name, file, error)
             return self._others.open(model)
 
-    def give_back(self) -> None:
-        self._others.give_back()
+    def trim_memory(self) -> None:
+        self._others.trim_memory()
 
     def close(self) -> None:
         self._others.close()

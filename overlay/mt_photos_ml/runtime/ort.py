@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import Damaged, Node, Opened
+from . import ModelDamaged, Node, RuntimeSession, Tensors
 from .devices import IDENTITY, Devices
-from .prepared import Prepared
+from .prepared import PreparedModels
 
 if TYPE_CHECKING:
     import onnxruntime
 
 # onnxruntime's errors that speak of the file; it exports none of its error classes. Others may speak of the device.
-_DAMAGED = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoSuchFile", "UnicodeDecodeError")
+_ERRORS_OF_THE_FILE = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoSuchFile", "UnicodeDecodeError")
 
 
 @cache
-def _one_arena() -> None:
+def _share_arena() -> None:
     """One pool of memory for what all sessions on the processor compute with: seldom do two need theirs at a time."""
     import onnxruntime as ort
 
@@ -30,42 +30,42 @@ def _one_arena() -> None:
     ort.create_and_register_allocator(memory, None)
 
 
-def empty_arena() -> None:
+def trim_arena() -> None:
     """Returns what sessions on the processor computed with, which dropping them does not: it is not theirs alone."""
-    if not _one_arena.cache_info().currsize:
+    if not _share_arena.cache_info().currsize:
         return
     import onnxruntime as ort
 
-    asked = ort.RunOptions()
-    asked.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    session = ort.InferenceSession(IDENTITY, options(1), providers=["CPUExecutionProvider"])
-    session.run(None, {"x": np.zeros(1, np.float32)}, asked)
+    run_options = ort.RunOptions()
+    run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    session = ort.InferenceSession(IDENTITY, session_options(1), providers=["CPUExecutionProvider"])
+    session.run(None, {"x": np.zeros(1, np.float32)}, run_options)
 
 
-def options(threads: int) -> "onnxruntime.SessionOptions":
+def session_options(threads: int) -> "onnxruntime.SessionOptions":
     """How a session is to run, on any device. threads: for one inference; 0 leaves the choice to onnxruntime."""
     import onnxruntime as ort
 
-    _one_arena()
-    chosen = ort.SessionOptions()
-    chosen.add_session_config_entry("session.use_env_allocators", "1")
+    _share_arena()
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     # else a model's threads go on waiting for work, with all their might, while the next model wants the cores
-    chosen.add_session_config_entry("session.force_spinning_stop", "1")
-    chosen.intra_op_num_threads = threads
-    chosen.inter_op_num_threads = 1
-    chosen.enable_mem_pattern = False  # it keeps a plan of memory for every shape, and photos have any
-    chosen.log_severity_level = 3
-    return chosen
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # it keeps a plan of memory for every shape, and photos have any
+    options.log_severity_level = 3
+    return options
 
 
 @contextmanager
-def damage_told(model: Path) -> Iterator[None]:
-    """Raises Damaged where onnxruntime says that a model file is."""
+def translate_ort_errors(model: Path) -> Iterator[None]:
+    """Raises ModelDamaged for the errors of onnxruntime that speak of the model file."""
     try:
         yield
     except Exception as error:
-        if type(error).__name__ in _DAMAGED or "xternal" in str(error):  # weights in a file beside it
-            raise Damaged(f"{model}: {error}") from error
+        if type(error).__name__ in _ERRORS_OF_THE_FILE or "xternal" in str(error):  # weights in a file beside it
+            raise ModelDamaged(f"{model}: {error}") from error
         raise
 
 
@@ -79,14 +79,16 @@ class OrtSession:
         self.inputs: Sequence[Node] = session.get_inputs()
         self.metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
 
-    def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def run(self, feed: Tensors) -> list[NDArray[Any]]:
         return list(self._session.run(None, dict(feed)))
 
 
 class OrtRuntime:
     """onnxruntime with the best device that works."""
 
-    def __init__(self, threads: int = 0, prepared: Prepared | None = None, devices: Devices | None = None) -> None:
+    def __init__(
+        self, threads: int = 0, prepared: PreparedModels | None = None, devices: Devices | None = None
+    ) -> None:
         """threads: for one inference; 0 leaves the choice to onnxruntime. prepared: used on the processor only."""
         self._threads, self._prepared, self._devices = threads, prepared, devices or Devices()
         self._opened = False
@@ -95,7 +97,7 @@ class OrtRuntime:
     def holds_a_device(self) -> bool:
         return self._opened and self._devices.is_accelerated
 
-    def open(self, model: Path) -> Opened:
+    def open(self, model: Path) -> RuntimeSession:
         self._opened = True
         if self._prepared is None or self._devices.is_accelerated:
             return self._open(model, self._threads)
@@ -104,12 +106,12 @@ class OrtRuntime:
     def _open(self, model: Path, threads: int) -> OrtSession:
         import onnxruntime as ort
 
-        with damage_told(model):
-            session = ort.InferenceSession(model, options(threads), providers=self._devices.providers(model))
+        with translate_ort_errors(model):
+            session = ort.InferenceSession(model, session_options(threads), providers=self._devices.providers(model))
         return OrtSession(session)
 
-    def give_back(self) -> None:
-        empty_arena()
+    def trim_memory(self) -> None:
+        trim_arena()
 
     def close(self) -> None:
         if self._prepared is not None:

@@ -3,8 +3,6 @@
 
 import json
 import string
-import unicodedata
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..models.catalog import flores_code
+from ..languages import flores_code, flores_of_script
 from ..photo import Photo
 from ..runtime import Session
-from .vectors import unit
+from .vectors import normalize
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,21 +22,6 @@ if TYPE_CHECKING:
 Float = NDArray[np.float32]
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_FLORES_OF_SCRIPT = {
-    "CJK": "zho_Hans",
-    "HIRAGANA": "jpn_Jpan",
-    "KATAKANA": "jpn_Jpan",
-    "HANGUL": "kor_Hang",
-    "CYRILLIC": "rus_Cyrl",
-    "ARABIC": "arb_Arab",
-    "HEBREW": "heb_Hebr",
-    "GREEK": "ell_Grek",
-    "THAI": "tha_Thai",
-    "DEVANAGARI": "hin_Deva",
-    "TAMIL": "tam_Taml",
-    "TELUGU": "tel_Telu",
-    "ARMENIAN": "hye_Armn",
-}
 
 
 @dataclass(frozen=True)
@@ -139,18 +122,6 @@ def _clean(text: str, textual: Textual, language: str | None) -> str:
     return text
 
 
-def flores_of_script(text: str) -> str:
-    """The likeliest language by the script of most letters, as a FLORES-200 code: Han means Chinese, Latin English.
-
-    Any kana makes it Japanese, which is written in Han for the greater part.
-    """
-    scripts = Counter(unicodedata.name(letter, "").split(" ")[0] for letter in text if letter.isalpha())
-    if scripts["HIRAGANA"] or scripts["KATAKANA"]:
-        return "jpn_Jpan"
-    known = [script for script, _ in scripts.most_common() if script in _FLORES_OF_SCRIPT or script == "LATIN"]
-    return _FLORES_OF_SCRIPT.get(known[0], "eng_Latn") if known else "eng_Latn"
-
-
 def _vector(outputs: list[NDArray[Any]]) -> Float:
-    (vector,) = unit(np.asarray(outputs[0], np.float32).reshape(1, -1))
+    (vector,) = normalize(np.asarray(outputs[0], np.float32).reshape(1, -1))
     return np.asarray(vector)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..photo import Photo
 from ..runtime import Session
-from .vectors import unit
+from .vectors import normalize
 
 Float = NDArray[np.float32]
 
@@ -166,4 +166,4 @@ def embed(crops: NDArray[np.uint8], recogniser: Recogniser) -> Float:
     vectors = np.concatenate(
         [recogniser.session.run({name: pixels[i : i + size]})[0] for i in range(0, len(pixels), size)]
     )
-    return unit(vectors)
+    return normalize(vectors)

@@ -14,7 +14,7 @@ from PIL import Image
 from bench import photos
 from bench.models import FREE, NAME, REAL, Sizes, build, build_free
 from mt_photos_ml.photo import Photo
-from mt_photos_ml.runtime import Opened
+from mt_photos_ml.runtime import RuntimeSession
 from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.tasks import clip, faces
 
@@ -46,7 +46,7 @@ def photo() -> bytes:
     return photos.photo(photos.JPEG_1440, (720, 540))
 
 
-def _opened(folder: Path) -> Opened:
+def _opened(folder: Path) -> RuntimeSession:
     return OrtRuntime(1).open(folder / "model.onnx")
 
 

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""What is said of an error: a photo that can't be used is done with, everything else is to be sent again."""
+
+from collections.abc import Mapping
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ExceptionHandler
+
+from ..decoders import DecoderMissing, PhotoError
+from ..models.store import ModelUnavailable
+from ..tasks.vectors import NotAVector
+from .access_log import log_error
+from .replies import nothing
+
+
+class BadForm(ValueError):
+    """The request is not of the form that the route wants; the message says what is."""
+
+
+class TooLarge(ValueError):
+    """The body is over the limit."""
+
+    def __init__(self, limit: int) -> None:
+        """limit: bytes."""
+        super().__init__(f"the upload is over the limit of {limit / 1e6:.0f} MB")
+
+
+class TooSlow(TimeoutError):
+    """The body stopped coming."""
+
+    def __init__(self) -> None:
+        super().__init__("the upload stopped coming")
+
+
+class TaskOff(LookupError):
+    """The settings switch this task off."""
+
+    def __init__(self, task: str) -> None:
+        super().__init__(f"the task {task} is switched off (TASKS)")
+
+
+class Busy(RuntimeError):
+    """So many requests wait that no more are taken."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting} requests are waiting already")
+
+
+# Status, and in seconds when it may help to send it again
+_ANSWERS: dict[type[Exception], tuple[int, float | None]] = {
+    PhotoError: (200, None),
+    BadForm: (422, None),
+    TooLarge: (413, None),
+    TooSlow: (408, None),
+    ClientDisconnect: (400, None),  # which nobody reads, but the log shows
+    TaskOff: (404, None),
+    Busy: (503, 5),
+    ModelUnavailable: (503, None),  # it says when itself
+    MemoryError: (503, 60),
+    DecoderMissing: (503, 3600),
+    NotAVector: (503, 3600),
+}
+_MESSAGES: dict[type[Exception], str] = {
+    ClientDisconnect: "the client went away",
+    MemoryError: "there is not enough memory for this photo now",
+}
+
+
+def answer(error: Exception) -> Response:
+    """The reply to one of the errors above, or to one of a class derived from them."""
+    kind = next(kind for kind in type(error).__mro__ if kind in _ANSWERS)
+    status, retry_after = _ANSWERS[kind]
+    if isinstance(error, ModelUnavailable):
+        retry_after = error.retry_after
+    headers = {} if retry_after is None else {"retry-after": f"{retry_after:.0f}"}
+    if isinstance(error, TooSlow):
+        headers["connection"] = "close"
+    return nothing(status, _MESSAGES.get(kind) or str(error), headers)
+
+
+async def _answer_known(request: Request, error: Exception) -> Response:
+    log_error(request.scope, error)
+    return answer(error)
+
+
+async def _answer_unknown(request: Request, error: Exception) -> Response:
+    """The framework raises the error again once this is sent, and the server logs where it came from."""
+    return nothing(500, "something went wrong in the service; its log says what")
+
+
+HANDLERS: Mapping[type[Exception], ExceptionHandler] = {
+    **dict.fromkeys(_ANSWERS, _answer_known),
+    Exception: _answer_unknown,
+}
+"""For the framework."""

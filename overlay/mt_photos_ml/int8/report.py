@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""What `models optimize` says on the terminal."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ..app import threads_of_inference
+from ..models.catalog import SWITCHES
+from ..models.variants import variant_of
+from ..settings import Settings
+from .measure import OptimizeError
+from .optimize import Trial, optimize
+
+
+def optimize_and_report(settings: Settings, name: str, photos: Sequence[Path]) -> int:
+    """Writes int8 variants of a model and says what they are worth. Returns the exit code, 1 where one was not kept."""
+    trials: list[Trial] = []
+    failure = None
+    try:
+        trials.extend(optimize(settings, name, photos, threads_of_inference(settings)))
+    except OptimizeError as error:  # what came before it is there
+        failure = error
+    table = Table("part", "int8", "ms", "MB", "mean cosine", "worst", "worst on", "", box=None, pad_edge=False)
+    for trial in trials:
+        table.add_row(
+            trial.ref.type,
+            trial.way,
+            "{:.1f} → {:.1f}".format(*trial.milliseconds),
+            "{:.0f} → {:.0f}".format(*trial.megabytes),
+            f"{trial.mean:.4f}",
+            f"{trial.worst:.4f}",
+            trial.worst_on,
+            "kept" if trial.kept else "rejected",
+        )
+    if trials:
+        Console(width=None if sys.stdout.isatty() else 140).print(table)
+    kept = {trial.ref: trial for trial in trials if trial.kept}
+    for ref in dict.fromkeys(trial.ref for trial in trials):
+        if ref not in kept:
+            print(
+                f"{ref}: nothing kept; a variant must reach a cosine of {settings.int8_min_mean} in the mean and "
+                f"{settings.int8_min_worst} at worst, or searches and faces would come out differently"
+            )
+        elif kept[ref].milliseconds[1] >= kept[ref].milliseconds[0]:
+            folder = variant_of(ref.path(settings.cache_folder)).parent
+            print(f"{ref}: no quicker on this processor; delete {folder}, and the original is used")
+        else:
+            print(f"{ref}: used where INT8_TASKS names {SWITCHES[ref.task]}")
+    if failure:
+        print(f"mt-photos-ml: {failure}", file=sys.stderr)
+    return int(failure is not None or any(trial.ref not in kept for trial in trials))

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Whether the models that the settings choose can be had and fit each other: asked once, at the start."""
+
+import difflib
+
+from ..languages import flores_code
+from ..settings import Settings, SettingsError, variable
+from .catalog import CLIP, CLIP_MODELS, KNOWN, NETWORKS, ModelRef
+from .selection import clip_vector_length, in_use, preload_names
+from .variants import INT8, is_fresh
+
+
+def check_models(settings: Settings, *, preloads_others: bool = False) -> None:
+    """Raises SettingsError for the first thing that does not fit.
+
+    preloads_others: whether models that are not in use may be preloaded, as upstream's API does for itself.
+    """
+    for network, ref in in_use(settings).items():
+        if not ref.is_known and ref.missing(settings.cache_folder):
+            likely = difflib.get_close_matches(ref.name, KNOWN[ref.task], 1)
+            raise SettingsError(
+                f"{variable(network.name)}={ref.name}: expected a model that `mt-photos-ml models list` shows"
+                f"{f', such as {likely[0]}' if likely else ''}, or one of your own with "
+                f"{', '.join(ref.files)} in {ref.folder(settings.cache_folder)}"
+            )
+    _check_preloads(settings, preloads_others)
+    _check_int8(settings)
+    if "clip" in settings.tasks:
+        _check_clip(settings)
+    if settings.clip_language is not None and flores_code(settings.clip_language) is None:
+        raise SettingsError(
+            f"CLIP_LANGUAGE={settings.clip_language}: expected a language such as zh-CN, en or zho_Hans"
+        )
+
+
+def _check_preloads(settings: Settings, preloads_others: bool) -> None:
+    used = in_use(settings)
+    for network in NETWORKS if preloads_others else used:
+        names, what = preload_names(settings, network), variable(network.preload)
+        if names and not preloads_others and used[network].name not in names:
+            raise SettingsError(f"{what}={','.join(names)}: expected {used[network].name}, the model that is in use")
+        for ref in (ModelRef(network.task, name, network.type) for name in names):
+            if not ref.is_known and ref.missing(settings.cache_folder):
+                raise SettingsError(f"{what}={ref.name}: expected models that `mt-photos-ml models list` shows")
+
+
+def _check_int8(settings: Settings) -> None:
+    """A task is to use int8 variants, and has none, or one of a file that is no more."""
+    for task in settings.int8_tasks & settings.tasks:
+        refs = [ref for network, ref in in_use(settings).items() if network.switch == task]
+        variants = [ref for ref in refs if ref.variant == INT8]
+        stale = [ref for ref in variants if not is_fresh(ref.path(settings.cache_folder))]
+        if stale or not variants:
+            ref = stale[0] if stale else next(ref for ref in refs if ref.type in ("visual", "recognition"))
+            raise SettingsError(
+                f"INT8_TASKS={','.join(sorted(settings.int8_tasks))}: expected an int8 variant of {ref}"
+                f"{' as it is now, not as it was' if stale else ''}; "
+                f"`mt-photos-ml models optimize {ref.name} PHOTOS` makes one"
+            )
+
+
+def _check_clip(settings: Settings) -> None:
+    visual, textual = settings.clip_visual_model_name, settings.clip_textual_model_name
+    if clip_vector_length(settings) is None:
+        config = settings.cache_folder / CLIP / visual / "config.json"
+        raise SettingsError(f"CLIP_VISUAL_MODEL_NAME={visual}: expected the length embed_dim in {config}")
+    spaces = {CLIP_MODELS[name].space if name in CLIP_MODELS else name for name in (visual, textual)}
+    if len(spaces) > 1:
+        raise SettingsError(
+            f"CLIP_TEXTUAL_MODEL_NAME={textual}: expected {visual}, the name in CLIP_VISUAL_MODEL_NAME; "
+            "vectors of different models can't be compared, no search would find anything"
+        )

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Which models the settings choose."""
+
+import json
+
+from ..settings import Settings, clean_name
+from .catalog import CLIP, CLIP_MODELS, NETWORKS, ModelRef, Network
+from .variants import INT8, variant_of
+
+
+def model_of(settings: Settings, network: Network) -> ModelRef:
+    """The model of one network; its int8 variant where the settings want that and it is there."""
+    ref = ModelRef(network.task, getattr(settings, network.name), network.type)
+    wants_int8 = network.switch in settings.int8_tasks and variant_of(ref.path(settings.cache_folder)).is_file()
+    return ModelRef(ref.task, ref.name, ref.type, INT8) if wants_int8 else ref
+
+
+def in_use(settings: Settings) -> dict[Network, ModelRef]:
+    """The models of all tasks that are on."""
+    return {network: model_of(settings, network) for network in NETWORKS if network.switch in settings.tasks}
+
+
+def preload_names(settings: Settings, network: Network) -> list[str]:
+    """The models that the environment names to be loaded at the start, whether in use or not."""
+    names: str = getattr(settings, network.preload) or ""
+    return [clean_name(name.strip()) for name in names.split(",")] if names else []
+
+
+def preloaded(settings: Settings) -> list[ModelRef]:
+    """The models in use that are to be loaded at the start."""
+    return [ref for network, ref in in_use(settings).items() if ref.name in preload_names(settings, network)]
+
+
+def clip_vector_length(settings: Settings) -> int | None:
+    """Numbers in a CLIP vector of the model in use; None for a model of one's own that is not there yet."""
+    name = settings.clip_visual_model_name
+    if name in CLIP_MODELS:
+        return CLIP_MODELS[name].length
+    try:
+        return int(json.loads((settings.cache_folder / CLIP / name / "config.json").read_text())["embed_dim"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

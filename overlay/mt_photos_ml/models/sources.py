@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Which files of a model an endpoint offers: a mirror of Hugging Face, ModelScope, the wheel of RapidOCR."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from ..files import has_sha256
+from . import transfer
+from .catalog import OCR, OCR_MODELS, ModelRef
+from .transfer import RemoteFile, SourceError, answer_soon, open_url, translate_source_errors
+
+_OTHER_FORMATS = (".armnn", ".rknn", ".onnx")
+
+
+def repository(ref: ModelRef) -> str:
+    return f"immich-app/{ref.name}"
+
+
+@translate_source_errors()
+def offered_files(ref: ModelRef, source: str, npu: str | None = None) -> list[RemoteFile]:
+    """The files of the model that a source has, with what it says of them. Raises SourceError.
+
+    npu: the file that is taken in place of the onnx file where the source has it.
+    """
+    if ref.task == OCR:
+        known = OCR_MODELS[ref.name][ref.type]
+        address = f"{source}/{known.path}"
+        with open_url(address, "bytes=0-0") as answer:
+            length = answer.headers.get("Content-Range", "").rpartition("/")[2] or answer.headers.get("Content-Length")
+        return [RemoteFile(ref.files[0], address, int(length) if length else None, known.sha256)]
+
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub import HfApi, hf_hub_url  # it takes long to import, and most starts need no download
+
+    # without a token: the repositories are public, and a mirror is not to be trusted with one
+    ask = HfApi(endpoint=source, token=False).model_info
+    found = answer_soon(lambda: ask(repository(ref), timeout=transfer.ANSWER_SECONDS, files_metadata=True))
+    files = [
+        RemoteFile(
+            file.rfilename,
+            hf_hub_url(repository(ref), file.rfilename, revision=found.sha, endpoint=source),
+            file.size,
+            file.lfs.sha256 if file.lfs else None,
+        )
+        for file in found.siblings or ()
+        if file.rfilename == npu or _is_needed(ref, file.rfilename)
+    ]
+    if npu in (there := {file.path for file in files}):
+        return [file for file in files if file.path == npu or file.path in ref.files[1:]]
+    if lacking := set(ref.files) - there:
+        raise SourceError(f"its {repository(ref)} has no {', '.join(sorted(lacking))}")
+    return files
+
+
+def _is_needed(ref: ModelRef, path: str) -> bool:
+    """Whether a file of the repository is: what onnxruntime reads, with weights beside the model file."""
+    if path in ref.files:
+        return True
+    folder, _, name = path.rpartition("/")
+    return folder == ref.type and not name.startswith(".") and not name.endswith(_OTHER_FORMATS)
+
+
+def file_in_wheel(ref: ModelRef) -> Path | None:
+    """The OCR model in the installed RapidOCR wheel, found without importing it; None where it carries another."""
+    known = OCR_MODELS.get(ref.name, {}).get(ref.type) if ref.task == OCR else None
+    spec = importlib.util.find_spec("rapidocr") if known else None
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        if known and has_sha256(path := Path(folder) / "models" / known.in_wheel, known.sha256):
+            return path
+    return None

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""`python -m mt_photos_ml.runtime.prepare MODEL FOLDER THREADS` writes the prepared form of a model to a folder.
+
+A process of its own: the memory it takes goes with it, and should onnxruntime crash over a model, the service doesn't.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import Session, Tensors
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+MODEL, WEIGHTS, EXAMPLE = "model.onnx", "weights.bin", "tried.npz"
+REFUSED = 30
+"""Exit status where the model can't be prepared, ever; gunicorn has a meaning for 3 and 4."""
+
+_MIN_MAPPED = 65_536  # bytes of a weight that goes into the file; smaller are not worth a page, and some crash 1.31
+_FREE_AXIS = 64  # length in the example of an axis that the model leaves free
+_DTYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int32)": "i4", "tensor(int64)": "i8"}
+
+
+class PrepareError(RuntimeError):
+    """A model can't be prepared here; the message says why."""
+
+
+def prepare(model: Path, folder: Path, threads: int) -> None:
+    """Writes MODEL, WEIGHTS and EXAMPLE. Raises PrepareError where what it wrote is no good."""
+    original = _open(
+        model,
+        threads,
+        folder / MODEL,
+        optimized_model_external_initializers_file_name=WEIGHTS,
+        optimized_model_external_initializers_min_size_in_bytes=str(_MIN_MAPPED),
+        save_external_prepacked_constant_initializers="1",
+    )
+    feed = _example(original)
+    expected = original.run(None, feed)
+    del original
+    if not _close(_open(folder / MODEL, threads).run(None, feed), expected):
+        raise PrepareError("prepared, it answers otherwise than the original")
+    arrays: dict[str, Any] = {f"in {name}": value for name, value in feed.items()}
+    np.savez(folder / EXAMPLE, **arrays, **{f"out {i}": value for i, value in enumerate(expected)})
+
+
+def check_answer(session: Session, folder: Path) -> None:
+    """Raises ValueError where a session does not answer as the original did to the example."""
+    with np.load(folder / EXAMPLE) as example:
+        feed = {name.removeprefix("in "): example[name] for name in example.files if name.startswith("in ")}
+        expected = [example[f"out {i}"] for i in range(len(example.files) - len(feed))]
+    if not _close(session.run(feed), expected):
+        raise ValueError("it answers otherwise than the original")
+
+
+def _open(path: Path, threads: int, written: Path | None = None, **entries: str) -> "onnxruntime.InferenceSession":
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if written:
+        options.optimized_model_filepath = str(written)
+    for name, value in entries.items():
+        options.add_session_config_entry(f"session.{name}", value)
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _example(session: "onnxruntime.InferenceSession") -> Tensors:
+    """An input of the model's own shapes."""
+    random, feed = np.random.default_rng(0), {}
+    for node in session.get_inputs():
+        if node.type not in _DTYPES:
+            raise PrepareError(f"its input {node.name} is a {node.type}")
+        shape = [n if isinstance(n, int) and n > 0 else _FREE_AXIS if i else 1 for i, n in enumerate(node.shape)]
+        values = random.normal(size=shape) if "float" in node.type else random.integers(0, 2, shape)
+        feed[node.name] = values.astype(_DTYPES[node.type])
+    return feed
+
+
+def _close(answers: list[NDArray[Any]], expected: list[NDArray[Any]]) -> bool:
+    return len(answers) == len(expected) and all(
+        a.shape == e.shape and np.allclose(a, e, rtol=1e-3, atol=1e-4, equal_nan=True)
+        for a, e in zip(answers, expected, strict=True)
+    )
+
+
+if __name__ == "__main__":
+    try:
+        prepare(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    except PrepareError as error:
+        print(error, file=sys.stderr)
+        sys.exit(REFUSED)
+    except Exception as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The six models of a service, each with what a task works with: a wrong one in a task fails the type checker."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from ..models.catalog import NETWORKS
+from ..models.selection import model_of
+from ..models.store import ModelKey
+from ..settings import Settings
+from . import clip, faces, ocr
+
+
+@dataclass(frozen=True)
+class Models:
+    """In the order of NETWORKS."""
+
+    ocr_detector: ModelKey[ocr.Detector]
+    ocr_recogniser: ModelKey[ocr.Recogniser]
+    clip_visual: ModelKey[clip.Visual]
+    clip_textual: ModelKey[clip.Textual]
+    face_detector: ModelKey[faces.Detector]
+    face_recogniser: ModelKey[faces.Recogniser]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        a, b, c, d, e, f = (model_of(settings, network) for network in NETWORKS)
+        return cls(
+            ModelKey(a, ocr.Detector.load),
+            ModelKey(b, ocr.Recogniser.load),
+            ModelKey(c, clip.Visual.load),
+            ModelKey(d, clip.Textual.load),
+            ModelKey(e, faces.Detector.load),
+            ModelKey(f, faces.Recogniser.load),
+        )
+
+    def all(self) -> tuple[ModelKey[object], ...]:
+        return tuple(vars(self).values())

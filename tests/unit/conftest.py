@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""A service with the demo's models, for every module that wants one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.__main__ import build
+from demo.__main__ import environment as demo_environment
+from demo.pictures import text_page
+from service import Service, jpeg, running
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    build(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photo() -> bytes:
+    page, _ = text_page(["First line of many", "Second line"], (2400, 1800))
+    return jpeg(page)
+
+
+@pytest.fixture
+def service(cache: Path, tmp_path: Path) -> Iterator[Service]:
+    with running(tmp_path, demo_environment(cache)) as started:
+        yield started

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""What is said of errors: of those that are known, and of one that nobody expected."""
+
+import json
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from mt_photos_ml.api import errors
+from mt_photos_ml.api.access_log import AccessLogMiddleware
+from mt_photos_ml.decoders import DecoderMissing, PhotoError
+from mt_photos_ml.models.store import ModelUnavailable
+from mt_photos_ml.tasks.vectors import NotAVector
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry"),
+    [
+        (PhotoError("the file is empty"), 200, None),
+        (errors.BadForm("no field"), 422, None),
+        (errors.TooLarge(1_000_000), 413, None),
+        (errors.TooSlow(), 408, None),
+        (errors.TaskOff("ocr"), 404, None),
+        (ModelUnavailable("no mirror", 30), 503, "30"),
+        (errors.Busy(100), 503, "5"),
+        (DecoderMissing("HEIC"), 503, "3600"),
+        (MemoryError(), 503, "60"),
+        (NotAVector("half precision"), 503, "3600"),
+        (ClientDisconnect(), 400, None),
+    ],
+)
+def test_only_a_photo_that_cannot_be_used_is_done_with(error: Exception, status: int, retry: str | None) -> None:
+    reply = errors.answer(error)
+    assert reply.status_code == status
+    assert reply.headers.get("retry-after") == retry
+    body = json.loads(bytes(reply.body))
+    assert body["result"] == []
+    assert body["msg"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("/secret/path"), ZeroDivisionError("/secret/path")])
+def test_an_error_that_nobody_expected_is_in_the_log_and_not_in_the_reply(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(request: Request) -> Response:
+        raise error
+
+    app = Starlette(routes=[Route("/", fail)], exception_handlers=errors.HANDLERS)
+    app.add_middleware(AccessLogMiddleware)
+    with caplog.at_level("INFO"), TestClient(app, raise_server_exceptions=False) as client:
+        reply = client.get("/")
+    assert reply.status_code == 500
+    assert reply.json() == {"result": [], "msg": "something went wrong in the service; its log says what"}
+    assert "GET / 500 /secret/path" in caplog.text
