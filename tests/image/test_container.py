@@ -87,9 +87,9 @@ def test_the_layers_that_we_add_are_small_and_nothing_was_run_in_them(image: str
     assert "\nRUN" not in (ROOT / "Dockerfile").read_text()
 
 
-def test_it_differs_from_its_base_as_the_readme_says_and_in_nothing_else(image: str) -> None:
+def test_it_differs_from_its_base_as_the_docs_say_and_in_nothing_else(image: str) -> None:
     ours, theirs = (json.loads(docker("inspect", "--format", "{{json .Config}}", name)) for name in (image, BASE))
-    section = (ROOT / "README.md").read_text().partition("### What it changes in upstream")[2].partition("\n### ")[0]
+    section = (ROOT / "docs" / "migration.md").read_text().partition("## What it changes in upstream")[2]
     table = dict(re.findall(r"^\| (.+?) \|.*\| (.+?) \|$", section, re.M))
     differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
     assert differing == {"Cmd", "Healthcheck", "ExposedPorts", "Env", "Labels"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The READMEs and the page for maintainers: their commands are run, both READMEs say the same, and it is so."""
+"""The README and the docs: their commands are run, both languages say the same, and it is so."""
 
 import os
 import re
@@ -21,12 +21,19 @@ from scripts.compare import NAMES
 from service import Service, environment, running
 
 ROOT = Path(__file__).parents[2]
-READMES = ("README.md", "README.zh-CN.md")
+PAGES = ("README", *(f"docs/{name}" for name in ("migration", "models", "settings", "speed", "troubleshooting")))
+"""For users: each in English, and beside it in Chinese."""
+ENGLISH, CHINESE = ([f"{page}{ending}" for page in PAGES] for ending in (".md", ".zh-CN.md"))
+DEVELOPERS = ("CONTRIBUTING.md", "docs/architecture.md", "docs/maintaining.md")
 MAINTAINING = "docs/maintaining.md"
 
 
-def commands(readme: str) -> list[str]:
-    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / readme).read_text(), re.M | re.S)
+def page(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def commands(name: str) -> list[str]:
+    blocks = re.findall(r"^```bash\n(.*?)^```", page(name), re.M | re.S)
     lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if not line.startswith("#")]
 
@@ -40,14 +47,22 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield started
 
 
-def test_both_readmes_show_the_same_commands() -> None:
-    english, chinese = map(commands, READMES)
-    assert english == chinese
-    assert len(english) > 10
+@pytest.mark.parametrize(("english", "chinese"), list(zip(ENGLISH, CHINESE, strict=True)))
+def test_both_languages_show_the_same_commands_and_as_many_sections_and_rows(english: str, chinese: str) -> None:
+    assert commands(english) == commands(chinese)
+    for mark in (r"^#+ ", r"^\|", r"^- "):
+        assert len(re.findall(mark, page(english), re.M)) == len(re.findall(mark, page(chinese), re.M)), mark
 
 
-@pytest.mark.parametrize("command", commands(READMES[0]))
-def test_a_command_of_the_readme_works(command: str, service: Service) -> None:
+@pytest.mark.parametrize("readme", [ENGLISH[0], CHINESE[0]])
+def test_the_readme_is_one_page_and_leads_to_all_others(readme: str) -> None:
+    assert len(page(readme).splitlines()) <= 150
+    for other in (ENGLISH if readme == ENGLISH[0] else CHINESE)[1:]:
+        assert f"]({other})" in page(readme)
+
+
+@pytest.mark.parametrize("command", [command for page in ENGLISH for command in commands(page)])
+def test_a_command_for_users_works(command: str, service: Service) -> None:
     folder = service.log.parent
     words = shlex.split(command)
     if words[0] == "make":  # these tests run in it; that the target can be made is what can be seen from here
@@ -77,7 +92,7 @@ def test_a_command_of_the_readme_works(command: str, service: Service) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("command", commands(MAINTAINING))
+@pytest.mark.parametrize("command", [command for page in DEVELOPERS for command in commands(page)])
 def test_a_command_of_a_maintainer_can_be_given(command: str) -> None:
     match shlex.split(command):
         case ["make", *words]:
@@ -119,18 +134,21 @@ def test_no_other_file_knows_upstreams_package() -> None:
     assert set().union(*found.values()) - {"immich_ml.main"} == set(names_of_upstream())
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_every_setting_stands_in_the_readme(readme: str) -> None:
-    text = (ROOT / readme).read_text()
+@pytest.mark.parametrize("name", ["docs/settings.md", "docs/settings.zh-CN.md"])
+def test_every_setting_stands_in_the_docs(name: str) -> None:
+    text = page(name)
     for field in Settings.model_fields.values():
-        name = str(field.validation_alias)
-        assert name in text or "…" + name.removeprefix("MACHINE_LEARNING_PRELOAD") in text, name
+        variable = str(field.validation_alias)
+        assert variable in text or "…" + variable.removeprefix("MACHINE_LEARNING_PRELOAD") in text, variable
 
 
-@pytest.mark.parametrize("page", [*READMES, MAINTAINING])
-def test_the_links_within_the_project_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / page).read_text()):
-        assert (ROOT / page).parent.joinpath(target).exists(), target
+@pytest.mark.parametrize("name", [*ENGLISH, *CHINESE, *DEVELOPERS])
+def test_the_links_within_the_project_lead_somewhere(name: str) -> None:
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", page(name)):
+        found = (ROOT / name).parent.joinpath(target) if target else ROOT / name
+        assert found.exists(), target
+        headings = re.findall(r"^#+ (.*)", found.read_text(), re.M) if anchor else []
+        assert not anchor or anchor in [heading.lower().replace(" ", "-") for heading in headings], anchor
 
 
 def test_the_version_is_the_one_in_the_file_and_in_the_changelog() -> None:
