@@ -47,6 +47,13 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
+def run_command(settings: Mapping[str, str], *arguments: object, answer: str = "") -> subprocess.CompletedProcess[str]:
+    """`mt-photos-ml …` with these settings. answer: what is typed."""
+    command = [sys.executable, "-m", "mt_photos_ml", *map(str, arguments)]
+    given = environment(settings)
+    return subprocess.run(command, env=given, input=answer, capture_output=True, text=True, timeout=60)
+
+
 @contextlib.contextmanager
 def running(folder: Path, settings: Mapping[str, str], python: str = sys.executable) -> Iterator[Service]:
     """The service with these settings, until the context ends. folder: for its log. python: with its libraries."""

@@ -20,7 +20,7 @@ from .api.limits import BodyLimitMiddleware
 from .api.routes import Routes
 from .models.hub import Hub
 from .models.selection import clip_vector_length, in_use, preloaded
-from .models.store import Source, Store
+from .models.store import Store
 from .runtime import Runtime
 from .runtime.devices import Devices
 from .runtime.npu import NpuRuntime, find_npu
@@ -46,30 +46,19 @@ class Fallback(Protocol):
 def from_settings(
     settings: Settings, fallback: Fallback | None = None, restart: Callable[[], None] = lambda: None
 ) -> Starlette:
-    """The whole service with the devices, the models and the mirrors of these settings."""
+    """The whole service with the devices, the models and the mirrors of these settings, which are checked already.
+
+    restart: makes the process end once what is in flight is answered, and a new one take its place.
+    """
     prepared = PreparedModels(settings.cache_folder) if settings.prepare_models else None
     runtime: Runtime = OrtRuntime(threads_of_inference(settings), prepared, Devices.of(settings))
     if npu := find_npu(settings):
         runtime = NpuRuntime(npu, runtime)
     hub = Hub(settings.cache_folder, settings.hf_endpoint, npu_file=npu.file if npu else None)
-    return create_app(settings, runtime, hub, fallback, restart)
-
-
-def create_app(
-    settings: Settings,
-    runtime: Runtime,
-    source: Source,
-    fallback: Fallback | None = None,
-    restart: Callable[[], None] = lambda: None,
-) -> Starlette:
-    """The whole service on sessions of this runtime and files of this source. The settings are checked already.
-
-    restart: makes the process end once what is in flight is answered, and a new one take its place.
-    """
     scheduler, models = CpuScheduler(_cores(), threads_of_inference(settings)), Models.of(settings)
     at_start = preloaded(settings)
     kept = [key for key in models.all() if key.ref in at_start]
-    store = Store(runtime, source, scheduler, settings.model_ttl, kept, restart)
+    store = Store(runtime, hub, scheduler, settings.model_ttl, kept, restart)
     routes = Routes(settings, store, models, scheduler, restart)
 
     @contextlib.asynccontextmanager

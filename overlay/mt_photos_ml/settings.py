@@ -2,12 +2,13 @@
 """The settings: environment variables, read once and checked at the start."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -18,6 +19,7 @@ INT8_TASKS = ("clip", "faces")
 DEFAULT_CLIP = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"
 
 _FORBIDDEN = str.maketrans(":\\/", "___", ".")
+_LOG_LEVELS_OF_THE_BASE = {"verbose": "debug", "log": "info", "warn": "warning", "critical": "error"}
 
 
 class SettingsError(ValueError):
@@ -29,23 +31,73 @@ def clean_name(name: str) -> str:
     return name.rsplit("/", 1)[-1].translate(_FORBIDDEN)
 
 
-def _model_name(value: str) -> str:
-    name = clean_name(value.strip())
-    if not name:
-        raise ValueError("the name of a model")
-    return name
+def _expect(what: str, is_usable: Callable[[str], object]) -> AfterValidator:
+    """Refuses what is not usable in words; whatever the check raises means no."""
+
+    def check(value: str) -> str:
+        try:
+            usable = is_usable(value)
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError(what)
+        return value
+
+    return AfterValidator(check)
 
 
-def _listed(value: object, known: Collection[str]) -> frozenset[str] | None:
-    """The names in a list with commas; None where one is not known."""
+def _is_address(value: str) -> bool:
+    address = urlsplit(value)
+    return bool(address.scheme in ("http", "https") and address.hostname and address.port != 0 and " " not in value)
+
+
+def _split(known: Collection[str], expected: str, value: object) -> object:
+    """The names in a list with commas. Raises ValueError where one is not known."""
     if isinstance(value, str):
-        value = frozenset(part.strip().lower() for part in value.split(",") if part.strip())
-    return value if isinstance(value, frozenset) and value <= set(known) else None
+        value = frozenset(name.strip().lower() for name in value.split(",") if name.strip())
+    if not isinstance(value, frozenset) or not value <= set(known):
+        raise ValueError(expected)
+    return value
 
 
-ModelName = Annotated[str, AfterValidator(_model_name)]
+def _absolute(value: Path) -> Path:
+    try:
+        folder = value.expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("a folder; nobody here has that name") from None
+    if folder.exists() and not folder.is_dir():
+        raise ValueError("a folder, not a file")
+    return folder
+
+
+_TASKS = f"one or more of {', '.join(TASKS)}, with commas between"
+_INT8 = f"one or both of {', '.join(INT8_TASKS)}, with a comma between"
+
+Key = Annotated[
+    str,
+    _expect(
+        "a key without spaces around it and without line breaks", lambda key: key == key.strip() and key.isprintable()
+    ),
+]
+ModelName = Annotated[str, AfterValidator(lambda name: clean_name(name.strip())), _expect("the name of a model", bool)]
 Score = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["FP32", "FP16"]
+Names = frozenset[str]
+Tasks = Annotated[Names, NoDecode, BeforeValidator(partial(_split, TASKS, _TASKS)), _expect(_TASKS, len)]
+Int8Tasks = Annotated[Names, NoDecode, BeforeValidator(partial(_split, INT8_TASKS, _INT8))]
+Card = Annotated[str, _expect("the number of a graphics card, such as 0", str.isdecimal)]
+Cards = Annotated[
+    str,
+    _expect("the numbers of graphics cards, such as 0,1", lambda v: all(n.strip().isdecimal() for n in v.split(","))),
+]
+Address = Annotated[
+    str, _expect("an address such as https://hf-mirror.com", _is_address), AfterValidator(lambda v: v.rstrip("/"))
+]
+Folder = Annotated[Path, AfterValidator(_absolute)]
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    BeforeValidator(lambda value: _LOG_LEVELS_OF_THE_BASE.get(str(value).lower(), str(value).lower())),
+]
 
 
 class Settings(BaseSettings):
@@ -53,9 +105,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True)
 
-    api_auth_key: str = Field(DEFAULT_KEY, validation_alias="API_AUTH_KEY")
+    api_auth_key: Key = Field(DEFAULT_KEY, validation_alias="API_AUTH_KEY")
     http_port: int = Field(8060, ge=1, le=65535, validation_alias="HTTP_PORT")
-    tasks: Annotated[frozenset[str], NoDecode] = Field(frozenset(TASKS), validation_alias="TASKS")
+    tasks: Tasks = Field(frozenset(TASKS), validation_alias="TASKS")
     max_upload_mb: int = Field(128, ge=1, le=4096, validation_alias="MAX_UPLOAD_MB")
 
     ocr_model_name: ModelName = Field("PP-OCRv6_small", validation_alias="OCR_MODEL_NAME")
@@ -67,8 +119,8 @@ class Settings(BaseSettings):
     face_recognition_model_name: ModelName = Field("buffalo_l", validation_alias="FACE_RECOGNITION_MODEL_NAME")
     face_min_score: Score = Field(0.65, validation_alias="FACE_MIN_SCORE")
 
-    hf_endpoint: str | None = Field(None, validation_alias="HF_ENDPOINT")
-    cache_folder: Path = Field(Path("~/.cache/mt-photos-ml"), validation_alias="MACHINE_LEARNING_CACHE_FOLDER")
+    hf_endpoint: Address | None = Field(None, validation_alias="HF_ENDPOINT")
+    cache_folder: Folder = Field(Path("~/.cache/mt-photos-ml"), validation_alias="MACHINE_LEARNING_CACHE_FOLDER")
     model_ttl: int | None = Field(None, ge=0, validation_alias="MACHINE_LEARNING_MODEL_TTL")
     request_threads: int = Field(
         default_factory=lambda: os.cpu_count() or 4, ge=1, le=256, validation_alias="MACHINE_LEARNING_REQUEST_THREADS"
@@ -85,12 +137,12 @@ class Settings(BaseSettings):
     )
     preload_ocr_detection: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__DETECTION")
     preload_ocr_recognition: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION")
-    int8_tasks: Annotated[frozenset[str], NoDecode] = Field(frozenset(), validation_alias="INT8_TASKS")
+    int8_tasks: Int8Tasks = Field(frozenset(), validation_alias="INT8_TASKS")
     int8_min_mean: Score = Field(0.99, validation_alias="INT8_MIN_MEAN")
     int8_min_worst: Score = Field(0.98, validation_alias="INT8_MIN_WORST")
     device: str = Field("", validation_alias="DEVICE")
-    device_id: str = Field("0", validation_alias="MACHINE_LEARNING_DEVICE_ID")
-    device_ids: str | None = Field(None, validation_alias="MACHINE_LEARNING_DEVICE_IDS")
+    device_id: Card = Field("0", validation_alias="MACHINE_LEARNING_DEVICE_ID")
+    device_ids: Cards | None = Field(None, validation_alias="MACHINE_LEARNING_DEVICE_IDS")
     openvino_precision: Precision = Field("FP32", validation_alias="MACHINE_LEARNING_OPENVINO_PRECISION")
     rocm_precision: Precision = Field("FP32", validation_alias="MACHINE_LEARNING_ROCM_PRECISION")
     ann: bool = Field(True, validation_alias="MACHINE_LEARNING_ANN")
@@ -100,75 +152,7 @@ class Settings(BaseSettings):
     immich_host: str = Field("[::]", validation_alias="IMMICH_HOST")
     immich_port: int = Field(3003, ge=1, le=65535, validation_alias="IMMICH_PORT")
     immich_api: Literal["key", "open", "off"] = Field("key", validation_alias="IMMICH_API")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", validation_alias="IMMICH_LOG_LEVEL")
-
-    @field_validator("api_auth_key")
-    @classmethod
-    def _a_key_that_can_be_sent(cls, value: str) -> str:
-        if value != value.strip() or not value.isprintable():
-            raise ValueError("a key without spaces around it and without line breaks")
-        return value
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _known_tasks(cls, value: object) -> object:
-        tasks = _listed(value, TASKS)
-        if not tasks:
-            raise ValueError(f"one or more of {', '.join(TASKS)}, with commas between")
-        return tasks
-
-    @field_validator("int8_tasks", mode="before")
-    @classmethod
-    def _tasks_with_int8(cls, value: object) -> object:
-        tasks = _listed(value, INT8_TASKS)
-        if tasks is None:
-            raise ValueError(f"one or both of {', '.join(INT8_TASKS)}, with a comma between")
-        return tasks
-
-    @field_validator("device_id")
-    @classmethod
-    def _number_of_a_card(cls, value: str) -> str:
-        if not value.isdecimal():
-            raise ValueError("the number of a graphics card, such as 0")
-        return value
-
-    @field_validator("device_ids")
-    @classmethod
-    def _numbers_of_cards(cls, value: str | None) -> str | None:
-        if value is not None and not all(number.strip().isdecimal() for number in value.split(",")):
-            raise ValueError("the numbers of graphics cards, such as 0,1")
-        return value
-
-    @field_validator("hf_endpoint")
-    @classmethod
-    def _an_address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            address = urlsplit(value)
-            usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
-        except ValueError:
-            usable = False
-        if not usable or " " in value:
-            raise ValueError("an address such as https://hf-mirror.com")
-        return value.rstrip("/")
-
-    @field_validator("cache_folder")
-    @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        try:
-            folder = value.expanduser().absolute()
-        except RuntimeError:
-            raise ValueError("a folder; nobody here has that name") from None
-        if folder.exists() and not folder.is_dir():
-            raise ValueError("a folder, not a file")
-        return folder
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _base_image_spelling(cls, value: object) -> object:
-        spelling = str(value).lower()
-        return {"verbose": "debug", "log": "info", "warn": "warning", "critical": "error"}.get(spelling, spelling)
+    log_level: LogLevel = Field("info", validation_alias="IMMICH_LOG_LEVEL")
 
     @property
     def open_to_all(self) -> bool:

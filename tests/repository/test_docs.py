@@ -18,7 +18,7 @@ from demo.pictures import colour_photo
 from mt_photos_ml import version
 from mt_photos_ml.settings import DEFAULT_KEY, Settings
 from scripts.compare import NAMES
-from service import Service, environment, running
+from service import Service, run_command, running
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README", *(f"docs/{name}" for name in ("migration", "models", "settings", "speed", "troubleshooting")))
@@ -86,9 +86,7 @@ def test_a_command_for_users_works(command: str, service: Service) -> None:
         assert "pong" in ended.stdout or '"result"' in ended.stdout
     else:
         assert words[0] == ".venv/bin/mt-photos-ml"
-        settings = environment({**demo_environment(folder / "cache"), "HF_ENDPOINT": "http://127.0.0.1:9"})
-        module = [sys.executable, "-m", "mt_photos_ml"]
-        ended = subprocess.run([*module, *words[1:]], env=settings, capture_output=True, text=True, timeout=60)
+        ended = run_command({**demo_environment(folder / "cache"), "HF_ENDPOINT": "http://127.0.0.1:9"}, *words[1:])
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 

@@ -1,24 +1,18 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The command mt-photos-ml: what it refuses, and what it does with the cache."""
 
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from demo.__main__ import build
 from demo.__main__ import environment as demo_environment
-from service import Service, environment
-
-
-def start(**settings: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mt_photos_ml", "serve", "--host", "127.0.0.1", "--port", "1"]
-    return subprocess.run(command, env=environment(settings), capture_output=True, text=True, timeout=30)
+from service import Service, run_command
 
 
 def test_a_setting_that_cannot_be_used_stops_the_start_with_one_line() -> None:
-    ended = start(OCR_MIN_SCORE="abc")
+    ended = run_command({"OCR_MIN_SCORE": "abc"}, "serve", "--port", 1)
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     assert line.startswith("mt-photos-ml: OCR_MIN_SCORE=abc: expected")
@@ -26,16 +20,14 @@ def test_a_setting_that_cannot_be_used_stops_the_start_with_one_line() -> None:
 
 def test_a_port_that_is_taken_is_said_in_words(service: Service) -> None:
     port = service.url.rpartition(":")[2]
-    command = [sys.executable, "-m", "mt_photos_ml", "serve", "--host", "127.0.0.1", "--port", port]
-    ended = subprocess.run(command, env=environment({}), capture_output=True, text=True, timeout=30)
+    ended = run_command({}, "serve", "--host", "127.0.0.1", "--port", port)
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"mt-photos-ml: can't listen on 127.0.0.1 port {port}: ")
 
 
 @pytest.mark.parametrize("port", ["0", "-1", "99999", "http"])
 def test_a_port_that_is_none_is_said_in_words(port: str) -> None:
-    command = [sys.executable, "-m", "mt_photos_ml", "serve", f"--port={port}"]
-    ended = subprocess.run(command, env=environment({}), capture_output=True, text=True, timeout=30)
+    ended = run_command({}, "serve", f"--port={port}")
     assert ended.returncode == 2
     assert "expected 1 to 65535" in ended.stderr
 
@@ -47,16 +39,7 @@ def test_the_command_looks_after_the_cache(cache: Path, tmp_path: Path) -> None:
     outdated = folder / "clip" / "demo-colours" / "visual" / "prepared" / "0123456789abcdef"
     outdated.mkdir(parents=True)
 
-    def run(*arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "mt_photos_ml", *arguments],
-            env=environment(demo_environment(folder)),
-            input=answer,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
+    run = partial(run_command, demo_environment(folder))
     assert "in use" in run("models", "list").stdout
     assert run("models", "pull").returncode == 0
     assert (folder / "ocr" / "PP-OCRv6_small" / "recognition" / "model.onnx").is_file()

@@ -28,7 +28,7 @@ from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.runtime.scheduler import CpuScheduler
 from mt_photos_ml.settings import Settings, SettingsError
 from mt_photos_ml.tasks import clip
-from service import KEY, environment, running
+from service import KEY, environment, run_command, running
 
 NAMES = {
     "CLIP_VISUAL_MODEL_NAME": "mine",
@@ -68,13 +68,8 @@ def settings(cache: Path, **others: object) -> Settings:
 
 
 def command(cache: Path, *arguments: object, **others: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mt_photos_ml", "models", "optimize", *map(str, arguments)],
-        env=environment({**NAMES, "MACHINE_LEARNING_CACHE_FOLDER": str(cache), **others}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    told = {**NAMES, "MACHINE_LEARNING_CACHE_FOLDER": str(cache), **others}
+    return run_command(told, "models", "optimize", *arguments)
 
 
 def files(cache: Path) -> dict[str, bytes]:

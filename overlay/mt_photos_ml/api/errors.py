@@ -29,22 +29,13 @@ class TooLarge(ValueError):
 class TooSlow(TimeoutError):
     """The body stopped coming."""
 
-    def __init__(self) -> None:
-        super().__init__("the upload stopped coming")
-
 
 class TaskOff(LookupError):
     """The settings switch this task off."""
 
-    def __init__(self, task: str) -> None:
-        super().__init__(f"the task {task} is switched off (TASKS)")
-
 
 class Busy(RuntimeError):
     """So many requests wait that no more are taken."""
-
-    def __init__(self, waiting: int) -> None:
-        super().__init__(f"{waiting} requests are waiting already")
 
 
 # Status, and in seconds when it may help to send it again
@@ -62,6 +53,7 @@ _ANSWERS: dict[type[Exception], tuple[int, float | None]] = {
     NotAVector: (503, 3600),
 }
 _MESSAGES: dict[type[Exception], str] = {
+    TooSlow: "the upload stopped coming",
     ClientDisconnect: "the client went away",
     MemoryError: "there is not enough memory for this photo now",
 }

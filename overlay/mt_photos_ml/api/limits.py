@@ -48,7 +48,7 @@ class Queue:
     async def place(self) -> AsyncIterator[None]:
         """A place in the queue, then one inside. Raises Busy at once where the queue is full."""
         if self._present >= self._most:
-            raise Busy(self._present)
+            raise Busy(f"{self._present} requests are waiting already")
         self._present += 1
         try:
             async with self._places:

@@ -118,7 +118,7 @@ class Routes:
 
     def _check_on(self, task: str) -> None:
         if task not in self._settings.tasks:
-            raise TaskOff(task)
+            raise TaskOff(f"the task {task} is switched off (TASKS)")
 
     async def _of_photo(self, request: Request, task: Callable[[Photo], T]) -> T:
         """The task's answer for the photo that the request carries, from a worker, once it is its turn."""

@@ -25,25 +25,14 @@ class Network:
     beside: tuple[str, ...] = ()
 
 
+_VISUAL_FILES = ("config.json", "visual/preprocess_cfg.json")
+_TEXTUAL_FILES = ("config.json", "textual/tokenizer.json", "textual/tokenizer_config.json")
+
 NETWORKS = (
     Network("ocr", OCR, "detection", "ocr_model_name", "preload_ocr_detection"),
     Network("ocr", OCR, "recognition", "ocr_model_name", "preload_ocr_recognition"),
-    Network(
-        "clip",
-        CLIP,
-        "visual",
-        "clip_visual_model_name",
-        "preload_clip_visual",
-        ("config.json", "visual/preprocess_cfg.json"),
-    ),
-    Network(
-        "clip",
-        CLIP,
-        "textual",
-        "clip_textual_model_name",
-        "preload_clip_textual",
-        ("config.json", "textual/tokenizer.json", "textual/tokenizer_config.json"),
-    ),
+    Network("clip", CLIP, "visual", "clip_visual_model_name", "preload_clip_visual", _VISUAL_FILES),
+    Network("clip", CLIP, "textual", "clip_textual_model_name", "preload_clip_textual", _TEXTUAL_FILES),
     Network("faces", FACES, "detection", "face_detection_model_name", "preload_face_detection"),
     Network("faces", FACES, "recognition", "face_recognition_model_name", "preload_face_recognition"),
 )

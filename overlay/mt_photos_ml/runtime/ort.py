@@ -30,18 +30,6 @@ def _share_arena() -> None:
     ort.create_and_register_allocator(memory, None)
 
 
-def trim_arena() -> None:
-    """Returns what sessions on the processor computed with, which dropping them does not: it is not theirs alone."""
-    if not _share_arena.cache_info().currsize:
-        return
-    import onnxruntime as ort
-
-    run_options = ort.RunOptions()
-    run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    session = ort.InferenceSession(IDENTITY, session_options(1), providers=["CPUExecutionProvider"])
-    session.run(None, {"x": np.zeros(1, np.float32)}, run_options)
-
-
 def session_options(threads: int) -> "onnxruntime.SessionOptions":
     """How a session is to run, on any device. threads: for one inference; 0 leaves the choice to onnxruntime."""
     import onnxruntime as ort
@@ -111,7 +99,15 @@ class OrtRuntime:
         return OrtSession(session)
 
     def trim_memory(self) -> None:
-        trim_arena()
+        """What sessions on the processor computed with; dropping them does not return it, since they share it."""
+        if not _share_arena.cache_info().currsize:
+            return
+        import onnxruntime as ort
+
+        run_options = ort.RunOptions()
+        run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        session = ort.InferenceSession(IDENTITY, session_options(1), providers=["CPUExecutionProvider"])
+        session.run(None, {"x": np.zeros(1, np.float32)}, run_options)
 
     def close(self) -> None:
         if self._prepared is not None:
