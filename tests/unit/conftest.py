@@ -9,7 +9,10 @@ import pytest
 from demo.__main__ import build
 from demo.__main__ import environment as demo_environment
 from demo.pictures import text_page
+from hub_files import impatient, other, server
 from service import Service, jpeg, running
+
+__all__ = ["impatient", "other", "server"]  # fixtures
 
 
 @pytest.fixture(scope="module")

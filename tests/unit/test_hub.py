@@ -6,71 +6,25 @@ import importlib.util
 import logging
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from hub_files import DETECTION, NAME, PATH, REPOSITORY, TEXTUAL, VISUAL, WEIGHTS, files, nobody_listens
 from hub_server import HubServer
 from mt_photos_ml.models import progress, transfer
 from mt_photos_ml.models.catalog import CLIP, FACES, OCR, OCR_MODELS, ModelRef, OcrFile
 from mt_photos_ml.models.hub import DownloadError, Hub
 from mt_photos_ml.models.sources import file_in_wheel
 
-NAME = "ViT-B-32__openai"
-VISUAL, TEXTUAL = ModelRef(CLIP, NAME, "visual"), ModelRef(CLIP, NAME, "textual")
-DETECTION = ModelRef(FACES, "buffalo_s", "detection")
-WEIGHTS = os.urandom(300_000)
-REPOSITORY = {
-    ".gitattributes": b"*.onnx filter=lfs",
-    "README.md": b"# a model",
-    "config.json": b'{"embed_dim": 512}',
-    "visual/model.onnx": WEIGHTS,
-    "visual/onnx__MatMul_1": b"weights beside the model",
-    "visual/preprocess_cfg.json": b'{"size": 224}',
-    "visual/fp16/model.armnn": b"for another runtime",
-    "visual/model.armnn": b"for another runtime",
-    "visual/rknpu/rk3588/weights": b"for another runtime",
-    "textual/model.onnx": WEIGHTS[::-1],
-    "textual/tokenizer.json": b"{}",
-    "textual/tokenizer_config.json": b"{}",
-    "textual/added_tokens": b"",
-}
-PATH = f"immich-app/{NAME}"
-
+pytestmark = pytest.mark.usefixtures("impatient")
 carried_here = pytest.mark.skipif(
     importlib.util.find_spec("rapidocr") is None, reason="RapidOCR is not installed: nothing is carried in its wheel"
 )
-
-
-@pytest.fixture
-def server() -> Iterator[HubServer]:
-    with HubServer() as server:
-        server.repositories[PATH] = dict(REPOSITORY)
-        server.repositories["immich-app/buffalo_s"] = {
-            "detection/model.onnx": WEIGHTS,
-            "recognition/model.onnx": WEIGHTS[::-1],
-        }
-        yield server
-
-
-@pytest.fixture
-def other() -> Iterator[HubServer]:
-    with HubServer() as server:
-        server.repositories[PATH] = dict(REPOSITORY)
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "ANSWER_SECONDS", 2.0)
-    monkeypatch.setattr(transfer, "STALL_SECONDS", 1.0)
-    monkeypatch.setattr(transfer, "PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -81,23 +35,6 @@ def ocr(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> ModelRef:
     monkeypatch.setitem(OCR_MODELS, "PP-OCRv5_mobile", {"recognition": file})
     server.release[path] = WEIGHTS
     return ModelRef(OCR, "PP-OCRv5_mobile", "recognition")
-
-
-def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
-
-
-def nobody_listens() -> str:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{unused.getsockname()[1]}"
-
-
-def stage(cache: Path, part: ModelRef, content: bytes) -> None:
-    """What an interrupted run leaves behind."""
-    staged = cache / part.task / part.name / ".partial" / part.type / part.files[0]
-    staged.parent.mkdir(parents=True)
-    staged.write_bytes(content)
 
 
 def test_only_the_files_that_a_part_needs_are_fetched(server: HubServer, tmp_path: Path) -> None:
@@ -144,88 +81,6 @@ def test_a_file_put_there_by_hand_is_kept(server: HubServer, tmp_path: Path) -> 
     Hub(tmp_path, server.endpoint).fetch(VISUAL)
     assert "mine" in config.read_text()
     assert "config.json" not in server.sent
-
-
-def test_a_transfer_that_was_cut_goes_on_where_it_ended(server: HubServer, tmp_path: Path) -> None:
-    server.cuts, server.after = 2, 100_000
-    model = Hub(tmp_path, server.endpoint).fetch(VISUAL)
-    assert server.ranges == ["bytes=100000-", "bytes=200000-"]
-    assert model.read_bytes() == WEIGHTS
-
-
-def test_a_transfer_that_goes_quiet_is_broken_off_and_goes_on(server: HubServer, tmp_path: Path) -> None:
-    server.stalls, server.after = 1, 100_000
-    began = time.monotonic()
-    model = Hub(tmp_path, server.endpoint).fetch(VISUAL)
-    assert server.ranges == ["bytes=100000-"]
-    assert model.read_bytes() == WEIGHTS
-    assert time.monotonic() - began < 15
-
-
-def test_a_server_that_knows_no_ranges_sends_the_whole_again(server: HubServer, tmp_path: Path) -> None:
-    server.ignores_ranges = True
-    server.cuts, server.after = 1, 100_000
-    assert Hub(tmp_path, server.endpoint).fetch(VISUAL).read_bytes() == WEIGHTS
-    assert server.sent.count("visual/model.onnx") == 2
-
-
-def test_the_next_run_goes_on_where_an_interrupted_one_ended(server: HubServer, tmp_path: Path) -> None:
-    server.cuts, server.after = transfer.TRIES, 50_000
-    hub = Hub(tmp_path, server.endpoint)
-    with pytest.raises(DownloadError, match="broke off 3 times in a row"):
-        hub.fetch(VISUAL)
-    assert VISUAL.missing(tmp_path)
-
-    assert hub.fetch(VISUAL).read_bytes() == WEIGHTS
-    assert server.ranges[-1] == "bytes=150000-"
-    assert not (tmp_path / CLIP / NAME / ".partial").exists()
-
-
-def test_the_next_mirror_goes_on_with_what_the_first_one_sent(
-    server: HubServer, other: HubServer, tmp_path: Path
-) -> None:
-    server.cuts, server.after = 99, 50_000
-    model = Hub(tmp_path, endpoints=[server.endpoint, other.endpoint]).fetch(VISUAL)
-    assert other.ranges == ["bytes=150000-"]
-    assert model.read_bytes() == WEIGHTS
-
-
-def test_half_a_file_is_not_taken_for_a_model(server: HubServer, tmp_path: Path) -> None:
-    stage(tmp_path, VISUAL, WEIGHTS[:1000])
-    with pytest.raises(DownloadError):
-        Hub(tmp_path, nobody_listens()).fetch(VISUAL)
-    assert VISUAL.missing(tmp_path)
-    assert Hub(tmp_path, server.endpoint).fetch(VISUAL).read_bytes() == WEIGHTS
-
-
-@pytest.mark.parametrize("rest", [b"x" * 1000, b"x" * 300_000, b"x" * 400_000], ids=["half", "as long", "longer"])
-def test_a_bad_leftover_is_fetched_anew(server: HubServer, tmp_path: Path, rest: bytes) -> None:
-    stage(tmp_path, VISUAL, rest)
-    assert Hub(tmp_path, server.endpoint).fetch(VISUAL).read_bytes() == WEIGHTS
-
-
-def test_bytes_with_another_checksum_are_refused(server: HubServer, tmp_path: Path) -> None:
-    server.spoiled = True
-    with pytest.raises(DownloadError, match=r"visual/model\.onnx is not what was published"):
-        Hub(tmp_path, server.endpoint).fetch(VISUAL)
-    assert files(tmp_path / CLIP / NAME) & set(REPOSITORY) == set()
-
-
-def test_after_a_mirror_with_spoiled_bytes_the_next_one_is_asked(
-    server: HubServer, other: HubServer, tmp_path: Path
-) -> None:
-    server.spoiled = True
-    model = Hub(tmp_path, endpoints=[server.endpoint, other.endpoint]).fetch(VISUAL)
-    assert model.read_bytes() == WEIGHTS
-
-
-def test_a_mirror_that_tells_no_sizes_serves_as_well(server: HubServer, tmp_path: Path) -> None:
-    server.sizes = False
-    server.cuts, server.after = 1, 100_000
-    hub = Hub(tmp_path, server.endpoint)
-    assert hub.fetch(VISUAL).read_bytes() == WEIGHTS
-    assert hub.verify(VISUAL) is None
-    assert hub.invalidate(VISUAL, VISUAL.files[:1]), "nobody said what the file should be: the next one may be better"
 
 
 @pytest.mark.parametrize("fault", ["refuses", "answers 500", "never answers", "has no such model", "is no hub"])
