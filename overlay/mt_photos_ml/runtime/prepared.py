@@ -34,7 +34,7 @@ OpenSession = Callable[[Path, int], RuntimeSession]
 _MIN_SIZE = 1_000_000  # bytes of a model that is worth it
 _GROWTH = 2.2  # the prepared form of a model is at most so much larger
 _FOR_GOOD = (REFUSED, -signal.SIGSEGV, -signal.SIGFPE, -signal.SIGILL)
-_REASONS = {-signal.SIGKILL: "there was not enough memory to prepare it", -signal.SIGSEGV: "the attempt crashed"}
+_REASONS = {-9: "there was not enough memory to prepare it", -signal.SIGSEGV: "the attempt crashed"}  # -9: SIGKILL
 _ABANDONED = 3600.0  # seconds after which a half-written folder is one of a process that was killed
 
 
