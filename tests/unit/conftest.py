@@ -15,6 +15,12 @@ from service import Service, jpeg, running
 __all__ = ["impatient", "other", "server"]  # fixtures
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """Where tests that are coroutines run."""
+    return "asyncio"
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")

@@ -36,12 +36,16 @@ def write(path: Path, seed: int, kind: int = TensorProto.FLOAT) -> None:
     graph.save(path, {"x": ["n", 64]}, {"y": ["n", 64]}, kind)
 
 
+def open_plain(path: Path, threads: int) -> RuntimeSession:
+    return OrtRuntime(threads).open(path)
+
+
 def opened(
     cache: Path, model: Path, then: Callable[[Path], object] = lambda path: None, threads: int = 1
 ) -> RuntimeSession:
     def open_(path: Path, threads: int) -> RuntimeSession:
         then(path)
-        return OrtRuntime(threads).open(path)
+        return open_plain(path, threads)
 
     return PreparedModels(cache).open(model, open_, threads)
 
@@ -129,7 +133,7 @@ def test_a_preparation_under_way_is_ended_with_the_service(tmp_path: Path, model
 
     def open_(path: Path, threads: int) -> RuntimeSession:
         paths.append(path)
-        return OrtRuntime(threads).open(path)
+        return open_plain(path, threads)
 
     preparing.close()
     with pytest.raises(RuntimeError, match="the service is ending"):
@@ -196,7 +200,7 @@ def test_where_it_cant_be_written_the_model_is_used_as_it_is(
         (model.parent / "prepared").touch()
     preparing = PreparedModels(tmp_path)
     for _ in range(3):
-        preparing.open(model, lambda path, threads: OrtRuntime(threads).open(path), 1)
+        preparing.open(model, open_plain, 1)
     assert files_opened(tmp_path, model) == [model]
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 2  # of the one above, for all its attempts, and of a second one
@@ -222,15 +226,12 @@ def test_a_damaged_model_is_for_the_runtime_to_tell(tmp_path: Path, model: Path)
 def test_a_model_that_was_mended_is_prepared_by_the_same_process(tmp_path: Path, model: Path) -> None:
     whole, preparing = model.read_bytes(), PreparedModels(tmp_path)
 
-    def open_(path: Path, threads: int) -> RuntimeSession:
-        return OrtRuntime(threads).open(path)
-
     model.write_bytes(b"no model" * 200_000)
     for _ in range(2):
         with pytest.raises(RuntimeError):
-            preparing.open(model, open_, 1)
+            preparing.open(model, open_plain, 1)
     model.write_bytes(whole)
-    preparing.open(model, open_, 1)
+    preparing.open(model, open_plain, 1)
     assert len(made(model)) == 1
 
 

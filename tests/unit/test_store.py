@@ -22,6 +22,8 @@ from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.runtime.scheduler import CpuScheduler
 from mt_photos_ml.tasks import clip, faces
 
+pytestmark = pytest.mark.anyio
+
 VISUAL = ModelKey(ModelRef("clip", "mine", "visual"), clip.Visual.load)
 TEXTUAL = ModelKey(ModelRef("clip", "mine", "textual"), clip.Textual.load)
 DETECTION = ModelKey(ModelRef("facial-recognition", "mine", "detection"), faces.Detector.load)
@@ -95,27 +97,21 @@ async def used(store: Store, *keys: ModelKey[Any]) -> list[Any]:
         return [await stack.enter_async_context(store.use(key)) for key in keys]
 
 
-def test_twenty_requests_wait_for_one_load(runtime: Counting, source: Folder) -> None:
-    async def scenario() -> None:
-        store = make(runtime, source)
-        models = await asyncio.gather(*(used(store, VISUAL) for _ in range(20)))
-        assert len({id(model) for (model,) in models}) == 1
-        assert store.loaded == ["clip/mine/visual"]
-
-    asyncio.run(scenario())
+async def test_twenty_requests_wait_for_one_load(runtime: Counting, source: Folder) -> None:
+    store = make(runtime, source)
+    models = await asyncio.gather(*(used(store, VISUAL) for _ in range(20)))
+    assert len({id(model) for (model,) in models}) == 1
+    assert store.loaded == ["clip/mine/visual"]
     assert len(runtime.opened) == len(source.fetched) == 1
 
 
-def test_models_are_loaded_one_at_a_time(runtime: Counting, source: Folder) -> None:
-    async def scenario() -> None:
-        store = make(runtime, source)
-        await asyncio.gather(used(store, DETECTION), used(store, VISUAL))
-
-    asyncio.run(scenario())
+async def test_models_are_loaded_one_at_a_time(runtime: Counting, source: Folder) -> None:
+    store = make(runtime, source)
+    await asyncio.gather(used(store, DETECTION), used(store, VISUAL))
     assert len(runtime.opened) == 2
 
 
-def test_a_model_that_is_being_downloaded_does_not_hold_up_another(runtime: Counting, tmp_path: Path) -> None:
+async def test_a_model_that_is_being_downloaded_does_not_hold_up_another(runtime: Counting, tmp_path: Path) -> None:
     build_faces(tmp_path / "facial-recognition" / "mine")
     held = threading.Event()
 
@@ -125,59 +121,47 @@ def test_a_model_that_is_being_downloaded_does_not_hold_up_another(runtime: Coun
                 assert held.wait(10)
             return super().fetch(ref)
 
-    async def scenario() -> None:
-        store = make(runtime, Slow(tmp_path))
-        waiting = asyncio.create_task(used(store, VISUAL))
-        await used(store, DETECTION)
-        assert not waiting.done()
-        held.set()
-        await waiting
-
-    asyncio.run(scenario())
+    store = make(runtime, Slow(tmp_path))
+    waiting = asyncio.create_task(used(store, VISUAL))
+    await used(store, DETECTION)
+    assert not waiting.done()
+    held.set()
+    await waiting
 
 
-def test_an_idle_model_is_dropped_and_its_memory_freed(runtime: Counting, source: Folder) -> None:
-    async def scenario() -> None:
-        store = make(runtime, source, ttl=0.2)
-        reaper = asyncio.create_task(store.run_maintenance())
-        (model,) = await used(store, VISUAL)
-        gone = weakref.ref(model.session)
-        del model
-        for _ in range(100):
-            await asyncio.sleep(0.05)
-            gc.collect()
-            if not store.loaded and gone() is None:
-                break
-        assert store.loaded == []
-        assert gone() is None
-        await used(store, VISUAL)
-        reaper.cancel()
-
-    asyncio.run(scenario())
+async def test_an_idle_model_is_dropped_and_its_memory_freed(runtime: Counting, source: Folder) -> None:
+    store = make(runtime, source, ttl=0.2)
+    reaper = asyncio.create_task(store.run_maintenance())
+    (model,) = await used(store, VISUAL)
+    gone = weakref.ref(model.session)
+    del model
+    for _ in range(100):
+        await asyncio.sleep(0.05)
+        gc.collect()
+        if not store.loaded and gone() is None:
+            break
+    assert store.loaded == []
+    assert gone() is None
+    await used(store, VISUAL)
+    reaper.cancel()
     assert len(runtime.opened) == 2
 
 
-def test_a_model_in_use_is_not_dropped(runtime: Counting, source: Folder) -> None:
-    async def scenario() -> None:
-        store = make(runtime, source)
-        async with store.use(VISUAL):
-            assert await store.drop_unused() == []
-            assert store.loaded == ["clip/mine/visual"]
-        assert await store.drop_unused() == ["clip/mine/visual"]
-
-    asyncio.run(scenario())
+async def test_a_model_in_use_is_not_dropped(runtime: Counting, source: Folder) -> None:
+    store = make(runtime, source)
+    async with store.use(VISUAL):
+        assert await store.drop_unused() == []
+        assert store.loaded == ["clip/mine/visual"]
+    assert await store.drop_unused() == ["clip/mine/visual"]
 
 
-def test_what_is_preloaded_is_not_dropped_when_idle(runtime: Counting, source: Folder) -> None:
-    async def scenario() -> None:
-        store = make(runtime, source, kept=[TEXTUAL])
-        await store.preload()
-        await used(store, VISUAL)
-        await store.drop_idle(0)
-        assert store.loaded == ["clip/mine/textual"]
-        assert await store.drop_unused() == ["clip/mine/textual"]
-
-    asyncio.run(scenario())
+async def test_what_is_preloaded_is_not_dropped_when_idle(runtime: Counting, source: Folder) -> None:
+    store = make(runtime, source, kept=[TEXTUAL])
+    await store.preload()
+    await used(store, VISUAL)
+    await store.drop_idle(0)
+    assert store.loaded == ["clip/mine/textual"]
+    assert await store.drop_unused() == ["clip/mine/textual"]
 
 
 class Accelerated(Counting):
@@ -189,112 +173,98 @@ class Accelerated(Counting):
 
 
 @pytest.mark.parametrize("kept", [(), (VISUAL,)], ids=["nothing-kept", "one-kept"])
-def test_where_a_graphics_card_was_used_the_process_starts_afresh_when_idle(
+async def test_where_a_graphics_card_was_used_the_process_starts_afresh_when_idle(
     source: Folder, kept: Sequence[ModelKey[object]]
 ) -> None:
     afresh: list[list[str]] = []
-
-    async def scenario() -> None:
-        store = make(Accelerated(), source, 0.2, kept, lambda: afresh.append(store.loaded))
-        caring = asyncio.create_task(store.run_maintenance())
+    store = make(Accelerated(), source, 0.2, kept, lambda: afresh.append(store.loaded))
+    caring = asyncio.create_task(store.run_maintenance())
+    await asyncio.sleep(0.5)
+    assert not afresh, "no card was used yet"
+    async with store.use(VISUAL):
         await asyncio.sleep(0.5)
-        assert not afresh, "no card was used yet"
-        async with store.use(VISUAL):
-            await asyncio.sleep(0.5)
-            assert not afresh, "it is in use"
-        until = time.monotonic() + (1 if kept else 30)
-        while not afresh and time.monotonic() < until:
-            await asyncio.sleep(0.05)
-        caring.cancel()
-
-    asyncio.run(scenario())
+        assert not afresh, "it is in use"
+    until = time.monotonic() + (1 if kept else 30)
+    while not afresh and time.monotonic() < until:
+        await asyncio.sleep(0.05)
+    caring.cancel()
     assert afresh == ([] if kept else [[]])
 
 
-def test_a_processor_gives_its_memory_back_without_a_new_process(runtime: Counting, source: Folder) -> None:
-    async def scenario() -> None:
-        store = make(runtime, source, 0.2, restart=lambda: pytest.fail("started afresh"))
-        caring = asyncio.create_task(store.run_maintenance())
-        await used(store, VISUAL)
-        until = time.monotonic() + 30
-        while store.loaded and time.monotonic() < until:
-            await asyncio.sleep(0.05)
-        assert store.loaded == []
-        caring.cancel()
-
-    asyncio.run(scenario())
+async def test_a_processor_gives_its_memory_back_without_a_new_process(runtime: Counting, source: Folder) -> None:
+    store = make(runtime, source, 0.2, restart=lambda: pytest.fail("started afresh"))
+    caring = asyncio.create_task(store.run_maintenance())
+    await used(store, VISUAL)
+    until = time.monotonic() + 30
+    while store.loaded and time.monotonic() < until:
+        await asyncio.sleep(0.05)
+    assert store.loaded == []
+    caring.cancel()
 
 
 @pytest.mark.parametrize("file", ["visual/model.onnx", "visual/preprocess_cfg.json"])
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
-def test_a_damaged_model_is_removed_and_fetched_once_more(
+async def test_a_damaged_model_is_removed_and_fetched_once_more(
     runtime: Counting, source: Folder, file: str, content: bytes
 ) -> None:
     source.fetch(VISUAL.ref)
     (source.cache / "clip" / "mine" / file).write_bytes(content)
-    asyncio.run(used(make(runtime, source), VISUAL))
+    await used(make(runtime, source), VISUAL)
     assert len(source.fetched) == 3
     assert file in source.invalidated
     assert ("visual/model.onnx" in source.invalidated) == (file == "visual/model.onnx")
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": 1}', b'{"version": "1.0", "trunc'])
-def test_a_damaged_tokenizer_is_removed_and_fetched_once_more(
+async def test_a_damaged_tokenizer_is_removed_and_fetched_once_more(
     runtime: Counting, source: Folder, content: bytes
 ) -> None:
     source.fetch(TEXTUAL.ref)
     (source.cache / "clip" / "mine" / "textual" / "tokenizer.json").write_bytes(content)
-    asyncio.run(used(make(runtime, source), TEXTUAL))
+    await used(make(runtime, source), TEXTUAL)
     assert "textual/tokenizer.json" in source.invalidated
     assert "textual/model.onnx" not in source.invalidated
 
 
-def test_a_damaged_model_that_cannot_be_fetched_is_named_with_what_to_do(runtime: Counting, tmp_path: Path) -> None:
+async def test_a_damaged_model_that_cannot_be_fetched_is_named_with_what_to_do(
+    runtime: Counting, tmp_path: Path
+) -> None:
     source = Folder(tmp_path, can_mend=False)
     source.fetch(VISUAL.ref).write_bytes(b"half")
     with pytest.raises(ModelUnavailable, match=r"clip/mine/visual is damaged; delete .*visual"):
-        asyncio.run(used(make(runtime, source), VISUAL))
+        await used(make(runtime, source), VISUAL)
 
 
-def test_a_failed_download_is_not_tried_by_every_request(
+async def test_a_failed_download_is_not_tried_by_every_request(
     runtime: Counting, source: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def scenario() -> None:
-        store = make(runtime, source)
-        source.failure = "no mirror answers"
-        for _ in range(5):
-            with pytest.raises(ModelUnavailable, match="no mirror answers") as caught:
-                await used(store, VISUAL)
-            assert caught.value.retry_after > 0
-        assert len(source.fetched) == 1
-        source.failure = None
-        with monkeypatch.context() as later:
-            now = time.monotonic()
-            later.setattr("mt_photos_ml.models.store.time.monotonic", lambda: now + 31)
+    store = make(runtime, source)
+    source.failure = "no mirror answers"
+    for _ in range(5):
+        with pytest.raises(ModelUnavailable, match="no mirror answers") as caught:
             await used(store, VISUAL)
-
-    asyncio.run(scenario())
-
-
-def test_a_request_does_not_wait_for_ever_for_a_long_download(
-    runtime: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scenario() -> None:
-        store = make(runtime, Folder(tmp_path, seconds=0.5))
-        with pytest.raises(ModelUnavailable, match="still being downloaded"):
-            await store._get(VISUAL, patience=0.1)
+        assert caught.value.retry_after > 0
+    assert len(source.fetched) == 1
+    source.failure = None
+    with monkeypatch.context() as later:
+        now = time.monotonic()
+        later.setattr("mt_photos_ml.models.store.time.monotonic", lambda: now + 31)
         await used(store, VISUAL)
 
-    asyncio.run(scenario())
+
+async def test_a_request_does_not_wait_for_ever_for_a_long_download(
+    runtime: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(runtime, Folder(tmp_path, seconds=0.5))
+    with pytest.raises(ModelUnavailable, match="still being downloaded"):
+        await store._get(VISUAL, patience=0.1)
+    await used(store, VISUAL)
     assert len(runtime.opened) == 1
 
 
-def test_preload_goes_on_after_a_failure(runtime: Counting, source: Folder) -> None:
-    async def scenario() -> None:
-        store = make(runtime, source, kept=[TEXTUAL, VISUAL])
-        source.fetch(TEXTUAL.ref).write_bytes(b"half")
-        source.can_mend = False
-        await store.preload()
-        assert store.loaded == ["clip/mine/visual"]
-
-    asyncio.run(scenario())
+async def test_preload_goes_on_after_a_failure(runtime: Counting, source: Folder) -> None:
+    store = make(runtime, source, kept=[TEXTUAL, VISUAL])
+    source.fetch(TEXTUAL.ref).write_bytes(b"half")
+    source.can_mend = False
+    await store.preload()
+    assert store.loaded == ["clip/mine/visual"]
