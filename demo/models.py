@@ -12,18 +12,7 @@ from onnx import TensorProto
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from demo.graph import Graph, Shape
-from demo.pictures import (
-    COLOURS,
-    CROP_CENTRE,
-    CROP_RADIUS,
-    FEATURES,
-    HIGH,
-    LANDMARKS,
-    LOW,
-    REGIONS,
-    SKIN,
-    skin_share,
-)
+from demo.pictures import COLOURS, CROP_CENTRE, CROP_RADIUS, FEATURES, HIGH, LANDMARKS, LOW, REGIONS, SKIN, skin_share
 
 Floats = NDArray[np.float32]
 

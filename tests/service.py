@@ -10,11 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import httpx
-from PIL import Image
 
 KEY = "the key of the tests"
 _ROOT = Path(__file__).parents[1]
@@ -87,22 +85,15 @@ def _wait(service: Service) -> None:
     raise RuntimeError(f"the service did not start:\n{service.log.read_text()}")
 
 
-def jpeg(image: Image.Image) -> bytes:
-    """The picture as a JPEG of quality 90."""
-    buffer = BytesIO()
-    image.save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
 def post(service: Service, route: str, photo: bytes) -> httpx.Response:
     """Sends a photo to a route."""
     with service.client() as client:
         return client.post(route, files={"file": photo})
 
 
-def until(true: Callable[[], bool]) -> None:
-    """Waits for it, half a minute at most."""
-    deadline = time.monotonic() + 30
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    """Waits for it."""
+    deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.05)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The command mt-photos-ml: serve, models, doctor."""
 
-import contextlib
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,18 +15,15 @@ from .models.catalog import ModelRef
 from .settings import Settings, SettingsError, load
 
 
-@contextlib.contextmanager
-def _settings_errors() -> Iterator[None]:
+def _settings(check: bool = False) -> Settings:
+    """check: whether the models that they choose are looked at too. Ends the process where something is wrong."""
     try:
-        yield
+        settings = load()
+        if check:
+            checks.check_models(settings)
     except SettingsError as error:
         print(f"mt-photos-ml: {error}".replace("\n", "\nmt-photos-ml: "), file=sys.stderr)
         sys.exit(2)
-
-
-def _settings() -> Settings:
-    with _settings_errors():
-        settings = load()
     logs.to_stderr(settings.log_level)
     return settings
 
@@ -50,9 +46,7 @@ def main() -> None:
 @click.option("--fd", type=int, hidden=True)  # the socket that this process bound before it started itself afresh
 def serve(host: str, port: int | None, fd: int | None) -> None:
     """Run the service."""
-    settings = _settings()
-    with _settings_errors():
-        checks.check_models(settings)
+    settings = _settings(check=True)
     from .serve import serve
 
     sys.exit(serve(settings, host, port or settings.http_port, fd))
@@ -190,10 +184,9 @@ def prune(yes: bool) -> None:
 def optimize(name: str, photos: tuple[Path, ...]) -> None:
     """Write int8 variants of the CLIP or face model NAME, quicker on the processor; measured on PHOTOS, photos or
     folders."""
-    settings = _settings()
     from .int8.report import optimize_and_report
 
-    sys.exit(optimize_and_report(settings, name, photos))
+    sys.exit(optimize_and_report(_settings(), name, photos))
 
 
 def _cached(cache: Path) -> Iterator[Path]:

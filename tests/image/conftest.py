@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from image import standin
-from image.container import BASE, IMAGE, Container, Start, build, docker, until
-from service import KEY, free_port
+from image.container import BASE, IMAGE, Container, Start, build, docker
+from service import KEY, free_port, until
 
 
 @pytest.fixture(scope="session")

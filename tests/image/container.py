@@ -5,7 +5,6 @@ import contextlib
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +59,6 @@ class Container:
     def processes(self) -> set[str]:
         """The pids in it."""
         return {line.split()[1] for line in docker("top", self.name).splitlines()[1:]}
-
-
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.1)
 
 
 Start = Callable[..., contextlib.AbstractContextManager[Container]]

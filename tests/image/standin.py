@@ -88,11 +88,7 @@ def _os(debian: str, platform: str) -> str:
 
     def make(folder: Path) -> None:
         root, archive = folder / "os", folder / "os.tar"
-        packages = (
-            "python3,python3-venv,tini,libgomp1,libmimalloc2.0"
-            if debian == "bookworm"
-            else "python3,python3-venv,tini,libgomp1,libmimalloc3"
-        )
+        packages = f"python3,python3-venv,tini,libgomp1,libmimalloc{'2.0' if debian == 'bookworm' else '3'}"
         architecture = f"--arch={platform.partition('/')[2]}"
         _run("debootstrap", "--variant=minbase", architecture, f"--include={packages}", debian, root)
         if libraries := sorted((root / "usr/lib").glob("*/libmimalloc.so.*")):
@@ -145,18 +141,8 @@ def _kept(tag: str, make: Callable[[Path], None]) -> str:
 def _docker_build(context: Path, tag: str, platform: str, target: str | None = None, **arguments: str) -> None:
     given = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
     given += [f"--target={target}"] if target else []
-    _run(
-        "docker",
-        "buildx",
-        "build",
-        "--load",
-        "--provenance=false",
-        f"--platform={platform}",
-        "--tag",
-        tag,
-        *given,
-        context,
-    )
+    options = ["--load", "--provenance=false", f"--platform={platform}", "--tag", tag]
+    _run("docker", "buildx", "build", *options, *given, context)
 
 
 def _run(*command: str | Path) -> None:

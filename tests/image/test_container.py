@@ -20,9 +20,9 @@ import yaml
 
 from demo.pictures import colour_photo, group_photo, text_page
 from image import standin
-from image.container import BASE, ROOT, Container, Start, docker, until
+from image.container import BASE, ROOT, Container, Start, docker
 from photos import jpeg
-from service import free_port
+from service import free_port, until
 
 LINES = ["First line of many", "Second line"]
 PREDICT = {"clip": {"visual": {"modelName": "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"}}}

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from image import standin
-from image.container import ROOT, build, docker, until
-from service import KEY, free_port
+from image.container import ROOT, build, docker
+from service import KEY, free_port, until
 
 CONTAINERS = [("v2.5.6", "openvino"), ("v2.5.6", "cuda"), ("v3.0.3", "cpu"), ("v3.3.0", "cpu")]
 ARM64 = "linux/arm64"

@@ -29,11 +29,7 @@ def literal(value: Any) -> Any:
         return {literal(name): literal(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [literal(inner) for inner in value]
-    if not isinstance(value, str):
-        return value
-    return (
-        value.strip('"').removeprefix("${").removesuffix("}") if re.fullmatch(r"\$\{\w+\}", value) else value.strip('"')
-    )
+    return re.sub(r"^\$\{(\w+)\}$", r"\1", value).strip('"') if isinstance(value, str) else value
 
 
 def blocks(kind: str) -> dict[str, dict[str, Any]]:

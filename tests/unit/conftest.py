@@ -10,7 +10,8 @@ from demo.__main__ import build
 from demo.__main__ import environment as demo_environment
 from demo.pictures import text_page
 from hub_files import impatient, other, server
-from service import Service, jpeg, running
+from photos import jpeg
+from service import Service, running
 
 __all__ = ["impatient", "other", "server"]  # fixtures
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from demo.__main__ import environment as demo_environment
 from demo.pictures import colour_photo
-from service import KEY, Service, anonymous_mb, jpeg, loaded, post, running, until
+from photos import jpeg
+from service import KEY, Service, anonymous_mb, loaded, post, running, until
 
 
 def test_the_start_says_models_vector_length_and_that_it_is_the_demo(service: Service) -> None:

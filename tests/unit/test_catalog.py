@@ -66,9 +66,7 @@ def test_halves_of_different_models_are_nobodys_concern_where_clip_is_off(tmp_pa
 def test_a_text_encoder_that_was_taught_by_a_pair_belongs_to_it(tmp_path: Path) -> None:
     check_models(
         settings(
-            tmp_path,
-            clip_visual_model_name="ViT-B-32__openai",
-            clip_textual_model_name="XLM-Roberta-Large-Vit-B-32",
+            tmp_path, clip_visual_model_name="ViT-B-32__openai", clip_textual_model_name="XLM-Roberta-Large-Vit-B-32"
         )
     )
 

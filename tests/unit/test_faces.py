@@ -11,9 +11,9 @@ import numpy as np
 import onnxruntime
 import pytest
 from numpy.typing import ArrayLike, NDArray
-from onnx import TensorProto, helper, numpy_helper, save
 from PIL import Image, ImageOps
 
+from demo.graph import Graph
 from demo.models import build_faces
 from demo.pictures import DrawnFace, colour_photo, group_photo
 from mt_photos_ml.photo import Photo
@@ -132,11 +132,9 @@ def drawn_faces(model: Path) -> Both:
 @pytest.fixture(scope="module")
 def anything(tmp_path_factory: pytest.TempPathFactory) -> Both:
     """A detector with random weights: it sees hundreds of overlapping faces in whatever it is shown."""
-    rng = np.random.default_rng(7)
-    nodes, weights, outputs = [], [], []
+    rng, graph, outputs = np.random.default_rng(7), Graph(), dict[str, list[int | str]]()
     for kind, width in (("score", 1), ("box", 4), ("points", 10)):
         for stride in (8, 16, 32):
-            name = f"{kind}_{stride}"
             weight = rng.normal(0, 1.5 / stride, (2 * width, 3, stride, stride)).astype(np.float32)
             bias = rng.normal(1, 1, 2 * width)
             place = np.zeros((1, 2 * width, 640 // stride, 640 // stride))
@@ -144,24 +142,12 @@ def anything(tmp_path_factory: pytest.TempPathFactory) -> Both:
                 weight += 1 / stride**2 - weight.mean(axis=(1, 2, 3), keepdims=True)
                 bias[:] = -3
                 place = rng.normal(0, 0.5, place.shape)  # what is flat would have equal scores, and those no order
-            weights += [
-                numpy_helper.from_array(weight, f"{name}_w"),
-                numpy_helper.from_array(bias.astype(np.float32), f"{name}_b"),
-                numpy_helper.from_array(place.astype(np.float32), f"{name}_p"),
-            ]
-            nodes += [
-                helper.make_node("Conv", ["input.1", f"{name}_w", f"{name}_b"], [f"{name}_c"], strides=[stride] * 2),
-                helper.make_node("Add", [f"{name}_c", f"{name}_p"], [f"{name}_a"]),
-                helper.make_node("Transpose", [f"{name}_a"], [f"{name}_t"], perm=[0, 2, 3, 1]),
-                helper.make_node("Reshape", [f"{name}_t", f"{kind}_rows"], [f"{name}_r"]),
-                helper.make_node({"score": "Sigmoid", "box": "Softplus"}.get(kind, "Identity"), [f"{name}_r"], [name]),
-            ]
-            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [f"anchors_{stride}", width]))
-        weights.append(numpy_helper.from_array(np.array([-1, width], np.int64), f"{kind}_rows"))
-    photo = helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, "height", "width"])
-    graph = helper.make_graph(nodes, "anything", [photo], outputs, weights)
+            cells = graph("Add", graph("Conv", "input.1", weight, bias, strides=[stride] * 2), place)
+            rows = graph("Reshape", graph("Transpose", cells, perm=[0, 2, 3, 1]), [-1, width])
+            name = graph({"score": "Sigmoid", "box": "Softplus"}.get(kind, "Identity"), rows, out=f"{kind}_{stride}")
+            outputs[name] = [f"anchors_{stride}", width]
     path = tmp_path_factory.mktemp("anything") / "model.onnx"
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    graph.save(path, {"input.1": [1, 3, "height", "width"]}, outputs)
     return Both.of(path)
 
 

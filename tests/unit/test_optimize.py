@@ -83,11 +83,7 @@ def test_the_service_uses_a_variant_only_where_it_is_told(cache: Path, photos: P
     assert ended.stdout.count("kept") == 3
     assert "broken.jpg is left out" in ended.stderr
     new = {path.rpartition("/")[0] for path in set(files(cache)) - set(before)}
-    assert new == {
-        "clip/mine/visual/int8",
-        "clip/mine/textual/int8",
-        "facial-recognition/mine/recognition/int8",
-    }
+    assert new == {"clip/mine/visual/int8", "clip/mine/textual/int8", "facial-recognition/mine/recognition/int8"}
     assert files(cache).items() >= before.items()
 
     group = (photos / "below" / "group 1.JPG").read_bytes()

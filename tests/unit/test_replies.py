@@ -43,10 +43,6 @@ def test_a_face_has_whole_pixels_and_a_list_of_numbers() -> None:
         "detector_backend": "insightface",
         "recognition_model": "buffalo_l",
         "result": [
-            {
-                "embedding": [0.5] * 512,
-                "facial_area": {"x": -1, "y": 3, "w": 11, "h": 18},
-                "face_confidence": 0.875,
-            }
+            {"embedding": [0.5] * 512, "facial_area": {"x": -1, "y": 3, "w": 11, "h": 18}, "face_confidence": 0.875}
         ],
     }

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from demo.__main__ import environment as demo_environment
 from demo.pictures import colour_photo
-from service import Service, jpeg, loaded, post, running
+from photos import jpeg
+from service import Service, loaded, post, running
 
 
 def test_restart_drops_what_is_loaded(service: Service, photo: bytes) -> None:

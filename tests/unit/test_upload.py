@@ -4,7 +4,7 @@
 import asyncio
 import gc
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 from starlette.requests import Request
@@ -35,14 +35,8 @@ def request(chunks: Sequence[bytes], content_type: str = FORM, *, ends: bool = T
     return Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive)
 
 
-def read(chunks: Sequence[bytes], content_type: str = FORM) -> bytes:
-    return asyncio.run(_read(upload.read_file, chunks, content_type))
-
-
-async def _read(
-    reader: Callable[[Request], Awaitable[bytes]], chunks: Sequence[bytes], content_type: str, ends: bool = True
-) -> bytes:
-    return await reader(request(chunks, content_type, ends=ends))
+def read(chunks: Sequence[bytes], content_type: str = FORM, *, ends: bool = True) -> bytes:
+    return asyncio.run(upload.read_file(request(chunks, content_type, ends=ends)))
 
 
 def test_nobody_but_the_one_who_asked_holds_on_to_the_photo() -> None:
@@ -104,7 +98,7 @@ def test_a_form_that_is_not_right_is_told_what_is_expected(content_type: str, bo
 def test_an_upload_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upload, "_SILENCE", 0.05)
     with pytest.raises(TooSlow):
-        asyncio.run(_read(upload.read_file, [part("file", PHOTO)], FORM, ends=False))
+        read([part("file", PHOTO)], ends=False)
 
 
 def test_an_upload_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
@@ -109,7 +110,8 @@ class Routes:
             log_fields(request.scope).append("remembered")
         else:
             async with self._store.use(self._models.clip_textual) as textual:
-                vector = await _run(self._text_worker, lambda: self._encode(text, textual, log_fields(request.scope)))
+                encode = partial(clip.encode_text, text, textual, self._settings.clip_language)
+                vector = await _run(self._text_worker, lambda: self._work(encode, log_fields(request.scope)))
         if len(text) <= _MEMORABLE:
             self._remembered[text] = vector  # at the end: what goes first is what was not asked for the longest
             if len(self._remembered) > _REMEMBERED:
@@ -131,17 +133,15 @@ class Routes:
         fields.append(f"{len(data) / 1e6:.1f} MB")
         photo = Photo.open(data)
         fields.insert(0, str(photo))
-        with self._scheduler.worker() as usage:
-            try:
-                return task(photo)
-            finally:
-                fields += [f"model {usage.model_ms:.0f} ms", f"decode {photo.decode_ms:.0f} ms"]
+        try:
+            return self._work(lambda: task(photo), fields)
+        finally:
+            fields.append(f"decode {photo.decode_ms:.0f} ms")
 
-    def _encode(self, text: str, textual: clip.Textual, fields: list[str]) -> clip.Float:
-        """Runs in the worker for texts."""
+    def _work(self, task: Callable[[], T], fields: list[str]) -> T:
         with self._scheduler.worker() as usage:
             try:
-                return clip.encode_text(text, textual, self._settings.clip_language)
+                return task()
             finally:
                 fields.append(f"model {usage.model_ms:.0f} ms")
 
