@@ -12,25 +12,20 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
+from demo.pictures import COLOURS
+
 Picture = Image.Image
 Encoder = Callable[[Picture], bytes]
 
 HEIC_CAN_BE_MADE = importlib.util.find_spec("pillow_heif") is not None
 
-CHINESE = {
-    "red": "红色",
-    "orange": "橙色",
-    "yellow": "黄色",
-    "green": "绿色",
-    "cyan": "青色",
-    "blue": "蓝色",
-    "purple": "紫色",
-    "pink": "粉色",
-    "brown": "棕色",
-    "black": "黑色",
-    "white": "白色",
-    "grey": "灰色",
-}
+CHINESE = dict(
+    zip(
+        COLOURS,
+        ["红色", "橙色", "黄色", "绿色", "青色", "蓝色", "紫色", "粉色", "棕色", "黑色", "白色", "灰色"],
+        strict=True,
+    )
+)
 """What a search for a colour of demo.pictures.COLOURS is in Chinese."""
 
 # What a camera stores for an EXIF orientation: the picture as seen, turned by the opposite of what EXIF asks for.
@@ -61,13 +56,21 @@ def jpeg(picture: Picture, quality: int = 92) -> bytes:
     return encoded(picture, "JPEG", quality=quality)
 
 
-def turned(picture: Picture, orientation: int, kind: str = "JPEG") -> bytes:
+def turned(picture: Picture, orientation: int, kind: str = "JPEG", **options: object) -> bytes:
     """A file whose pixels are stored turned, and whose EXIF says how to turn them back to `picture`."""
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    stored = picture.transpose(_STORED[orientation]) if orientation in _STORED else picture
-    # pillow-heif wants bytes to write the turn into HEIC's own property too, as phones do: readers go by that alone
-    return encoded(stored, kind, exif=exif.tobytes() if kind == "HEIF" else exif)
+    return encoded(stored(picture, orientation), kind, exif=exif(orientation), **options)
+
+
+def stored(picture: Picture, orientation: int) -> Picture:
+    """What has to be in a file with this orientation for people to see `picture`."""
+    return picture.transpose(_STORED[orientation]) if orientation in _STORED else picture
+
+
+def exif(orientation: int) -> bytes:
+    """Of an object, pillow-heif would not see the orientation, nor write it into HEIC's own property as phones do."""
+    block = Image.Exif()
+    block[ExifTags.Base.Orientation] = orientation
+    return block.tobytes()
 
 
 def _as(kind: str, mode: str = "RGB", **options: object) -> Encoder:
@@ -128,26 +131,28 @@ IN_GREY: Mapping[str, Encoder] = {
 }
 
 
-def png_that_claims(width: int, height: int) -> bytes:
-    """A small PNG with a sound header that promises this many pixels."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
-    )
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """Of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def jpeg_that_claims(width: int, height: int) -> bytes:
-    """A small JPEG whose frame header promises this many pixels."""
-    photo = jpeg(Image.new("RGB", (16, 16)))
-    at = photo.index(b"\xff\xc0") + 5
-    return photo[:at] + struct.pack(">HH", height, width) + photo[at + 4 :]
-
-
-def gif_that_claims(width: int, height: int) -> bytes:
-    """A small GIF on a canvas of this many pixels."""
-    photo = encoded(Image.new("RGB", (16, 16)), "GIF")
-    return photo[:6] + struct.pack("<HH", width, height) + photo[10:]
+def that_claims(kind: str, width: int, height: int) -> bytes:
+    """A small file with a sound header that promises this many pixels."""
+    small = Image.new("P" if kind == "GIF" else "RGB", (16, 16))
+    if kind == "PNG":
+        header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+        return b"\x89PNG\r\n\x1a\n" + content
+    if kind == "JPEG":
+        photo = jpeg(small)
+        at = photo.index(b"\xff\xc0") + 5
+        return photo[:at] + struct.pack(">HH", height, width) + photo[at + 4 :]
+    if kind == "GIF":
+        photo = encoded(small, "GIF")
+        return photo[:6] + struct.pack("<HH", width, height) + photo[10:]
+    if kind == "BMP":
+        photo = encoded(small, "BMP")
+        return photo[:18] + struct.pack("<ii", width, height) + photo[26:]
+    tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (279, 4, 64)]
+    entries = b"".join(struct.pack("<HHII", tag, form, 1, value) for tag, form, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from demo.models import build_clip
@@ -17,7 +17,7 @@ from demo.pictures import COLOURS, colour_photo, group_photo
 from mt_photos_ml.photo import Photo
 from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.tasks import clip
-from photos import CHINESE
+from photos import CHINESE, encoded, jpeg, turned
 from recorded import Recorded
 
 LANGUAGES = ["zho_Hans", "jpn_Jpan", "kor_Hang", "rus_Cyrl", "eng_Latn", "fra_Latn", "zho_Hant", "yue_Hant"]
@@ -47,12 +47,6 @@ class Pair:
 
     def words(self, text: str, language: str | None = None) -> list[str | None]:
         return [self.textual.tokenizer.id_to_token(i) for i in self.ids(text, language)]
-
-
-def _file(image: Image.Image, kind: str) -> bytes:
-    data = BytesIO()
-    image.save(data, kind, **({"quality": 90} if kind == "JPEG" else {"compress_level": 1}))
-    return data.getvalue()
 
 
 def _reference(data: bytes, size: int) -> NDArray[np.float32]:
@@ -97,7 +91,7 @@ def nllb(tmp_path: Path) -> Pair:
 @pytest.mark.parametrize("size", [(4000, 3000), (3000, 4000), (1440, 1080), (1080, 1440), (4800, 600), (333, 1000)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_the_model_input_is_that_of_a_whole_decode(colours: Pair, kind: str, size: tuple[int, int]) -> None:
-    data = _file(group_photo(size, range(3), seed=1)[0], kind)
+    data = encoded(group_photo(size, range(3), seed=1)[0], kind, quality=90)
     vector = clip.encode_photo(Photo.open(data), colours.visual)
     given, whole = colours.seen.feeds[-1]["image"], _reference(data, 224)
     assert given.shape == (1, 3, 224, 224)
@@ -110,7 +104,7 @@ def test_the_model_input_is_that_of_a_whole_decode(colours: Pair, kind: str, siz
 @pytest.mark.parametrize("size", [(224, 224), (225, 224), (100, 37), (37, 100), (1, 1), (1, 400), (447, 301)])
 def test_small_and_odd_sizes_are_rounded_as_the_base_image_rounds(colours: Pair, size: tuple[int, int]) -> None:
     noise = np.random.default_rng(1).integers(0, 255, (size[1], size[0], 3), np.uint8)
-    data = _file(Image.fromarray(noise), "PNG")
+    data = encoded(Image.fromarray(noise), "PNG")
     clip.encode_photo(Photo.open(data), colours.visual)
     np.testing.assert_allclose(colours.seen.feeds[-1]["image"], _reference(data, 224), atol=0.04)
 
@@ -122,16 +116,8 @@ def test_a_turned_photo_gives_the_input_of_the_upright_one(
 ) -> None:
     """Of any size: 29 / 29 * 224 / (224 / 29) is a hair more than 29."""
     seen = colour_photo("orange", size)
-    exif = Image.Exif()
-    exif[0x0112] = {6: 8, 8: 6}.get(orientation, orientation)  # what undoes the turn
-    stored = seen.copy()
-    stored.getexif().update(exif)
-    stored = ImageOps.exif_transpose(stored)
-    exif[0x0112] = orientation
-    data = BytesIO()
-    stored.save(data, "PNG", exif=exif)
-    clip.encode_photo(Photo.open(data.getvalue()), colours.visual)
-    assert _psnr(colours.seen.feeds[-1]["image"], _reference(_file(seen, "PNG"), 224)) >= 50
+    clip.encode_photo(Photo.open(turned(seen, orientation, "PNG")), colours.visual)
+    assert _psnr(colours.seen.feeds[-1]["image"], _reference(encoded(seen, "PNG"), 224)) >= 50
 
 
 def test_size_and_values_are_those_of_the_models_own_file(tmp_path: Path) -> None:
@@ -141,7 +127,7 @@ def test_size_and_values_are_those_of_the_models_own_file(tmp_path: Path) -> Non
     own = {"size": 56, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 1.0], "interpolation": "bilinear"}
     path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
     pair = Pair.load(folder)
-    photo = Photo.open(_file(Image.new("RGB", (90, 60), (255, 0, 51)), "PNG"))
+    photo = Photo.open(encoded(Image.new("RGB", (90, 60), (255, 0, 51)), "PNG"))
     assert clip.encode_photo(photo, pair.visual).shape == (640,)
     given = pair.seen.feeds[-1]["image"]
     assert given.shape == (1, 3, 56, 56)
@@ -160,12 +146,12 @@ def test_a_file_that_says_nothing_of_use_is_an_error(colours: Pair, tmp_path: Pa
 def test_a_photo_is_nearest_to_the_name_of_its_colour(colours: Pair, names: dict[str, str]) -> None:
     texts = np.stack([clip.encode_text(name, colours.textual) for name in names.values()])
     for i, name in enumerate(names):
-        photo = Photo.open(_file(colour_photo(name, (640, 480), seed=3), "JPEG"))
+        photo = Photo.open(jpeg(colour_photo(name, (640, 480), seed=3)))
         assert (texts @ clip.encode_photo(photo, colours.visual)).argmax() == i
 
 
 def test_vectors_have_length_one(colours: Pair) -> None:
-    photo = Photo.open(_file(colour_photo("blue", (300, 200)), "PNG"))
+    photo = Photo.open(encoded(colour_photo("blue", (300, 200)), "PNG"))
     for vector in (clip.encode_photo(photo, colours.visual), clip.encode_text("", colours.textual)):
         assert vector.shape == (512,)
         assert vector.dtype == np.float32

@@ -19,6 +19,7 @@ from demo.pictures import DrawnFace, colour_photo, group_photo
 from mt_photos_ml.photo import Photo
 from mt_photos_ml.runtime.ort import OrtSession
 from mt_photos_ml.tasks import faces
+from photos import turned
 from recorded import Recorded
 
 _PACKAGE = importlib.util.find_spec("insightface")
@@ -92,16 +93,7 @@ class Both:
 
 
 def _file(image: Image.Image, kind: str = "JPEG", orientation: int = 1) -> bytes:
-    stored, exif, data = image, Image.Exif(), BytesIO()
-    if orientation != 1:
-        exif[0x0112] = {1: 1, 3: 3, 6: 8, 8: 6}[orientation]  # what undoes the turn
-        stored = image.copy()
-        stored.getexif()[0x0112] = exif[0x0112]
-        stored = ImageOps.exif_transpose(stored)
-        exif[0x0112] = orientation
-    options = {"quality": 92} if kind == "JPEG" else {"compress_level": 1}
-    stored.save(data, kind, exif=exif, **options)
-    return data.getvalue()
+    return turned(image, orientation, kind, quality=92, compress_level=1)
 
 
 def _upright(data: bytes) -> Image.Image:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from mt_photos_ml.photo import Photo
 from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.tasks import ocr
 from mt_photos_ml.tasks.ocr import Line
+from photos import encoded, exif
 
 SCRIPT = Path(__file__).parents[1] / "reference_rapidocr.py"
 _PACKAGE = importlib.util.find_spec("rapidocr")
@@ -66,10 +66,7 @@ class Reading:
 
 
 def _photo(image: Image.Image, orientation: int = 1) -> Photo:
-    data, exif = BytesIO(), Image.Exif()
-    exif[0x0112] = orientation
-    image.save(data, "PNG", exif=exif, compress_level=1)
-    return Photo.open(data.getvalue())
+    return Photo.open(encoded(image, "PNG", exif=exif(orientation), compress_level=1))
 
 
 def _reader(wheel: str) -> Reader:

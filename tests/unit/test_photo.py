@@ -5,18 +5,18 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterator
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pillow_heif
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
 from demo.pictures import colour_photo
 from mt_photos_ml.decoders import DecoderMissing, PhotoError
 from mt_photos_ml.photo import Photo
+from photos import chunk, encoded, exif, stored, that_claims
 
 pillow_heif.register_heif_opener()
 OUT_OF_RANGE = "height or width out of range"
@@ -37,9 +37,7 @@ RED, GREEN, BLUE, YELLOW = (220, 30, 30), (30, 180, 40), (40, 60, 210), (235, 22
 
 
 def _file(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    data = BytesIO()
-    image.save(data, kind, **{**KINDS.get(kind, {}), **options})
-    return data.getvalue()
+    return encoded(image, kind, **{**KINDS.get(kind, {}), **options})
 
 
 def _pixels(data: bytes) -> NDArray[np.uint8]:
@@ -47,43 +45,6 @@ def _pixels(data: bytes) -> NDArray[np.uint8]:
     assert rgb.dtype == np.uint8
     assert rgb.shape[2] == 3
     return rgb
-
-
-def _exif(orientation: int) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif.tobytes()  # of an object, pillow-heif would not see the orientation
-
-
-def _stored(seen: Image.Image, orientation: int) -> Image.Image:
-    """What has to be in a file with this orientation for people to see `seen`."""
-    turned = seen.copy()
-    turned.getexif()[0x0112] = {6: 8, 8: 6}.get(orientation, orientation)
-    return ImageOps.exif_transpose(turned)
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def _claim(kind: str, width: int, height: int) -> bytes:
-    """A file of a few bytes whose header says that it is so large."""
-    if kind == "PNG":
-        header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-        return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(bytes(100)))
-    if kind == "JPEG":
-        data = _file(Image.new("RGB", (8, 8)), "JPEG")
-        at = data.index(b"\xff\xc0") + 5
-        return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
-    if kind == "GIF":
-        data = _file(Image.new("P", (8, 8)), "GIF")
-        return data[:6] + struct.pack("<HH", width, height) + data[10:]
-    if kind == "BMP":
-        data = _file(Image.new("RGB", (8, 8)), "BMP")
-        return data[:18] + struct.pack("<ii", width, height) + data[26:]
-    tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (279, 4, 64)]
-    entries = b"".join(struct.pack("<HHII", tag, form, 1, value) for tag, form, value in tags)
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +117,7 @@ def test_sixteen_bits_are_brought_to_eight_by_their_high_byte() -> None:
     assert _pixels(_file(dark)).max() == 0  # dark is dark, not stretched
     header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
     rows = zlib.compress(b"\0" + struct.pack(">6H", 0xFFFF, 0x8080, 0, 0x4040, 0xC0C0, 0x0101))
-    rgb = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", rows) + _chunk(b"IEND", b"")
+    rgb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     np.testing.assert_array_equal(_pixels(rgb), [[[255, 0x80, 0], [0x40, 0xC0, 1]]])
 
 
@@ -227,7 +188,7 @@ def test_a_gif_without_an_end_is_read_to_its_first_frame_only() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", EXIF_KINDS)
 def test_a_photo_is_turned_as_its_exif_says(quarters: Image.Image, kind: str, orientation: int) -> None:
-    data = _file(_stored(quarters, orientation), kind, exif=_exif(orientation))
+    data = _file(stored(quarters, orientation), kind, exif=exif(orientation))
     photo = Photo.open(data)
     assert (photo.width, photo.height) == (96, 64)
     assert photo.pixels(1).rgb.shape == (64, 96, 3)
@@ -239,10 +200,10 @@ def test_a_photo_is_turned_as_its_exif_says(quarters: Image.Image, kind: str, or
 def test_exif_behind_the_pixels_of_a_png_counts(
     quarters: Image.Image, orientation: int, loads: list[tuple[int, int]]
 ) -> None:
-    data = _file(_stored(quarters, orientation))
-    chunk = _chunk(b"eXIf", _exif(orientation).removeprefix(b"Exif\0\0"))
+    data = _file(stored(quarters, orientation))
+    exif_chunk = chunk(b"eXIf", exif(orientation).removeprefix(b"Exif\0\0"))
     loads.clear()
-    photo = Photo.open(data[:-12] + chunk + data[-12:])
+    photo = Photo.open(data[:-12] + exif_chunk + data[-12:])
     assert loads == []
     assert (photo.orientation, photo.width, photo.height) == (orientation, 96, 64)
     np.testing.assert_array_equal(photo.pixels(1).rgb, np.asarray(quarters))
@@ -258,7 +219,7 @@ def test_damaged_exif_is_ignored(quarters: Image.Image, kind: str, block: bytes)
 
 @pytest.mark.parametrize("value", [0, 9, 65535])
 def test_an_orientation_that_there_is_not_is_ignored(quarters: Image.Image, value: int) -> None:
-    assert Photo.open(_file(quarters, "JPEG", exif=_exif(value))).orientation == 1
+    assert Photo.open(_file(quarters, "JPEG", exif=exif(value))).orientation == 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -269,7 +230,7 @@ def test_the_transform_leads_to_the_same_place_in_a_scaled_decode(orientation: i
     places = [(61.5, 40.5), (1201.5, 907.5), (655.5, 121.5)]
     for x, y in places:
         seen.paste((250, 250, 250), (int(x - 7.5), int(y - 7.5), int(x + 8.5), int(y + 8.5)))
-    photo = Photo.open(_file(_stored(seen, orientation), "JPEG", exif=_exif(orientation)))
+    photo = Photo.open(_file(stored(seen, orientation), "JPEG", exif=exif(orientation)))
     pixels = photo.pixels(scale)
     assert pixels.scale == pytest.approx(scale, rel=0.01)
     grey = pixels.rgb[:, :, 0].astype(float) - 10
@@ -287,7 +248,7 @@ def test_a_dot_in_a_12_megapixel_photo_is_where_the_transform_says(orientation: 
     seen = Image.new("RGB", (4001, 3003) if orientation < 5 else (3003, 4001))
     x, y = (seen.width - 37, seen.height - 25)
     seen.paste((255, 255, 255), (x - 2, y - 2, x + 3, y + 3))
-    pixels = Photo.open(_file(_stored(seen, orientation), "JPEG", exif=_exif(orientation))).pixels(1 / 4)
+    pixels = Photo.open(_file(stored(seen, orientation), "JPEG", exif=exif(orientation))).pixels(1 / 4)
     assert pixels.scale == pytest.approx(1 / 4, rel=0.01)
     grey = pixels.rgb[:, :, 0].astype(float)
     rows, columns = np.nonzero(grey > 30)
@@ -300,7 +261,7 @@ def test_a_dot_in_a_12_megapixel_photo_is_where_the_transform_says(orientation: 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_a_part_is_cut_out_of_the_photo_as_people_see_it(kind: str, orientation: int) -> None:
     seen = colour_photo("cyan", (999, 701), seed=2).resize((999, 701))
-    photo = Photo.open(_file(_stored(seen, orientation), kind, exif=_exif(orientation)))
+    photo = Photo.open(_file(stored(seen, orientation), kind, exif=exif(orientation)))
     box = (101.5, 50.0, 901.0, 650.25)
     part = photo.resized((200, 150), box=box)
     expected = seen.resize((200, 150), Image.Resampling.BICUBIC, box=box)
@@ -329,7 +290,7 @@ def test_a_photo_that_claims_too_much_is_refused_undecoded(
     kind: str, width: int, height: int, loads: list[tuple[int, int]]
 ) -> None:
     with pytest.raises(PhotoError, match=f"^{OUT_OF_RANGE}$"):
-        Photo.open(_claim(kind, width, height))
+        Photo.open(that_claims(kind, width, height))
     assert loads in ([], [(8, 8)])  # of making the file
 
 
@@ -349,7 +310,7 @@ def test_a_gif_frame_beyond_its_canvas_is_refused_undecoded(
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
 def test_absurd_headers_are_refused(kind: str, size: tuple[int, int]) -> None:
     with pytest.raises(PhotoError):
-        Photo.open(_claim(kind, *size)).pixels(1)
+        Photo.open(that_claims(kind, *size)).pixels(1)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WebP", "TIFF", "BMP"])
@@ -423,7 +384,7 @@ def _mutations(data: bytes, count: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_three_hundred_damaged_files_of_a_kind_raise_nothing_but_photo_errors(quarters: Image.Image, kind: str) -> None:
-    data = _file(quarters, kind, **({"exif": _exif(6)} if kind in EXIF_KINDS else {}))
+    data = _file(quarters, kind, **({"exif": exif(6)} if kind in EXIF_KINDS else {}))
     reasons = []
     for changed in _mutations(data, 300):
         try:

@@ -50,7 +50,7 @@ def _in_blocks(plain: Path, written: Path, feeds: Sequence[Tensors]) -> None:
 
 
 class _Reader:
-    """Tensorss, as the quantizer wants to be given them."""
+    """The feeds, as the quantizer wants to be given them."""
 
     def __init__(self, feeds: Sequence[Tensors]) -> None:
         self._left = iter(feeds)
