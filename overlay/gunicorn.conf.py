@@ -8,6 +8,7 @@ import sys
 import warnings
 from typing import Any
 
+from mt_photos_ml.lifecycle import PatientH11Protocol
 from mt_photos_ml.models.checks import check_models
 from mt_photos_ml.settings import SettingsError, load
 
@@ -29,7 +30,13 @@ except SettingsError as error:
 class Worker(UvicornWorker):
     """Uvicorn in gunicorn, with the parser of HTTP that refuses endless headers; the other takes them all."""
 
-    CONFIG_KWARGS = {"loop": "auto", "http": "h11", "ws": "none", "server_header": False}  # noqa: RUF012
+    CONFIG_KWARGS = {  # noqa: RUF012
+        "loop": "auto",
+        "http": PatientH11Protocol,
+        "ws": "none",
+        "server_header": False,
+        "timeout_graceful_shutdown": 60,
+    }
 
     def init_signals(self) -> None:
         """Uvicorn raises a signal again when it has finished: the end that was asked for is no failure."""

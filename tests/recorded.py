@@ -22,6 +22,10 @@ class Recorded:
         return self.session.inputs
 
     @property
+    def outputs(self) -> Sequence[Node]:
+        return self.session.outputs
+
+    @property
     def metadata(self) -> Mapping[str, str]:
         return self.session.metadata
 

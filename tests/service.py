@@ -26,6 +26,13 @@ class Service:
     process: subprocess.Popen[bytes]
     log: Path
 
+    @property
+    def pid(self) -> int:
+        """Of the process that serves; `process` is the one that supervises it."""
+        supervisor = self.process.pid
+        children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+        return int(children[0])
+
     def client(self, key: str | None = KEY) -> httpx.Client:
         headers = {"api-key": key} if key else {}
         unlimited = httpx.Limits(max_connections=None)
@@ -34,7 +41,15 @@ class Service:
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with these settings and no others."""
-    ours = ("API_AUTH_KEY", "HTTP_PORT", "TASKS", "MAX_UPLOAD_MB", "HF_ENDPOINT", "IMMICH_LOG_LEVEL")
+    ours = (
+        "API_AUTH_KEY",
+        "API_AUTH_KEY_FILE",
+        "HTTP_PORT",
+        "TASKS",
+        "MAX_UPLOAD_MB",
+        "HF_ENDPOINT",
+        "IMMICH_LOG_LEVEL",
+    )
     prefixes = ("OCR_", "CLIP_", "FACE_", "INT8_", "MACHINE_LEARNING_", "PREPARE_")
     kept = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith(prefixes)}
     return {**kept, "PYTHONPATH": str(_ROOT / "overlay"), **settings}

@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -18,7 +18,9 @@ from .api.auth import ApiKeyMiddleware
 from .api.errors import HANDLERS
 from .api.limits import BodyLimitMiddleware
 from .api.routes import Routes
+from .lifecycle import Lifecycle, LifecycleMiddleware
 from .models.hub import Hub
+from .models.loader import Loader
 from .models.selection import clip_vector_length, in_use, preloaded
 from .models.store import Store
 from .runtime import Runtime
@@ -27,7 +29,7 @@ from .runtime.npu import NpuRuntime, find_npu
 from .runtime.ort import OrtRuntime
 from .runtime.prepared import PreparedModels
 from .runtime.scheduler import CpuScheduler
-from .settings import DEFAULT_KEY, Settings
+from .settings import Settings
 from .tasks.models import Models
 
 log = logging.getLogger("mt_photos_ml")
@@ -44,11 +46,11 @@ class Fallback(Protocol):
 
 
 def from_settings(
-    settings: Settings, fallback: Fallback | None = None, restart: Callable[[], None] = lambda: None
+    settings: Settings, lifecycle: Lifecycle, fallback: Fallback | None = None, *, is_exposed: bool = True
 ) -> Starlette:
     """The whole service with the devices, the models and the mirrors of these settings, which are checked already.
 
-    restart: makes the process end once what is in flight is answered, and a new one take its place.
+    is_exposed: whether other machines can reach it.
     """
     prepared = PreparedModels(settings.cache_folder) if settings.prepare_models else None
     runtime: Runtime = OrtRuntime(threads_of_inference(settings), prepared, Devices.of(settings))
@@ -58,14 +60,17 @@ def from_settings(
     scheduler, models = CpuScheduler(_cores(), threads_of_inference(settings)), Models.of(settings)
     at_start = preloaded(settings)
     kept = [key for key in models.all() if key.ref in at_start]
-    store = Store(runtime, hub, scheduler, settings.model_ttl, kept, restart)
-    routes = Routes(settings, store, models, scheduler, restart)
+    loader = Loader(runtime, hub, scheduler)
+    store = Store(runtime, loader, settings.model_ttl, kept, lifecycle.restart)
+    warnings = [settings.key_warning] if settings.key_warning and is_exposed else []
+    routes = Routes(settings, store, models, scheduler, lifecycle.restart, warnings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(store.run_maintenance()), asyncio.create_task(store.preload())]
         async with fallback.lifespan() if fallback is not None else contextlib.nullcontext():
-            yield
+            with lifecycle.signals():
+                yield
         for task in tasks:
             task.cancel()
         runtime.close()
@@ -79,6 +84,7 @@ def from_settings(
     if not settings.open_to_all:
         predict = {("POST", "/predict")} if fallback is not None and settings.immich_api == "open" else set()
         app.add_middleware(ApiKeyMiddleware, settings.api_auth_key, predict)
+    app.add_middleware(LifecycleMiddleware, lifecycle)
     app.add_middleware(AccessLogMiddleware)
     return app
 
@@ -92,14 +98,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def announce(settings: Settings, where: str) -> None:
+def announce(settings: Settings, where: str, *, is_exposed: bool = True) -> None:
     """Says in the log what a person needs to know at the start. where: what the service listens on."""
-    key = "of your own"
-    if settings.open_to_all:
-        key = "none, the API is open to all who can reach it"
-    elif settings.api_auth_key == DEFAULT_KEY:
-        key = "the default one, which everybody knows: set API_AUTH_KEY"
-    log.info("mt-photos-ml %s on %s, key: %s", version(), where, key)
+    log.info("mt-photos-ml %s on %s", version(), where)
+    if settings.key_warning and is_exposed:
+        log.warning("%s", settings.key_warning)
     refs = in_use(settings)
     for task in dict.fromkeys(network.switch for network in refs):
         names = dict.fromkeys(ref.name for network, ref in refs.items() if network.switch == task)

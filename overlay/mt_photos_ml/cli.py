@@ -1,31 +1,13 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The command mt-photos-ml: serve, models, doctor."""
+"""The command mt-photos-ml: serve, and those of commands.py."""
 
-import shutil
+import os
+import socket
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import click
 
 from . import logs, version
-from .files import size_of
-from .models import catalog, checks, selection
-from .models.catalog import ModelRef
-from .settings import Settings, SettingsError, load
-
-
-def _settings(check: bool = False) -> Settings:
-    """check: whether the models that they choose are looked at too. Ends the process where something is wrong."""
-    try:
-        settings = load()
-        if check:
-            checks.check_models(settings)
-    except SettingsError as error:
-        print(f"mt-photos-ml: {error}".replace("\n", "\nmt-photos-ml: "), file=sys.stderr)
-        sys.exit(2)
-    logs.to_stderr(settings.log_level)
-    return settings
 
 
 def _port(value: str | int) -> int:
@@ -43,154 +25,41 @@ def main() -> None:
 @main.command()
 @click.option("--host", default="0.0.0.0", help="address to listen on (default: all of IPv4)")
 @click.option("--port", type=_port, help="port to listen on (default: HTTP_PORT, else 8060)")
-@click.option("--fd", type=int, hidden=True)  # the socket that this process bound before it started itself afresh
+@click.option("--fd", type=int, hidden=True)  # the socket, which the supervising process holds
 def serve(host: str, port: int | None, fd: int | None) -> None:
     """Run the service."""
-    settings = _settings(check=True)
+    if fd is None:
+        port = port or _port_of_the_environment()
+        from .supervise import bind, supervise
+
+        try:
+            listening = bind(host, port)
+        except OSError as error:
+            sys.exit(f"mt-photos-ml: can't listen on {host} port {port}: {error.strerror}")
+        if hasattr(os, "fork"):
+            logs.to_stderr("info")
+            command = [sys.executable, "-m", "mt_photos_ml", "serve", "--host", host, "--port", str(port)]
+            sys.exit(supervise(command, listening))
+    else:
+        listening = socket.socket(fileno=fd)
+    from .commands import settings_or_exit
     from .serve import serve
 
-    sys.exit(serve(settings, host, port or settings.http_port, fd))
+    settings = settings_or_exit(check=True)
+    sys.exit(serve(settings, host, listening))
 
 
-@main.command()
-def doctor() -> None:
-    """Check settings, decoders, devices, cache, network."""
-    from .doctor import checks
-
-    broken = False
-    for state, what, detail in checks(_settings()):
-        broken |= state == "FAIL"
-        print(f"{state:4}  {what}: {detail}")
-    sys.exit(broken)
-
-
-@main.group()
-def models() -> None:
-    """Look after the model files."""
-
-
-@models.command("list")
-def list_() -> None:
-    """The models known and those in the cache."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from .runtime.prepared import FOLDER
-
-    settings = _settings()
-    used = {(ref.task, ref.name) for ref in selection.in_use(settings).values()}
-    there = {(folder.parent.name, folder.name): folder for folder in _cached(settings.cache_folder)}
-    table = Table("task", "model", "vector", "languages", "on disk", "prepared", "", box=None, pad_edge=False)
-    for task, names in catalog.KNOWN.items():
-        own = sorted(name for other, name in there if other == task and name not in names)
-        for name in (*names, *own):
-            clip = catalog.CLIP_MODELS.get(name) if task == catalog.CLIP else None
-            folder = there.get((task, name))
-            size, prepared = (size_of(folder), sum(map(size_of, folder.rglob(FOLDER)))) if folder else (0, 0)
-            table.add_row(
-                catalog.SWITCHES[task],
-                name,
-                str(clip.length) if clip else "",
-                clip.languages if clip else "",
-                f"{(size - prepared) / 1e6:.0f} MB" if size else "",
-                f"{prepared / 1e6:.0f} MB" if prepared else "",
-                "in use" if (task, name) in used else "",
-            )
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
-
-
-@models.command()
-def pull() -> None:
-    """Download what the settings need."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
-
-    from .models.hub import DownloadError, Hub
-
-    settings, failed = _settings(), False
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        rows: dict[ModelRef, TaskID] = {}
-
-        def draw(ref: ModelRef, done: int, total: int) -> None:
-            if ref not in rows:
-                rows[ref] = bars.add_task(f"{ref.task} {ref.type}", total=total)
-            bars.update(rows[ref], completed=done, total=total)
-
-        hub = Hub(settings.cache_folder, settings.hf_endpoint, progress=draw)
-        for ref in selection.in_use(settings).values():
-            try:
-                bars.console.print(f"{ref}: {hub.fetch(ref)}", soft_wrap=True)
-            except DownloadError as error:
-                failed = True
-                bars.console.print(f"{ref}: {error}", soft_wrap=True, style="red")
-    sys.exit(failed)
-
-
-@models.command()
-def verify() -> None:
-    """Check the files in use, and that the runtime can open them."""
-    from .models.hub import Hub
-    from .models.sources import file_in_wheel
-    from .runtime.devices import Devices
-    from .runtime.ort import OrtRuntime
-
-    settings, failed = _settings(), False
-    hub, runtime = Hub(settings.cache_folder, settings.hf_endpoint), OrtRuntime(devices=Devices.of(settings))
-    for ref in selection.in_use(settings).values():
-        in_wheel = file_in_wheel(ref) if ref.missing(settings.cache_folder) else None
-        wrong = None if in_wheel else hub.verify(ref)
-        if wrong is None:
-            try:
-                runtime.open(in_wheel or ref.path(settings.cache_folder))
-            except Exception as error:
-                wrong = str(error)
-        failed |= wrong is not None
-        print(f"{ref}: {wrong or 'fine'}")
-    sys.exit(failed)
-
-
-@models.command()
-@click.option("-y", "--yes", is_flag=True, help="do not ask")
-def prune(yes: bool) -> None:
-    """Delete models that are no longer used, and outdated prepared ones."""
-    from .runtime.prepared import find_stale
-
-    settings = _settings()
-    used = {(ref.task, ref.name) for ref in selection.in_use(settings).values()}
-    stale: list[Path] = []
-    for path in _cached(settings.cache_folder):
-        stale += find_stale(path) if (path.parent.name, path.name) in used else [path]
-    if not stale:
-        print("nothing to delete: every model in the cache is in use")
-        return
-    for path in stale:
-        print(f"{size_of(path) / 1e6:8.0f} MB  {path}")
+def _port_of_the_environment() -> int:
     try:
-        if not yes and not click.confirm("Delete these?"):
-            print("nothing deleted")
-            sys.exit(1)
-    except click.Abort:
-        print("\nnothing deleted: nobody answered; --yes deletes without a question")
-        sys.exit(1)
-    for path in stale:
-        path.unlink() if path.is_symlink() else shutil.rmtree(path)
-    print(f"deleted {len(stale)}")
+        return _port(os.environ.get("HTTP_PORT") or 8060)
+    except click.BadParameter:
+        from .commands import settings_or_exit
+
+        return settings_or_exit().http_port  # which says what is expected, and ends
 
 
-@models.command()
-@click.argument("name")
-@click.argument("photos", type=click.Path(path_type=Path), nargs=-1, required=True)
-def optimize(name: str, photos: tuple[Path, ...]) -> None:
-    """Write int8 variants of the CLIP or face model NAME, quicker on the processor; measured on PHOTOS, photos or
-    folders."""
-    from .int8.report import optimize_and_report
+if sys.argv[1:2] != ["serve"]:  # the process that supervises imports next to nothing
+    from .commands import doctor, models
 
-    sys.exit(optimize_and_report(_settings(), name, photos))
-
-
-def _cached(cache: Path) -> Iterator[Path]:
-    """The folders of models in the cache."""
-    for task in catalog.KNOWN:
-        if (cache / task).is_dir():
-            yield from sorted(path for path in (cache / task).iterdir() if path.is_dir())
+    main.add_command(doctor)
+    main.add_command(models)

@@ -18,7 +18,7 @@ from .models.sources import file_in_wheel
 from .runtime.devices import Devices
 from .runtime.npu import find_npu
 from .runtime.ort import OrtRuntime
-from .settings import DEFAULT_KEY, Settings, SettingsError
+from .settings import Settings, SettingsError
 
 Check = tuple[str, str, str]
 """ok, warn or FAIL; what was looked at; what was found."""
@@ -31,12 +31,7 @@ def checks(settings: Settings) -> Iterator[Check]:
         yield "ok", "settings", f"tasks {', '.join(sorted(settings.tasks))}, port {settings.http_port}"
     except SettingsError as error:
         yield "FAIL", "settings", str(error)
-    if settings.open_to_all:
-        yield "warn", "key", "none: whoever reaches the port can use the service"
-    elif settings.api_auth_key == DEFAULT_KEY:
-        yield "warn", "key", "the default one, which everybody knows: set API_AUTH_KEY"
-    else:
-        yield "ok", "key", "of your own"
+    yield "warn" if settings.key_warning else "ok", "key", settings.key_warning or "of your own"
     yield from _decoders()
     yield _runtime(settings)
     yield _cache(settings.cache_folder)

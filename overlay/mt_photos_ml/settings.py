@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_KEY = "mt_photos_ai_extra"
 NO_KEY = "no-key"
+KEY_FILE = "API_AUTH_KEY_FILE"
 TASKS = ("ocr", "clip", "faces")
 INT8_TASKS = ("clip", "faces")
 DEFAULT_CLIP = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"
@@ -105,7 +106,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True)
 
-    api_auth_key: Key = Field(DEFAULT_KEY, validation_alias="API_AUTH_KEY")
+    api_auth_key: Key = Field(DEFAULT_KEY, validation_alias="API_AUTH_KEY", repr=False)
     http_port: int = Field(8060, ge=1, le=65535, validation_alias="HTTP_PORT")
     tasks: Tasks = Field(frozenset(TASKS), validation_alias="TASKS")
     max_upload_mb: int = Field(128, ge=1, le=4096, validation_alias="MAX_UPLOAD_MB")
@@ -160,6 +161,15 @@ class Settings(BaseSettings):
         return self.api_auth_key == NO_KEY
 
     @property
+    def key_warning(self) -> str | None:
+        """What is wrong with the key on a port that others can reach."""
+        if self.open_to_all:
+            return "there is no key: whoever reaches the port can use the service; set API_AUTH_KEY"
+        if self.api_auth_key == DEFAULT_KEY:
+            return "the key is the default one, which everybody knows; set API_AUTH_KEY"
+        return None
+
+    @property
     def demo(self) -> bool:
         """Whether a model in use is one of the demo's, which recognise drawings and colours only."""
         names = (self.clip_visual_model_name, self.face_detection_model_name, self.face_recognition_model_name)
@@ -176,14 +186,36 @@ def load() -> Settings:
     if os.environ.get("API_AUTH_KEY", "-").strip() == "":
         raise SettingsError(f'API_AUTH_KEY="": expected a key; for a service without one set it to {NO_KEY}')
     try:
-        return Settings()
+        return Settings(**_key_of_file())
     except ValidationError as error:
         raise SettingsError("\n".join(map(_line, error.errors()))) from None
+
+
+def _key_of_file() -> dict[str, Any]:
+    """The key, where a file holds it, such as one of Docker's secrets."""
+    path = os.environ.get(KEY_FILE)
+    if not path:
+        return {}
+    if "API_AUTH_KEY" in os.environ:
+        raise SettingsError(f"{KEY_FILE}={path}: expected to be the only one that names a key; API_AUTH_KEY is set too")
+    try:
+        key = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{KEY_FILE}={path}: expected a file with the key: {_reason(error)}") from None
+    if not key:
+        raise SettingsError(f"{KEY_FILE}={path}: expected a file with the key; it is empty")
+    return {"API_AUTH_KEY": key}
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "it is not text"
 
 
 def _line(error: ErrorDetails) -> str:
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if not error["loc"]:
         return message
+    if error["loc"][0] == "API_AUTH_KEY":  # a key has no place in a log, a wrong one neither
+        return f"API_AUTH_KEY: expected {message}"
     value = str(error["input"])
     return f"{error['loc'][0]}={value if value.isprintable() else repr(value)}: expected {message}"

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """Replaces upstream's main.py, which lies beside it as upstream_main: the MT Photos API, and behind it upstream's."""
 
-import os
 import signal
 import sys
 
 from mt_photos_ml.app import announce, from_settings
+from mt_photos_ml.lifecycle import Lifecycle
 from mt_photos_ml.logs import to_stderr
 from mt_photos_ml.memory import configure_malloc
 from mt_photos_ml.settings import SettingsError, load
@@ -15,11 +15,9 @@ try:
     settings = load()
     to_stderr(settings.log_level)
     configure_malloc()
-    app = from_settings(
-        settings,
-        Upstream(at_once=settings.immich_api == "open") if settings.immich_api != "off" else None,
-        restart=lambda: os.kill(os.getpid(), signal.SIGTERM),  # gunicorn starts another worker
-    )
+    upstream = Upstream(at_once=settings.immich_api == "open") if settings.immich_api != "off" else None
+    lifecycle = Lifecycle(restarts_on={signal.SIGINT})  # which upstream sends its own process when it is idle
+    app = from_settings(settings, lifecycle, upstream)
     announce(settings, "the port of the container")
 except SettingsError as error:
     print(f"mt-photos-ml: {error}", file=sys.stderr)

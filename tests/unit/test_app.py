@@ -20,12 +20,12 @@ def test_the_start_says_models_vector_length_and_that_it_is_the_demo(service: Se
 
 
 def test_memory_comes_back_when_models_are_dropped(service: Service, photo: bytes) -> None:
-    before = anonymous_mb(service.process.pid)
+    before = anonymous_mb(service.pid)
     post(service, "/ocr", photo)
-    loaded = anonymous_mb(service.process.pid)
+    loaded = anonymous_mb(service.pid)
     with service.client() as client:
         client.post("/restart")
-    after = anonymous_mb(service.process.pid)
+    after = anonymous_mb(service.pid)
     assert loaded - before > 100
     assert after - before < 0.4 * (loaded - before)
 

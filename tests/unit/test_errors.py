@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from mt_photos_ml.api import errors
 from mt_photos_ml.api.access_log import AccessLogMiddleware
 from mt_photos_ml.decoders import DecoderMissing, PhotoError
-from mt_photos_ml.models.store import ModelUnavailable
+from mt_photos_ml.models.loader import ModelUnavailable
 from mt_photos_ml.tasks.vectors import NotAVector
 
 

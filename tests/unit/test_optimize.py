@@ -21,8 +21,8 @@ from mt_photos_ml.int8.optimize import optimize
 from mt_photos_ml.models.catalog import SWITCHES, ModelRef
 from mt_photos_ml.models.checks import check_models
 from mt_photos_ml.models.hub import Hub
+from mt_photos_ml.models.loader import Loader, ModelKey, ModelUnavailable
 from mt_photos_ml.models.selection import in_use
-from mt_photos_ml.models.store import ModelKey, ModelUnavailable, Store
 from mt_photos_ml.models.variants import variant_of
 from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.runtime.scheduler import CpuScheduler
@@ -157,8 +157,7 @@ def test_a_damaged_variant_is_named_and_the_original_left_alone(cache: Path, pho
     visual = next(ref for ref in in_use(told).values() if ref.type == "visual")
 
     async def scenario() -> None:
-        async with Store(OrtRuntime(1), Hub(cache), CpuScheduler(1, 1), 0).use(ModelKey(visual, clip.Visual.load)):
-            pass
+        await Loader(OrtRuntime(1), Hub(cache), CpuScheduler(1, 1)).load(ModelKey(visual, clip.Visual.load))
 
     with pytest.raises(ModelUnavailable, match="its int8 variant is damaged; `mt-photos-ml models optimize mine"):
         asyncio.run(scenario())

@@ -18,6 +18,7 @@ def test_only_so_many_inferences_run_at_once() -> None:
 
     class Slow:
         inputs: tuple[()] = ()
+        outputs: tuple[()] = ()
         metadata: Mapping[str, str] = {}
         one_thread = None
 
@@ -56,6 +57,7 @@ def test_a_lone_worker_gets_several_threads_and_as_many_as_there_are_cores_one_e
 
     class Named:
         inputs: tuple[()] = ()
+        outputs: tuple[()] = ()
         metadata: Mapping[str, str] = {}
 
         def __init__(self, name: str, one_thread: "Named | None") -> None:

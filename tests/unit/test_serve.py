@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from hub_server import HubServer
-from mt_photos_ml.serve import bind
+from mt_photos_ml.supervise import bind
 from service import Service, anonymous_mb, loaded, post, running, until
 
 RESTART_LOG = "starting afresh"
 
 
 def test_a_header_without_end_is_refused_before_it_fills_the_memory(service: Service) -> None:
-    before = anonymous_mb(service.process.pid)
+    before = anonymous_mb(service.pid)
     host, port = service.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n")
@@ -25,7 +25,7 @@ def test_a_header_without_end_is_refused_before_it_fills_the_memory(service: Ser
             _send_for_ever(connection)
     with service.client() as client:
         assert client.get("/ping").text == "pong"
-    assert anonymous_mb(service.process.pid) - before < 10
+    assert anonymous_mb(service.pid) - before < 10
 
 
 def _send_for_ever(connection: socket.socket) -> None:

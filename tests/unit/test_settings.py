@@ -14,6 +14,7 @@ KEY_RULE = "a key without spaces around it and without line breaks"
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for field in Settings.model_fields.values():
         monkeypatch.delenv(str(field.validation_alias), raising=False)
+    monkeypatch.delenv("API_AUTH_KEY_FILE", raising=False)
 
 
 def test_without_variables_everything_is_as_the_readme_says() -> None:
@@ -45,7 +46,6 @@ def test_without_variables_everything_is_as_the_readme_says() -> None:
         ("MACHINE_LEARNING_REQUEST_THREADS", "0", "1"),
         ("MAX_UPLOAD_MB", "0", "1"),
         ("IMMICH_LOG_LEVEL", "loud", "debug"),
-        ("API_AUTH_KEY", " spaced ", "spaces"),
         ("CLIP_VISUAL_MODEL_NAME", "...", "name of a model"),
         ("INT8_TASKS", "ocr", "clip, faces"),
         ("INT8_TASKS", "clip;faces", "clip, faces"),
@@ -71,10 +71,55 @@ def test_a_value_that_cannot_be_used_is_named_with_what_is_expected(
 
 
 def test_a_line_break_in_a_value_does_not_break_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("API_AUTH_KEY", "two\nlines")
+    monkeypatch.setenv("FACE_MIN_SCORE", "0.5\n2026-11-25 INFO all is well")
     with pytest.raises(SettingsError) as caught:
         load()
-    assert str(caught.value).splitlines() == [r"API_AUTH_KEY='two\nlines': expected " + KEY_RULE]
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", [" spaced ", "two\nlines"])
+def test_a_key_that_cannot_be_used_is_not_told(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("API_AUTH_KEY", value)
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert str(caught.value) == f"API_AUTH_KEY: expected {KEY_RULE}"
+
+
+def test_the_key_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secret = tmp_path / "key"
+    secret.write_text("of a file\n")
+    monkeypatch.setenv("API_AUTH_KEY_FILE", str(secret))
+    assert load().api_auth_key == "of a file"
+    assert "of a file" not in repr(load())
+    secret.write_text(" two\nlines ")
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert str(caught.value) == f"API_AUTH_KEY: expected {KEY_RULE}"
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "expected"),
+    [
+        (None, None, "No such file"),
+        (b"", None, "empty"),
+        (b" \n", None, "empty"),
+        (b"\xff\xfe", None, "not text"),
+        (b"mine", "another", "API_AUTH_KEY is set too"),
+    ],
+)
+def test_a_key_file_that_cannot_be_used_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, key: str | None, expected: str
+) -> None:
+    secret = tmp_path / "key"
+    if content is not None:
+        secret.write_bytes(content)
+    if key is not None:
+        monkeypatch.setenv("API_AUTH_KEY", key)
+    monkeypatch.setenv("API_AUTH_KEY_FILE", str(secret))
+    with pytest.raises(SettingsError, match=expected) as caught:
+        load()
+    assert str(caught.value).startswith(f"API_AUTH_KEY_FILE={secret}: expected ")
+    assert "another" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["", "  "])

@@ -16,7 +16,8 @@ import pytest
 from demo.models import build_clip, build_faces
 from mt_photos_ml.models.catalog import ModelRef
 from mt_photos_ml.models.hub import DownloadError
-from mt_photos_ml.models.store import ModelKey, ModelUnavailable, Store
+from mt_photos_ml.models.loader import Loader, Model, ModelKey, ModelUnavailable
+from mt_photos_ml.models.store import Store
 from mt_photos_ml.runtime import RuntimeSession
 from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.runtime.scheduler import CpuScheduler
@@ -86,10 +87,10 @@ def make(
     runtime: Counting,
     source: Folder,
     ttl: float = 0,
-    kept: Sequence[ModelKey[object]] = (),
+    kept: Sequence[ModelKey[Model]] = (),
     restart: Callable[[], None] = lambda: None,
 ) -> Store:
-    return Store(runtime, source, CpuScheduler(1, 1), ttl, kept, restart)
+    return Store(runtime, Loader(runtime, source, CpuScheduler(1, 1)), ttl, kept, restart)
 
 
 async def used(store: Store, *keys: ModelKey[Any]) -> list[Any]:
@@ -174,7 +175,7 @@ class Accelerated(Counting):
 
 @pytest.mark.parametrize("kept", [(), (VISUAL,)], ids=["nothing-kept", "one-kept"])
 async def test_where_a_graphics_card_was_used_the_process_starts_afresh_when_idle(
-    source: Folder, kept: Sequence[ModelKey[object]]
+    source: Folder, kept: Sequence[ModelKey[Model]]
 ) -> None:
     afresh: list[list[str]] = []
     store = make(Accelerated(), source, 0.2, kept, lambda: afresh.append(store.loaded))

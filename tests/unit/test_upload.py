@@ -10,7 +10,8 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from mt_photos_ml.api import upload
+from mt_photos_ml.api import bodies, upload
+from mt_photos_ml.api.bodies import Bodies
 from mt_photos_ml.api.errors import BadForm, TooLarge, TooSlow
 
 FORM = "multipart/form-data; boundary=b"
@@ -35,8 +36,18 @@ def request(chunks: Sequence[bytes], content_type: str = FORM, *, ends: bool = T
     return Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive)
 
 
+async def read_file(asked: Request) -> bytes:
+    async with Bodies(1 << 30).receive(asked) as pieces:
+        return await upload.read_file(asked.headers["content-type"], pieces)
+
+
+async def read_text(asked: Request) -> str:
+    async with Bodies(1 << 30).receive(asked) as pieces:
+        return await upload.read_text(pieces)
+
+
 def read(chunks: Sequence[bytes], content_type: str = FORM, *, ends: bool = True) -> bytes:
-    return asyncio.run(upload.read_file(request(chunks, content_type, ends=ends)))
+    return asyncio.run(read_file(request(chunks, content_type, ends=ends)))
 
 
 def test_nobody_but_the_one_who_asked_holds_on_to_the_photo() -> None:
@@ -96,13 +107,13 @@ def test_a_form_that_is_not_right_is_told_what_is_expected(content_type: str, bo
 
 
 def test_an_upload_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "_SILENCE", 0.05)
+    monkeypatch.setattr(bodies, "SILENCE", 0.05)
     with pytest.raises(TooSlow):
         read([part("file", PHOTO)], ends=False)
 
 
 def test_an_upload_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "_SILENCE", 0.2)
+    monkeypatch.setattr(bodies, "SILENCE", 0.2)
 
     async def drip() -> None:
         body = iter(part("file", PHOTO))
@@ -112,7 +123,7 @@ def test_an_upload_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
             return {"type": "http.request", "body": bytes([next(body)]), "more_body": True}
 
         headers = [(b"content-type", FORM.encode())]
-        await upload.read_file(Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive))
+        await read_file(Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive))
 
     with pytest.raises(TooSlow):
         asyncio.run(drip())
@@ -120,7 +131,7 @@ def test_an_upload_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_text_that_is_no_search_is_too_large() -> None:
     with pytest.raises(TooLarge):
-        asyncio.run(upload.read_text(request([b" " * 600_000, b" " * 600_000])))
+        asyncio.run(read_text(request([b" " * 600_000, b" " * 600_000])))
 
 
 @pytest.mark.parametrize(
@@ -128,10 +139,10 @@ def test_a_text_that_is_no_search_is_too_large() -> None:
 )
 def test_a_text_that_is_none_is_told_what_is_expected(body: bytes) -> None:
     with pytest.raises(BadForm, match="飞机"):
-        asyncio.run(upload.read_text(request([body])))
+        asyncio.run(read_text(request([body])))
 
 
 def test_a_text_may_come_in_pieces_and_is_cut_to_what_a_search_can_be() -> None:
     body = '{"text": "飞机"}'.encode()
-    assert asyncio.run(upload.read_text(request([body[:12], body[12:]]))) == "飞机"
-    assert len(asyncio.run(upload.read_text(request([b'{"text": "' + b"a" * 50_000 + b'"}'])))) == 10_000
+    assert asyncio.run(read_text(request([body[:12], body[12:]]))) == "飞机"
+    assert len(asyncio.run(read_text(request([b'{"text": "' + b"a" * 50_000 + b'"}'])))) == 10_000

@@ -20,6 +20,7 @@ SERVICE = """
 import os, signal, sys
 import uvicorn
 from mt_photos_ml.app import from_settings
+from mt_photos_ml.lifecycle import Lifecycle
 from mt_photos_ml.logs import to_stderr
 from mt_photos_ml.settings import load
 from mt_photos_ml.upstream import Upstream
@@ -27,7 +28,7 @@ from mt_photos_ml.upstream import Upstream
 settings = load()
 to_stderr(settings.log_level)
 fallback = Upstream(settings.immich_api == "open", ("theirs", "app"))
-uvicorn.run(from_settings(settings, fallback), port=int(sys.argv[1]), log_config=None, access_log=False)
+uvicorn.run(from_settings(settings, Lifecycle(), fallback), port=int(sys.argv[1]), log_config=None, access_log=False)
 """
 
 APP = """

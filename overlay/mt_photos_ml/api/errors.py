@@ -8,7 +8,8 @@ from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
 from ..decoders import DecoderMissing, PhotoError
-from ..models.store import ModelUnavailable
+from ..models.loader import ModelUnavailable
+from ..runtime import InferenceError
 from ..tasks.vectors import NotAVector
 from .access_log import log_error
 from .replies import nothing
@@ -51,6 +52,7 @@ _ANSWERS: dict[type[Exception], tuple[int, float | None]] = {
     MemoryError: (503, 60),
     DecoderMissing: (503, 3600),
     NotAVector: (503, 3600),
+    InferenceError: (503, 60),
 }
 _MESSAGES: dict[type[Exception], str] = {
     TooSlow: "the upload stopped coming",

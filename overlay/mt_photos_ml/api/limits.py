@@ -44,11 +44,15 @@ class Queue:
         self._most = at_once + waiting
         self._present = 0
 
+    def check(self) -> None:
+        """Raises Busy where the queue is full."""
+        if self._present >= self._most:
+            raise Busy(f"{self._present} requests are waiting already")
+
     @contextlib.asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
         """A place in the queue, then one inside. Raises Busy at once where the queue is full."""
-        if self._present >= self._most:
-            raise Busy(f"{self._present} requests are waiting already")
+        self.check()
         self._present += 1
         try:
             async with self._places:

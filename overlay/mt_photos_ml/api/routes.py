@@ -3,7 +3,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from html import escape
@@ -12,7 +12,7 @@ from string import Template
 from typing import TypeVar
 
 from starlette.background import BackgroundTask
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -26,6 +26,7 @@ from ..tasks import clip, faces, ocr
 from ..tasks.models import Models
 from . import replies
 from .access_log import log_fields
+from .bodies import Bodies
 from .errors import TaskOff
 from .limits import Queue
 from .upload import read_file, read_text
@@ -33,7 +34,7 @@ from .upload import read_file, read_text
 log = logging.getLogger("mt_photos_ml")
 
 MAX_WAITING = 100
-"""Requests that wait for a worker; one more is answered 503. They hold no body: it is read when its turn comes."""
+"""Photos, and searches, that wait for a worker; one more is answered 503."""
 
 _REMEMBERED = 1000  # texts whose vectors are kept, 2 to 6 KB each
 _MEMORABLE = 200  # characters of such a text at most
@@ -45,16 +46,26 @@ class Routes:
     """The routes of one service."""
 
     def __init__(
-        self, settings: Settings, store: Store, models: Models, scheduler: CpuScheduler, restart: Callable[[], None]
+        self,
+        settings: Settings,
+        store: Store,
+        models: Models,
+        scheduler: CpuScheduler,
+        restart: Callable[[], None],
+        warnings: Sequence[str] = (),
     ) -> None:
-        """restart: makes the process end once what is in flight is answered, and a new one take its place."""
+        """restart: makes the process end once what is in flight is answered, and a new one take its place.
+
+        warnings: what the person who runs the service should know.
+        """
         self._settings, self._store, self._models, self._scheduler = settings, store, models, scheduler
-        self._restart = restart
+        self._restart, self._warnings = restart, list(warnings)
         threads = settings.request_threads
         self._photo_workers = ThreadPoolExecutor(threads, "photo")
         self._text_worker = ThreadPoolExecutor(1, "text")  # who searches does not wait behind photos
-        self._remembered: dict[str, clip.Float] = {}
-        self._queue = Queue(threads + 2, MAX_WAITING)  # two more read their bodies while the workers are busy
+        self._remembered: dict[tuple[int, str], clip.Float] = {}
+        self._photos, self._texts = Queue(threads, MAX_WAITING), Queue(1, MAX_WAITING)
+        self._bodies = Bodies(2_000_000 * settings.max_upload_mb)
 
     def all(self) -> list[Route]:
         endpoints = {
@@ -105,15 +116,19 @@ class Routes:
 
     async def clip_text(self, request: Request) -> Response:
         self._check_on("clip")
-        text = await read_text(request)
-        if (vector := self._remembered.pop(text, None)) is not None:
+        self._texts.check()
+        async with self._bodies.receive(request) as pieces:
+            text = await read_text(pieces)
+        remembered = self._store.generation(self._models.clip_textual), text
+        if (vector := self._remembered.pop(remembered, None)) is not None:
             log_fields(request.scope).append("remembered")
         else:
-            async with self._store.use(self._models.clip_textual) as textual:
+            async with self._store.use(self._models.clip_textual) as textual, self._texts.place():
+                remembered = self._store.generation(self._models.clip_textual), text
                 encode = partial(clip.encode_text, text, textual, self._settings.clip_language)
                 vector = await _run(self._text_worker, lambda: self._work(encode, log_fields(request.scope)))
         if len(text) <= _MEMORABLE:
-            self._remembered[text] = vector  # at the end: what goes first is what was not asked for the longest
+            self._remembered[remembered] = vector  # at the end: what goes first was not asked for the longest
             if len(self._remembered) > _REMEMBERED:
                 del self._remembered[next(iter(self._remembered))]
         return replies.vector(vector)
@@ -124,9 +139,13 @@ class Routes:
 
     async def _of_photo(self, request: Request, task: Callable[[Photo], T]) -> T:
         """The task's answer for the photo that the request carries, from a worker, once it is its turn."""
-        async with self._queue.place():
-            data = await read_file(request)
-            return await _run(self._photo_workers, lambda: self._look(data, task, log_fields(request.scope)))
+        self._photos.check()
+        async with self._bodies.receive(request) as pieces:
+            data = await read_file(request.headers.get("content-type", ""), pieces)
+            async with self._photos.place():
+                if await request.is_disconnected():  # nobody waits for the answer any more
+                    raise ClientDisconnect
+                return await _run(self._photo_workers, lambda: self._look(data, task, log_fields(request.scope)))
 
     def _look(self, data: bytes, task: Callable[[Photo], T], fields: list[str]) -> T:
         """Runs in a worker."""
@@ -150,7 +169,7 @@ class Routes:
         return HTMLResponse(
             template.substitute(
                 version=version(),
-                demo="demo" if self._settings.demo else "",
+                classes=" ".join([*(["demo"] if self._settings.demo else []), *(["warned"] if self._warnings else [])]),
                 address=escape(str(request.base_url).rstrip("/")),
                 length=clip_vector_length(self._settings) or "?",
                 models="".join(f"<li>{escape(str(ref))}</li>" for ref in in_use(self._settings).values()),
@@ -178,6 +197,7 @@ class Routes:
                 "tasks": sorted(settings.tasks),
                 "loaded": self._store.loaded,
                 "demo": settings.demo,
+                "warnings": self._warnings,
                 "version": version(),
             }
         )
@@ -190,7 +210,6 @@ class Routes:
         return response
 
     async def restart_v2(self, request: Request) -> Response:
-        # the connection is closed: the process would end within the next request on it
         response = replies.reply({"result": "pass"}, headers={"connection": "close"})
         response.background = BackgroundTask(self._restart_soon)
         return response

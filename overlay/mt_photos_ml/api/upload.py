@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """What a request carries: the file of a form, the text of a JSON body."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from email.message import Message
 
@@ -9,12 +8,9 @@ import orjson
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
 
-from .errors import BadForm, TooLarge, TooSlow
+from .errors import BadForm, TooLarge
 
-_SILENCE = 30.0  # seconds without a byte after which an upload is given up
-_SLOWEST = 50_000  # bytes a second that an upload must bring on average, once it has taken that long
 _MAX_JSON = 1_000_000  # bytes
 _MAX_TEXT = 10_000  # characters; a search is a few words, and what is behind the first 77 tokens is cut off anyway
 _NO_LIMIT = 1 << 40  # bytes; the one for a whole body is BodyLimitMiddleware's
@@ -24,17 +20,17 @@ class _FormParser(MultiPartParser):
     spool_max_size = _NO_LIMIT  # a photo stays in memory: by default the framework writes it to a file over 1 MB
 
 
-async def read_file(request: Request, field: str = "file") -> bytes:
-    """The content of the form's field. Raises BadForm, TooSlow."""
+async def read_file(content_type: str, pieces: AsyncGenerator[bytes, None], field: str = "file") -> bytes:
+    """The content of the form's field. Raises BadForm, and what the pieces of the body raise."""
     header = Message()
-    header["content-type"] = request.headers.get("content-type", "")
+    header["content-type"] = content_type
     boundary = header.get_boundary()
     if header.get_content_type() != "multipart/form-data" or not boundary:
         raise BadForm(f"expected a form (multipart/form-data) with the photo in the field {field!r}")
     # latin-1, in which any bytes are text: the parser decodes a field without a file name
     headers = Headers({"content-type": f'multipart/form-data; charset=latin-1; boundary="{boundary}"'})
     try:
-        form = await _FormParser(headers, _read_chunks(request), max_part_size=_NO_LIMIT).parse()
+        form = await _FormParser(headers, pieces, max_part_size=_NO_LIMIT).parse()
     except (MultiPartException, FormParserError):
         raise BadForm("the form is damaged") from None
     try:
@@ -45,11 +41,11 @@ async def read_file(request: Request, field: str = "file") -> bytes:
     raise BadForm(f"the form has no field {field!r}, which must hold the photo, or was cut off before its end")
 
 
-async def read_text(request: Request) -> str:
-    """The text of `{"text": "…"}`. Raises BadForm, TooSlow."""
+async def read_text(pieces: AsyncGenerator[bytes, None]) -> str:
+    """The text of `{"text": "…"}`. Raises BadForm, TooLarge, and what the pieces of the body raise."""
     body = bytearray()
-    async for chunk in _read_chunks(request):
-        body += chunk
+    async for piece in pieces:
+        body += piece
         if len(body) > _MAX_JSON:
             raise TooLarge(_MAX_JSON)
     try:
@@ -59,19 +55,3 @@ async def read_text(request: Request) -> str:
     if not isinstance(text, str):
         raise BadForm('expected JSON such as {"text": "飞机"}')
     return text[:_MAX_TEXT]
-
-
-async def _read_chunks(request: Request) -> AsyncGenerator[bytes, None]:
-    """The body. Raises TooSlow."""
-    clock, taken = asyncio.get_running_loop().time, 0
-    started, chunks = clock(), request.stream()
-    while True:
-        try:
-            async with asyncio.timeout_at(min(clock(), started + taken / _SLOWEST) + _SILENCE):
-                chunk = await anext(chunks)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise TooSlow from None
-        taken += len(chunk)
-        yield chunk

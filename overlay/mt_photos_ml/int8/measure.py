@@ -68,6 +68,7 @@ def _open(model: Path, threads: int) -> OrtSession:
 class _RecordingSession:
     """Stands in for a session and remembers what it is asked."""
 
+    outputs: Sequence[Node] = ()
     metadata: Mapping[str, str] = {}
 
     def __init__(self, inputs: Sequence[Node]) -> None:

@@ -12,7 +12,7 @@ Tensors = Mapping[str, NDArray[Any]]
 
 
 class Node(Protocol):
-    """An input of a model."""
+    """An input or an output of a model."""
 
     @property
     def name(self) -> str: ...
@@ -28,6 +28,11 @@ class Session(Protocol):
 
     @property
     def inputs(self) -> Sequence[Node]: ...
+
+    @property
+    def outputs(self) -> Sequence[Node]:
+        """None at all where the runtime does not tell."""
+        ...
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -52,6 +57,10 @@ class ModelDamaged(RuntimeError):
     """The model file is not whole, or no model at all."""
 
 
+class InferenceError(RuntimeError):
+    """A model that is loaded can't compute; the message names it."""
+
+
 class Runtime(Protocol):
     """Opens sessions."""
 
@@ -64,12 +73,19 @@ class Runtime(Protocol):
         """Loads a model file of the cache layout, `…/TASK/NAME/TYPE/model.onnx`. Raises ModelDamaged, MemoryError."""
         ...
 
+    def prepare(self, model: Path, shape: Sequence[int]) -> bool:
+        """Makes a form of the model that loads at once and takes little memory. True where open() now finds it anew.
+
+        shape: of an input that the service gives the model. Takes seconds to minutes, in a process that yields.
+        """
+        ...
+
     def trim_memory(self) -> None:
         """Returns to the system the memory that sessions computed with and don't need at the moment."""
         ...
 
     def close(self) -> None:
-        """Ends what an open() in another thread may be busy with; it raises."""
+        """Ends what a prepare() in another thread may be busy with."""
         ...
 
     def describe(self) -> str:

@@ -59,6 +59,7 @@ class NpuSession:
     """One of upstream's behind the seam. One run at a time: Rockchip's answers in the order it likes."""
 
     one_thread = None
+    outputs: Sequence[Node] = ()
     metadata: Mapping[str, str] = {}
 
     def __init__(self, session: Any) -> None:
@@ -92,6 +93,9 @@ class NpuRuntime:
                 raise RuntimeError(f"{self._npu.name} can't open {file}: {error}") from error
             log.warning("%s can't open %s, the processor is used instead: %s", self._npu.name, file, error)
             return self._others.open(model)
+
+    def prepare(self, model: Path, shape: Sequence[int]) -> bool:
+        return not (model.parent / self._npu.file).is_file() and self._others.prepare(model, shape)
 
     def trim_memory(self) -> None:
         self._others.trim_memory()

@@ -65,6 +65,7 @@ class OrtSession:
     def __init__(self, session: "onnxruntime.InferenceSession") -> None:
         self._session = session
         self.inputs: Sequence[Node] = session.get_inputs()
+        self.outputs: Sequence[Node] = session.get_outputs()
         self.metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
 
     def run(self, feed: Tensors) -> list[NDArray[Any]]:
@@ -90,6 +91,11 @@ class OrtRuntime:
         if self._prepared is None or self._devices.is_accelerated:
             return self._open(model, self._threads)
         return self._prepared.open(model, self._open, self._threads)
+
+    def prepare(self, model: Path, shape: Sequence[int]) -> bool:
+        if self._prepared is None or self._devices.is_accelerated:
+            return False
+        return self._prepared.prepare(model, self._threads, shape)
 
     def _open(self, model: Path, threads: int) -> OrtSession:
         import onnxruntime as ort

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""`python -m mt_photos_ml.runtime.prepare MODEL FOLDER THREADS` writes the prepared form of a model to a folder.
+"""`python -m mt_photos_ml.runtime.prepare MODEL FOLDER THREADS SHAPE` writes the prepared form of a model to a folder.
 
 A process of its own: the memory it takes goes with it, and should onnxruntime crash over a model, the service doesn't.
 """
 
+import contextlib
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import Session, Tensors
+from .layout import align
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -20,8 +24,7 @@ MODEL, WEIGHTS, EXAMPLE = "model.onnx", "weights.bin", "tried.npz"
 REFUSED = 30
 """Exit status where the model can't be prepared, ever; gunicorn has a meaning for 3 and 4."""
 
-_MIN_MAPPED = 65_536  # bytes of a weight that goes into the file; smaller are not worth a page, and some crash 1.31
-_FREE_AXIS = 64  # length in the example of an axis that the model leaves free
+_MIN_MAPPED = 65_536  # bytes of a weight that goes into the file; smaller are not worth a page
 _DTYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int32)": "i4", "tensor(int64)": "i8"}
 
 
@@ -29,8 +32,11 @@ class PrepareError(RuntimeError):
     """A model can't be prepared here; the message says why."""
 
 
-def prepare(model: Path, folder: Path, threads: int) -> None:
-    """Writes MODEL, WEIGHTS and EXAMPLE. Raises PrepareError where what it wrote is no good."""
+def prepare(model: Path, folder: Path, threads: int, shape: Sequence[int]) -> None:
+    """Writes MODEL, WEIGHTS and EXAMPLE. Raises PrepareError where what it wrote is no good.
+
+    shape: of an input that the service gives the model; its numbers stand in for the axes that the model leaves free.
+    """
     original = _open(
         model,
         threads,
@@ -39,9 +45,11 @@ def prepare(model: Path, folder: Path, threads: int) -> None:
         optimized_model_external_initializers_min_size_in_bytes=str(_MIN_MAPPED),
         save_external_prepacked_constant_initializers="1",
     )
-    feed = _example(original)
+    feed = _example(original, shape)
     expected = original.run(None, feed)
     del original
+    if (folder / WEIGHTS).is_file():
+        align(folder / MODEL, folder / WEIGHTS)
     if not _close(_open(folder / MODEL, threads).run(None, feed), expected):
         raise PrepareError("prepared, it answers otherwise than the original")
     arrays: dict[str, Any] = {f"in {name}": value for name, value in feed.items()}
@@ -70,13 +78,15 @@ def _open(path: Path, threads: int, written: Path | None = None, **entries: str)
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _example(session: "onnxruntime.InferenceSession") -> Tensors:
-    """An input of the model's own shapes."""
+def _example(session: "onnxruntime.InferenceSession", like: Sequence[int]) -> Tensors:
+    """An input of the model's own shapes, and of this one where they are free."""
     random, feed = np.random.default_rng(0), {}
     for node in session.get_inputs():
         if node.type not in _DTYPES:
             raise PrepareError(f"its input {node.name} is a {node.type}")
-        shape = [n if isinstance(n, int) and n > 0 else _FREE_AXIS if i else 1 for i, n in enumerate(node.shape)]
+        if len(node.shape) != len(like):
+            raise PrepareError(f"its input {node.name} has {len(node.shape)} axes, {len(like)} are given to it")
+        shape = [n if isinstance(n, int) and n > 0 else free for n, free in zip(node.shape, like, strict=True)]
         values = random.normal(size=shape) if "float" in node.type else random.integers(0, 2, shape)
         feed[node.name] = values.astype(_DTYPES[node.type])
     return feed
@@ -89,9 +99,18 @@ def _close(answers: list[NDArray[Any]], expected: list[NDArray[Any]]) -> bool:
     )
 
 
+def _yield_to_the_service() -> None:
+    """Its requests come first, and where memory runs out it is this process that goes."""
+    with contextlib.suppress(AttributeError, OSError):
+        os.nice(19)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
 if __name__ == "__main__":
+    _yield_to_the_service()
     try:
-        prepare(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+        prepare(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), [int(n) for n in sys.argv[4].split("x")])
     except PrepareError as error:
         print(error, file=sys.stderr)
         sys.exit(REFUSED)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -39,48 +39,60 @@ _ABANDONED = 3600.0  # seconds after which a half-written folder is one of a pro
 
 
 class PreparedModels:
-    """Opens models by their prepared form, which it makes where there is none. Several processes may share a cache."""
+    """Opens models by their prepared form where there is one, and makes it. Several processes may share a cache."""
 
     def __init__(self, cache: Path) -> None:
         """cache: models elsewhere are opened as they are."""
         self._cache = cache
+        self._lacking: set[Path] = set()  # folders of models that were opened as they are
         self._given_up: set[Path] = set()
         self._child: subprocess.Popen[str] | None = None
         self._closed = False
 
     def close(self) -> None:
-        """Ends the preparation that is under way; the model that it is for is not opened any more."""
+        """Ends the preparation that is under way."""
         self._closed = True
         if (child := self._child) is not None:
             child.terminate()
 
     def open(self, model: Path, open_session: OpenSession, threads: int) -> RuntimeSession:
-        """The model by its prepared form, or as it is where that can't be had."""
+        """The model by its prepared form, or as it is where there is none yet."""
         session = None
-        if model.is_relative_to(self._cache):
-            try:
-                session = self._open_prepared(model, open_session, threads)
-            except (OSError, PrepareError) as error:
-                if self._closed:
-                    raise RuntimeError("the service is ending") from error
-                log.warning("%s is used as it is, with more memory and time to load: %s", self._name(model), error)
+        with suppress(OSError):  # of a file that is not there; the runtime says so in its own words
+            if folder := self._folder(model):
+                session = _open_checked(folder, open_session, threads)
+                if session is None and _read_record(folder) is None and folder not in self._given_up:
+                    self._lacking.add(folder)
         return session or open_session(model, threads)
 
-    def _open_prepared(self, model: Path, open_session: OpenSession, threads: int) -> RuntimeSession | None:
-        if _size(model) < _MIN_SIZE:
-            return None
-        folder = model.parent / FOLDER / cache_key(model)
-        session = _open_checked(folder, open_session, threads)
-        if session is None and _read_record(folder) is None and folder not in self._given_up:
-            self._given_up.add(folder)  # if it fails; else each load after a pause would try, and fail, again
+    def prepare(self, model: Path, threads: int, shape: Sequence[int]) -> bool:
+        """Makes the prepared form of a model that was opened as it is. True where there is one now.
+
+        shape: of an input that the service gives the model. An attempt that failed is not repeated.
+        """
+        try:
+            folder = self._folder(model)
+            if folder is None or folder not in self._lacking:
+                return False
+            self._lacking.discard(folder)
+            self._given_up.add(folder)
             with locked(folder.parent):
                 if _read_record(folder) is None:  # else another process did it while this one waited
-                    self._prepare(model, folder, threads)
+                    self._make(model, folder, threads, shape)
             self._given_up.discard(folder)
-            session = _open_checked(folder, open_session, threads)
-        return session
+            return bool(_read_record(folder))
+        except (OSError, PrepareError) as error:
+            if not self._closed:
+                log.warning("%s is used as it is, with more memory and time to load: %s", self._name(model), error)
+        return False
 
-    def _prepare(self, model: Path, folder: Path, threads: int) -> None:
+    def _folder(self, model: Path) -> Path | None:
+        """Of its prepared form; None for a model that has none. Raises OSError."""
+        if not model.is_relative_to(self._cache) or _size(model) < _MIN_SIZE:
+            return None
+        return model.parent / FOLDER / cache_key(model)
+
+    def _make(self, model: Path, folder: Path, threads: int, shape: Sequence[int]) -> None:
         """Makes the folder. Raises PrepareError where another attempt may succeed; where none can, it is empty."""
         needed, free = int(_GROWTH * _size(model)), shutil.disk_usage(folder.parent).free
         if needed > free:
@@ -90,7 +102,7 @@ class PreparedModels:
                 shutil.rmtree(left, ignore_errors=True)
         half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            files = self._write(model, half, threads)
+            files = self._write(model, half, threads, shape)
             (half / "record.json").write_text(json.dumps(files))
             sync(half.iterdir())
             half.chmod(0o755)  # mkdtemp keeps it from other users of the cache
@@ -104,11 +116,12 @@ class PreparedModels:
         finally:
             shutil.rmtree(half, ignore_errors=True)
 
-    def _write(self, model: Path, half: Path, threads: int) -> dict[str, Fingerprint]:
+    def _write(self, model: Path, half: Path, threads: int, shape: Sequence[int]) -> dict[str, Fingerprint]:
         """Has a process write to the folder: the files; none where this model can't be prepared, ever."""
         log.info("preparing %s, once", self._name(model))
         started = time.perf_counter()
-        command = [sys.executable, "-m", f"{__package__}.prepare", str(model), str(half), str(threads)]
+        arguments = [str(model), str(half), str(threads), "x".join(map(str, shape))]
+        command = [sys.executable, "-m", f"{__package__}.prepare", *arguments]
         with subprocess.Popen(  # noqa: S603
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
         ) as self._child:
@@ -135,7 +148,8 @@ class _MappedSession:
     """A prepared model: for several threads, and on demand for one, since both share the mapped weights."""
 
     def __init__(self, session: Session, open_one_thread: Callable[[], Session]) -> None:
-        self.inputs, self.metadata, self.run = session.inputs, session.metadata, session.run
+        self.inputs, self.outputs, self.metadata = session.inputs, session.outputs, session.metadata
+        self.run = session.run
         self._open_one_thread = open_one_thread
         self._opening = Lock()
         self._one_thread: Session | None = None
@@ -162,7 +176,7 @@ def _open_checked(folder: Path, open_session: OpenSession, threads: int) -> Runt
     except MemoryError:
         raise
     except Exception as error:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         reason = (str(error) or type(error).__name__).splitlines()[0]
         log.warning("%s was damaged and is removed: %s", folder, reason)
         return None

@@ -2,6 +2,7 @@
 """Shares the processor's cores out to inferences."""
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from . import Node, RuntimeSession, Tensors
+from . import InferenceError, Node, RuntimeSession, Tensors
+
+log = logging.getLogger("mt_photos_ml")
+
+_OUT_OF_MEMORY = ("bad allocation", "bad_alloc", "Failed to allocate memory", "out of memory", "OUT_OF_MEMORY")
 
 
 class Usage(threading.local):
@@ -60,8 +65,9 @@ class CpuScheduler:
 
 @dataclass(frozen=True)
 class ScheduledSession:
-    """A session, perhaps still being opened, whose inferences wait for their cores."""
+    """A session, perhaps still being opened, whose inferences wait for their cores. name: of its model."""
 
+    name: str
     opening: Future[RuntimeSession]
     scheduler: CpuScheduler
 
@@ -73,5 +79,18 @@ class ScheduledSession:
     def metadata(self) -> Mapping[str, str]:
         return self.opening.result().metadata
 
+    @property
+    def outputs(self) -> Sequence[Node]:
+        return self.opening.result().outputs
+
     def run(self, feed: Tensors) -> list[NDArray[Any]]:
-        return self.scheduler.run(self.opening.result(), feed)
+        """Raises InferenceError, or MemoryError."""
+        try:
+            return self.scheduler.run(self.opening.result(), feed)
+        except MemoryError:
+            raise
+        except Exception as error:  # onnxruntime has no class for its errors
+            if any(said in str(error) for said in _OUT_OF_MEMORY):
+                raise MemoryError from error
+            log.error("%s: %s", self.name, error)
+            raise InferenceError(f"{self.name} can't compute this; the log of the service says why") from error

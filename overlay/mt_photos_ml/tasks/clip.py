@@ -14,6 +14,7 @@ from PIL import Image
 from ..languages import flores_code, flores_of_script
 from ..photo import Photo
 from ..runtime import Session
+from .shapes import expect
 from .vectors import normalize
 
 if TYPE_CHECKING:
@@ -39,21 +40,29 @@ class Visual:
         """folder: the one with preprocess_cfg.json. Raises KeyError or ValueError where that can't be used."""
         config = _json(folder / "preprocess_cfg.json")
         size = config["size"]
-        return cls(
+        side = int(size[0] if isinstance(size, list) else size)
+        visual = cls(
             session,
-            int(size[0] if isinstance(size, list) else size),
+            side,
             np.array(config["mean"], np.float32),
             np.array(config["std"], np.float32),
             Image.Resampling[str(config["interpolation"]).upper()],
         )
+        expect(session, [(None, 3, side, side)], [(None, None)])
+        return visual
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        return 1, 3, self.size, self.size
 
 
 @dataclass(frozen=True)
 class Textual:
-    """The half that reads."""
+    """The half that reads. length: tokens of its input."""
 
     session: Session
     tokenizer: "Tokenizer"
+    length: int
     canonicalize: bool
     speaks_flores: bool
 
@@ -70,7 +79,12 @@ class Textual:
         tokenizer.enable_padding(length=length, pad_token=pad, pad_id=tokenizer.token_to_id(pad))
         tokenizer.enable_truncation(max_length=length)
         canonicalize = (text.get("tokenizer_kwargs") or {}).get("clean") == "canonicalize"
-        return cls(session, tokenizer, canonicalize, folder.parent.name.startswith("nllb"))
+        expect(session, [(None, length)] * min(len(session.inputs), 2), [(None, None)])
+        return cls(session, tokenizer, length, canonicalize, folder.parent.name.startswith("nllb"))
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        return 1, self.length
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..photo import Photo
 from ..runtime import Session
+from .shapes import expect
 from .vectors import normalize
 
 Float = NDArray[np.float32]
@@ -35,9 +36,12 @@ class Detector:
     """An SCRFD network: scores, boxes and five points at three strides."""
 
     session: Session
+    example_shape = (1, 3, _INPUT, _INPUT)
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
+        """Raises ModelDamaged for another kind of model."""
+        expect(session, [(None, 3, _INPUT, _INPUT)], [None] * 3 * len(_STRIDES))
         return cls(session)
 
 
@@ -47,9 +51,12 @@ class Recogniser:
 
     session: Session
     batch: int | None
+    example_shape = (1, 3, _CROP, _CROP)
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
+        """Raises ModelDamaged for another kind of model."""
+        expect(session, [(None, 3, _CROP, _CROP)], [(None, None)])
         first = session.inputs[0].shape[0]
         return cls(session, first if isinstance(first, int) and first > 0 else None)
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from ..models.catalog import NETWORKS
+from ..models.loader import Model, ModelKey
 from ..models.selection import model_of
-from ..models.store import ModelKey
 from ..settings import Settings
 from . import clip, faces, ocr
 
@@ -34,5 +34,5 @@ class Models:
             ModelKey(f, faces.Recogniser.load),
         )
 
-    def all(self) -> tuple[ModelKey[object], ...]:
+    def all(self) -> tuple[ModelKey[Model], ...]:
         return tuple(vars(self).values())

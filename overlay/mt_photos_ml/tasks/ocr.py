@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..photo import Photo, Pixels
-from ..runtime import Session
+from ..runtime import ModelDamaged, Session
+from .shapes import expect
 
 Float = NDArray[np.float32]
 
@@ -38,9 +39,12 @@ class Detector:
     """Finds where text is."""
 
     session: Session
+    example_shape = (1, 3, _SHORT_SIDE, _SHORT_SIDE)
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
+        """Raises ModelDamaged for another kind of model."""
+        expect(session, [(None, 3, None, None)], [(None, None, None, None)])
         return cls(session)
 
 
@@ -50,11 +54,16 @@ class Recogniser:
 
     session: Session
     characters: tuple[str, ...]
+    example_shape = (1, 3, _HEIGHT, _MIN_WIDTH)
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
-        """Raises KeyError where the model file carries no list of characters."""
-        return cls(session, ("", *session.metadata["character"].rstrip("\n").split("\n"), " "))
+        """Raises ModelDamaged for another kind of model, or one that carries no list of characters."""
+        if "character" not in session.metadata:
+            raise ModelDamaged("it is another kind of model, it carries no list of characters")
+        characters = ("", *session.metadata["character"].rstrip("\n").split("\n"), " ")
+        expect(session, [(None, 3, _HEIGHT, None)], [(None, None, len(characters))])
+        return cls(session, characters)
 
 
 @dataclass(frozen=True)

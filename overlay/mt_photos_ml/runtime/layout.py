@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Where weights lie in the file beside a model. onnxruntime maps it and reads packed weights by aligned loads, but when
+it writes it pads only large regions: behind one of an odd length all others are misaligned, and some kernels crash."""
+
+import mmap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, TensorProto
+
+ALIGNMENT = 64
+"""Bytes, of which each region begins at a multiple."""
+
+_LARGE = 1 << 20  # bytes of a region that begins with a page
+Place = Callable[[int, int], int]
+"""Where a region of this offset and length is to be."""
+
+
+def align(model: Path, weights: Path) -> None:
+    """Lays the file of weights out anew where a region in it is misaligned."""
+    import onnx
+
+    written = onnx.load(model, load_external_data=False)
+    misaligned: list[int] = []
+
+    def look(offset: int, length: int) -> int:
+        if offset % ALIGNMENT:
+            misaligned.append(offset)
+        return offset
+
+    _place(written, look)
+    if misaligned:
+        moved = weights.with_suffix(".moved")
+        with (
+            weights.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as regions,
+            moved.open("wb") as target,
+        ):
+
+            def move(offset: int, length: int) -> int:
+                boundary = mmap.PAGESIZE if length > _LARGE else ALIGNMENT
+                place = target.seek(-(-target.tell() // boundary) * boundary)
+                target.write(regions[offset : offset + length])
+                return place
+
+            _place(written, move)
+        moved.replace(weights)
+        model.write_bytes(written.SerializeToString())
+
+
+def _place(model: "ModelProto", place: Place) -> None:
+    """Gives every region of a model's external data its place: a weight's own, and those of its packed forms."""
+    for tensor in _tensors(model.graph):
+        entries = {entry.key: entry for entry in tensor.external_data}
+        if tensor.data_location == tensor.EXTERNAL:
+            entries["offset"].value = str(place(int(entries["offset"].value), int(entries["length"].value)))
+        for name, entry in entries.items():
+            if name.startswith("prepacked_"):  # onnxruntime's own: KEY|OFFSET;LENGTH;…|…
+                key, *packed = entry.value.split("|")
+                entry.value = "|".join([key, *(_moved(region, place) for region in packed)])
+
+
+def _moved(region: str, place: Place) -> str:
+    offset, length, *rest = region.split(";")
+    return ";".join([str(place(int(offset), int(length))), length, *rest])
+
+
+def _tensors(graph: "GraphProto") -> Iterator["TensorProto"]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from _tensors(inner)

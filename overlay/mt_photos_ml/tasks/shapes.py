@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Whether a model is of the kind that a task works with: a file may be whole and the wrong one."""
+
+from collections.abc import Sequence
+
+from ..runtime import ModelDamaged, Node, Session
+
+Shape = tuple[int | None, ...]
+"""Of an input or an output; None where any length will do."""
+
+
+def expect(session: Session, inputs: Sequence[Shape], outputs: Sequence[Shape | None]) -> None:
+    """Raises ModelDamaged where the model has other inputs or outputs. None: an output of any shape."""
+    for what, nodes, shapes in (("inputs", session.inputs, inputs), ("outputs", session.outputs, outputs)):
+        if what == "outputs" and not nodes:  # the runtime does not tell
+            return
+        if len(nodes) != len(shapes) or not all(map(_fits, nodes, shapes)):
+            found = ", ".join(f"{node.name} {list(node.shape)}" for node in nodes)
+            raise ModelDamaged(f"it is another kind of model, its {what} are {found}")
+
+
+def _fits(node: Node, shape: Shape | None) -> bool:
+    if shape is None:
+        return True
+    return len(node.shape) == len(shape) and all(
+        length is None or not isinstance(there, int) or there in (length, -1)
+        for there, length in zip(node.shape, shape, strict=True)
+    )
