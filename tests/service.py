@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class Service:
         """Of the process that serves; `process` is the one that supervises it."""
         supervisor = self.process.pid
         children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-        return int(children[0])
+        return int(children[0]) if children else 0
 
     def client(self, key: str | None = KEY) -> httpx.Client:
         headers = {"api-key": key} if key else {}
@@ -68,14 +68,23 @@ def run_command(settings: Mapping[str, str], *arguments: object, answer: str = "
 
 
 @contextlib.contextmanager
-def running(folder: Path, settings: Mapping[str, str], python: str = sys.executable) -> Iterator[Service]:
-    """The service with these settings, until the context ends. folder: for its log. python: with its libraries."""
+def running(
+    folder: Path,
+    settings: Mapping[str, str],
+    python: str = sys.executable,
+    host: str = "127.0.0.1",
+    key: str | None = KEY,
+    wrapper: Sequence[str] = (),
+) -> Iterator[Service]:
+    """The service with these settings, until the context ends. folder: for its log. python: with its libraries.
+
+    key: where the settings name none; None leaves it out. wrapper: a command that runs the service.
+    """
     port, log = free_port(), folder / "service.log"
-    command = [python, "-m", "mt_photos_ml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [*wrapper, python, "-m", "mt_photos_ml", "serve", "--host", host, "--port", str(port)]
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment({"API_AUTH_KEY": KEY, **settings}), stdout=output, stderr=output
-        )
+        given = environment({**({"API_AUTH_KEY": key} if key else {}), **settings})
+        process = subprocess.Popen(command, env=given, stdout=output, stderr=output)
     service = Service(f"http://127.0.0.1:{port}", process, log)
     try:
         _wait(service)

@@ -22,7 +22,7 @@ RESTART = 75
 """The exit code of a service that wants to be started afresh (EX_TEMPFAIL of sysexits.h)."""
 
 _SHORT_LIFE = 10.0  # seconds; one that is killed sooner is started again only after a pause
-_LONGEST_PAUSE = 60.0  # seconds
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 60.0  # seconds
 _LONGEST_END = 120  # seconds that it is given to end
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -55,7 +55,7 @@ def supervise(command: Sequence[str], listening: socket.socket) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     signal.signal(signal.SIGALRM, kill)
-    pause = 1.0
+    pause = _FIRST_PAUSE
     while True:
         began = time.monotonic()
         child = subprocess.Popen(  # noqa: S603
@@ -75,7 +75,7 @@ def supervise(command: Sequence[str], listening: socket.socket) -> int:
         if status == -signal.SIGBUS:
             log.error("a mapped model file went away, as on a network share: models are read into memory from now on")
             environment["PREPARE_MODELS"] = "false"
-        pause = min(2 * pause, _LONGEST_PAUSE) if time.monotonic() - began < _SHORT_LIFE else 1.0
+        pause = min(2 * pause, _LONGEST_PAUSE) if time.monotonic() - began < _SHORT_LIFE else _FIRST_PAUSE
         if stopping.wait(pause):
             return 0
 

@@ -8,18 +8,26 @@ from collections.abc import AsyncIterator
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import Busy, TooLarge, answer
+from .replies import nothing
 
 
 class BodyLimitMiddleware:
-    """Answers 413 to a body over the limit: by its declared length before it is read, else as soon as it is over."""
+    """Answers 413 to a body over the limit: by its declared length before it is read, else as soon as it is over.
+
+    One with a length and chunks as well is refused: a proxy in front may go by the other one, and what is the end of
+    the body to the one is the beginning of a hidden request to the other (RFC 9112, 6.3).
+    """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         """limit: bytes."""
         self._app, self._limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = scope.get("headers", ()) if scope["type"] == "http" else ()
-        declared = next((value for name, value in headers if name == b"content-length"), b"0")
+        headers = dict(scope["headers"]) if scope["type"] == "http" else {}
+        declared = headers.get(b"content-length", b"0")
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            await nothing(400, "a body has a length or chunks, not both", {"connection": "close"})(scope, receive, send)
+            return
         if int(declared) > self._limit:
             await answer(TooLarge(self._limit))(scope, receive, send)
             return

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""`make test-trust`: what the service promises, provoked for real. `--long` runs everything for as long as it takes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.__main__ import build
+from demo.__main__ import environment as demo_environment
+from service import Service, running
+from trust import tally
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--long", action="store_true", help="minutes to hours of load, faults and fuzzing in place of seconds"
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.section("what was tried")
+    for line in tally.report():
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def long(pytestconfig: pytest.Config) -> bool:
+    return bool(pytestconfig.getoption("--long"))
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the demo's models."""
+    folder = tmp_path_factory.mktemp("cache")
+    build(folder)
+    return folder
+
+
+@pytest.fixture
+def service(cache: Path, tmp_path: Path) -> Iterator[Service]:
+    with running(tmp_path, demo_environment(cache)) as started:
+        yield started

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Bodies that stall, drip, lie, or are no bodies at all cost their sender, and nobody else."""
+
+import contextlib
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from demo.__main__ import environment as demo_environment
+from demo.pictures import colour_photo
+from mt_photos_ml.api import bodies
+from photos import jpeg
+from service import KEY, Service, anonymous_mb, post, running, until
+from trust.raw import answer_to, connect, received, stalled, status_of, upload_head
+from trust.tally import count
+from trust.traffic import answered, form, mixed, running_traffic
+
+PHOTO_ROUTES = ("/ocr", "/clip/img", "/represent")
+
+
+@pytest.fixture(scope="module")
+def photo() -> bytes:
+    return jpeg(colour_photo("red", (640, 480)))
+
+
+def test_sixty_uploads_that_stall_keep_nobody_waiting(service: Service) -> None:
+    asked = answered(service.url, mixed(each=1))
+    with ExitStack() as stack:
+        for _ in range(20):
+            for route in PHOTO_ROUTES:
+                stack.enter_context(stalled(service.url, route, sent=10))
+        with running_traffic(service.url, asked, clients=4) as seen:
+            time.sleep(3)
+    count("faults injected", 60)
+    assert (seen.lost, seen.wrong, seen.statuses[503]) == ([], [], 0)
+    assert seen.slowest < 5, "who had to wait for one of them waited for 30 seconds"
+
+
+def test_uploads_that_stall_with_much_sent_hold_no_more_memory_than_all_may(
+    cache: Path, tmp_path: Path, photo: bytes
+) -> None:
+    """Two megabytes each of thirty clients, where all together may hold eight: the first go on, the rest waits unread,
+    and who is silent loses his place to who sends."""
+    with running(tmp_path, {**demo_environment(cache), "MAX_UPLOAD_MB": "4"}) as service, ExitStack() as stack:
+        post(service, "/clip/img", photo)
+        before = anonymous_mb(service.pid)
+        for _ in range(30):
+            connection = stack.enter_context(connect(service.url))
+            connection.setblocking(False)
+            body, _ = form(bytes(3_000_000))
+            with_head = upload_head("/clip/img", len(body)) + body[:2_000_000]
+            stack.callback(connection.close)
+            _send_what_goes(connection, with_head)
+        time.sleep(1)
+        assert anonymous_mb(service.pid) - before < 8 + 4 + 30  # and what each connection has read ahead
+        began = time.monotonic()
+        assert post(service, "/clip/img", photo).status_code == 200
+        assert time.monotonic() - began < 5 * bodies.SILENCE_IN_A_CROWD
+    count("faults injected", 30)
+
+
+def _send_what_goes(connection: socket.socket, data: bytes) -> None:
+    view = memoryview(data)
+    with contextlib.suppress(BlockingIOError):
+        while view:
+            view = view[connection.send(view[:65536]) :]
+
+
+def test_a_client_that_stops_half_way_is_told_and_holds_no_worker(cache: Path, tmp_path: Path, photo: bytes) -> None:
+    with running(tmp_path, {**demo_environment(cache), "MACHINE_LEARNING_REQUEST_THREADS": "1"}) as service:
+        body, _ = form(photo)
+        with connect(service.url) as half:
+            half.sendall(upload_head("/clip/img", len(body)) + body[: len(body) // 2])
+            assert post(service, "/clip/img", photo).status_code == 200
+            assert status_of(received(half, bodies.SILENCE + 15)) == 408
+    count("faults injected")
+
+
+def test_clients_that_hang_up_leave_nothing_behind(service: Service, photo: bytes) -> None:
+    post(service, "/clip/img", photo)
+    body, _ = form(photo)
+    before = len(_opened(service))
+    for at in (0, 1, 50, len(body) // 2, len(body) - 1, len(body)):
+        for route in PHOTO_ROUTES:
+            with connect(service.url) as connection:
+                connection.sendall(upload_head(route, len(body)) + body[:at])
+            count("faults injected")
+    until(lambda: len(_opened(service)) <= before)
+    assert post(service, "/clip/img", photo).status_code == 200
+
+
+def test_a_byte_a_second_is_given_up_when_it_has_had_its_time(service: Service, photo: bytes) -> None:
+    body, _ = form(photo)
+    with connect(service.url) as slow:
+        slow.sendall(upload_head("/clip/img", len(body)))
+        slow.settimeout(1)
+        began = time.monotonic()
+        for byte in body:
+            slow.sendall(bytes([byte]))
+            with contextlib.suppress(TimeoutError):
+                assert status_of(slow.recv(1000)) == 408
+                break
+        assert time.monotonic() - began < bodies.SILENCE + 10
+    count("faults injected")
+
+
+def test_a_chunked_body_is_counted(cache: Path, tmp_path: Path) -> None:
+    with running(tmp_path, {**demo_environment(cache), "MAX_UPLOAD_MB": "1"}) as service:
+        chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+        for route in (*PHOTO_ROUTES, "/clip/txt"):
+            kind = form(b"")[1] if route != "/clip/txt" else "application/json"
+            assert status_of(answer_to(service.url, upload_head(route, None, kind) + chunk * 40)) in (413, 422)
+    count("faults injected", 4)
+
+
+def part(name: str, content: bytes = b"1", more: str = "") -> bytes:
+    return f'--traffic\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + content + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "statuses"),
+    [
+        (part("other") * 999, {422}),
+        (part("other") * 5000, {422}),
+        (part("file", b"x", '; filename="a"') * 999, {200}),
+        (part("file", b"x", '; filename="a"') * 5000, {422}),
+        (part("file", b"x", "; a=" + "b" * 1_000_000), {200, 422}),
+        (part("f" * 1_000_000), {422}),
+        (b"--another\r\n\r\n--another--\r\n", {422}),
+        (b"--traffic", {422}),
+        (b"\r\n" * 100_000, {422}),
+        (b"--traffic\r\n" * 100_000, {422}),
+        (b"--traffic\r\n" + b"X-Header: y\r\n" * 20_000 + b"\r\n", {422}),
+    ],
+    ids=[
+        "999 fields", "5000 fields", "999 files", "5000 files", "a long parameter", "a long name", "another boundary",
+        "half a boundary", "line breaks", "boundaries only", "headers without end",
+    ],
+)  # fmt: skip
+def test_a_form_of_any_shape_is_answered_soon_and_within_its_memory(
+    service: Service, body: bytes, statuses: set[int]
+) -> None:
+    before = anonymous_mb(service.pid)
+    answer = answer_to(service.url, upload_head("/clip/img", len(body)) + body)
+    count("inputs tried")
+    assert status_of(answer) in statuses, answer[:300]
+    assert anonymous_mb(service.pid) - before < 100
+
+
+SMUGGLED = {
+    "two lengths": b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    "a list of lengths": b"Content-Length: 5, 6\r\n\r\nhello",
+    "a length with a sign": b"Content-Length: +5\r\n\r\nhello",
+    "a negative length": b"Content-Length: -5\r\n\r\nhello",
+    "a length in hex": b"Content-Length: 0x5\r\n\r\nhello",
+    "a length and chunks": b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks of another name": b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "chunks twice": b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+    "a space before the colon": b"Content-Length : 5\r\n\r\nhello",
+    "a header on two lines": b"X: a\r\n b\r\nContent-Length\r\n\r\n",
+    "a zero byte": b"X: a\0b\r\nContent-Length: 0\r\n\r\n",
+    "a chunk of a negative size": b"Transfer-Encoding: chunked\r\n\r\n-1\r\nhello\r\n0\r\n\r\n",
+    "a chunk of an endless size": b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("shape", SMUGGLED)
+def test_what_two_readers_could_understand_in_two_ways_is_refused(service: Service, shape: str) -> None:
+    head = f"POST /clip/txt HTTP/1.1\r\nHost: x\r\napi-key: {KEY}\r\nContent-Type: application/json\r\n".encode()
+    behind = f"POST /check HTTP/1.1\r\nHost: x\r\napi-key: {KEY}\r\nContent-Length: 0\r\n\r\n".encode()
+    answer = answer_to(service.url, head + SMUGGLED[shape] + behind, seconds=5)
+    count("inputs tried")
+    assert b'"pass"' not in answer, "the request that was hidden in it was answered"
+    assert status_of(answer) in (0, 400)
+
+
+def test_no_upload_is_written_to_a_file(cache: Path, tmp_path: Path, photo: bytes) -> None:
+    """While a large one comes in, the service has no file open but those that it had before."""
+    scratch, home = tmp_path / "tmp", tmp_path / "home"
+    scratch.mkdir()
+    home.mkdir()
+    with running(tmp_path, {**demo_environment(cache), "TMPDIR": str(scratch), "HOME": str(home)}) as service:
+        post(service, "/clip/img", photo)
+        before = _opened(service)
+        with stalled(service.url, sent=4_900_000):
+            time.sleep(0.5)
+            new = {path for path in _opened(service) - before if not path.startswith("socket:")}
+            assert new == set()
+            assert list(scratch.iterdir()) == list(home.iterdir()) == []
+    count("faults injected")
+
+
+def _opened(service: Service) -> set[str]:
+    with contextlib.suppress(FileNotFoundError):  # of one that is closed meanwhile
+        return {str(path.readlink()) for path in Path(f"/proc/{service.pid}/fd").iterdir()}
+    return _opened(service)
+
+
+def test_searches_without_end_are_bounded_too(cache: Path, tmp_path: Path) -> None:
+    with running(tmp_path, demo_environment(cache)) as service, service.client() as client:
+
+        def search(i: int) -> int:
+            answer = client.post("/clip/txt", content=json.dumps({"text": f"search {i}"}))
+            assert answer.status_code == 200 or int(answer.headers["retry-after"]) > 0
+            return answer.status_code
+
+        with ThreadPoolExecutor(150) as clients:
+            statuses = set(clients.map(search, range(600)))
+    count("requests sent", 600)
+    assert statuses <= {200, 503}

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Nobody comes in without the key, and nobody reads it anywhere."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
+
+from demo.__main__ import environment as demo_environment
+from mt_photos_ml.api.auth import WRONG_KEYS_A_MINUTE, ApiKeyMiddleware
+from mt_photos_ml.app import from_settings
+from mt_photos_ml.lifecycle import Lifecycle
+from mt_photos_ml.settings import Settings
+from service import KEY, Service, running
+from trust.tally import count
+
+
+async def tomorrow(request: Request) -> Response:
+    return PlainTextResponse("inside")
+
+
+def test_a_route_that_is_added_tomorrow_is_closed(cache: Path) -> None:
+    app = from_settings(Settings(API_AUTH_KEY=KEY, MACHINE_LEARNING_CACHE_FOLDER=cache), Lifecycle())
+    app.add_route("/tomorrow", tomorrow, methods=["GET", "POST"])
+    with TestClient(app) as client:
+        for method in ("GET", "POST", "HEAD", "OPTIONS", "PUT"):
+            assert client.request(method, "/tomorrow").status_code == 401
+            assert client.request(method, "/tomorrow", headers={"api-key": "wrong"}).status_code == 401
+        assert client.get("/tomorrow", headers={"api-key": KEY}).text == "inside"
+    count("requests sent", 11)
+
+
+@pytest.mark.parametrize(
+    "path", ["//check", "/ping/../check", "/%2e/check", "/ping%2f..%2fcheck", "/check?/ping", "/PING"]
+)
+def test_no_other_spelling_of_a_path_opens_it(service: Service, path: str) -> None:
+    for method in ("GET", "POST"):
+        answer = httpx.request(method, f"{service.url}{path}")
+        assert answer.status_code == 401
+    count("requests sent", 2)
+
+
+class At:
+    """The middleware as clients at different addresses meet it."""
+
+    def __init__(self) -> None:
+        self.middleware = ApiKeyMiddleware(self._inside, KEY)
+
+    @staticmethod
+    async def _inside(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+
+    def status(self, host: str, key: str | None) -> int:
+        """What a request from there with this key is answered; 200 where it came in."""
+        statuses: list[int] = []
+
+        async def receive() -> Message:
+            raise AssertionError("the body is read before the key is known")
+
+        async def send(message: Message) -> None:
+            statuses.append(message.get("status", 0))
+
+        headers = [(b"api-key", key.encode())] if key is not None else []
+        scope = {"type": "http", "method": "POST", "path": "/check", "headers": headers, "client": (host, 1)}
+        asyncio.run(self.middleware(scope, receive, send))
+        count("requests sent")
+        return statuses[0]
+
+
+@pytest.fixture
+def at() -> At:
+    return At()
+
+
+def test_who_guesses_is_slowed_down_and_nobody_else(at: At) -> None:
+    for i in range(WRONG_KEYS_A_MINUTE):
+        assert at.status("198.51.100.7", f"guess {i}") == 401
+    assert at.status("198.51.100.7", "one more") == 429
+    assert at.status("198.51.100.7", KEY) == 429, "else it could go on guessing"
+    assert at.status("198.51.100.8", KEY) == 200
+    assert at.status("198.51.100.8", "wrong") == 401
+
+
+def test_a_network_of_addresses_is_one_guesser(at: At) -> None:
+    for i in range(WRONG_KEYS_A_MINUTE):
+        assert at.status(f"2001:db8::{i:x}", f"guess {i}") == 401
+    assert at.status("2001:db8::ffff", KEY) == 429
+    assert at.status("2001:db8:0:1::1", KEY) == 200
+    assert at.status("::ffff:198.51.100.9", "guess") == 401, "an IPv4 address is one of its own"
+
+
+def test_behind_a_proxy_a_guesser_does_not_shut_out_who_has_shown_the_key(at: At) -> None:
+    assert at.status("172.17.0.1", KEY) == 200
+    for i in range(3 * WRONG_KEYS_A_MINUTE):
+        at.status("172.17.0.1", f"guess {i}")
+    assert at.status("172.17.0.1", "one more") == 429
+    assert at.status("172.17.0.1", KEY) == 200
+
+
+def test_an_old_key_sent_over_and_over_is_no_guess(at: At) -> None:
+    assert [at.status("198.51.100.7", "the old key") for _ in range(100)] == [401] * 100
+    assert [at.status("198.51.100.7", None) for _ in range(100)] == [401] * 100
+    assert at.status("198.51.100.7", KEY) == 200
+
+
+def test_after_the_minute_it_may_try_again(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("mt_photos_ml.api.auth.time.monotonic", lambda: now)
+    for i in range(WRONG_KEYS_A_MINUTE):
+        at.status("198.51.100.7", f"guess {i}")
+    assert at.status("198.51.100.7", KEY) == 429
+    now += 59
+    assert at.status("198.51.100.7", KEY) == 429
+    now += 2
+    assert at.status("198.51.100.7", KEY) == 200
+
+
+def test_any_number_of_addresses_takes_bounded_memory(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mt_photos_ml.api.auth._REMEMBERED", 50)
+    for i in range(200):
+        at.status(f"198.51.{i // 250}.{i % 250}", "wrong")
+        at.status(f"198.51.{i // 250}.{i % 250}", KEY)
+    assert len(at.middleware._guesses._wrong) == len(at.middleware._guesses._trusted) == 50
+
+
+@pytest.mark.parametrize(
+    ("settings", "host", "said"),
+    [
+        ({}, "0.0.0.0", "the default one, which everybody knows"),
+        ({"API_AUTH_KEY": "no-key"}, "0.0.0.0", "there is no key"),
+        ({"API_AUTH_KEY": "mine"}, "0.0.0.0", None),
+        ({}, "127.0.0.1", None),
+    ],
+)
+def test_a_key_that_everybody_knows_on_an_open_port_is_told_in_log_page_and_check(
+    cache: Path, tmp_path: Path, settings: dict[str, str], host: str, said: str | None
+) -> None:
+    key = settings.get("API_AUTH_KEY", "mt_photos_ai_extra")
+    with running(tmp_path, {**demo_environment(cache), "API_AUTH_KEY": key}, host=host) as service:
+        with service.client(key) as client:
+            warnings = client.post("/check").json()["warnings"]
+            page = client.get("/").text
+        log = service.log.read_text()
+    assert bool(warnings) == ('class="demo warned"' in page) == (" WARNING the" in log) == (said is not None)
+    assert said is None or (said in warnings[0] and said in log)
+
+
+def test_the_key_is_in_no_log_however_it_is_sent(cache: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("correct-horse-battery\n")
+    settings = {**demo_environment(cache), "API_AUTH_KEY_FILE": str(secret), "IMMICH_LOG_LEVEL": "debug"}
+    with running(tmp_path, settings, key=None) as service, service.client("correct-horse-battery") as client:
+        assert client.post("/check").status_code == 200
+        client.post("/check?api-key=correct-horse-battery")
+        client.post("/ocr", content=b"correct-horse-battery", headers={"content-type": "text/plain"})
+        client.post("/clip/txt", json={"key": "correct-horse-battery"})
+        assert client.post("/check", headers={"api-key": "correct-horse-batterx"}).status_code == 401
+    log = service.log.read_text()
+    assert "/check 401" in log
+    assert "correct-horse" not in log

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The service ends and starts again under load, and nobody's request is lost."""
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from demo.__main__ import environment as demo_environment
+from demo.pictures import text_page
+from mt_photos_ml import lifecycle
+from photos import jpeg
+from service import KEY, Service, loaded, post, running, until
+from trust.raw import stalled
+from trust.tally import count
+from trust.traffic import answered, mixed, running_traffic
+
+
+def restarts(service: Service, often: int) -> None:
+    """So many, one after the other, each seen."""
+    with httpx.Client(base_url=service.url, headers={"api-key": KEY}, timeout=60) as client:
+        for _ in range(often):
+            before = {0, service.pid}
+            assert client.post("/restart_v2").json() == {"result": "pass"}
+            until(partial(another, service, before))
+            count("restarts")
+
+
+def test_restarts_under_load_break_no_connection_and_lose_no_request(service: Service, long: bool) -> None:
+    asked = answered(service.url, mixed(each=2))
+    with running_traffic(service.url, asked) as seen:
+        restarts(service, 200 if long else 20)
+    assert (seen.lost, seen.wrong) == ([], [])
+    assert seen.right == seen.sent > 100
+    print(f"slowest: {seen.slowest:.1f} s")
+
+
+def test_sigterm_answers_what_is_in_flight_refuses_what_comes_then_and_ends_well(cache: Path, tmp_path: Path) -> None:
+    page = jpeg(text_page(["First line of many", "Second line"], (2400, 1800))[0])
+    settings = {**demo_environment(cache), "MACHINE_LEARNING_REQUEST_THREADS": "1"}
+    with running(tmp_path, settings) as service, ThreadPoolExecutor(8) as threads, service.client() as client:
+        post(service, "/ocr", page)
+        answers = [threads.submit(post, service, "/ocr", page) for _ in range(8)]
+        time.sleep(0.5)
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        late = client.post("/ocr", files={"file": page})
+        assert (late.status_code, late.json()["msg"]) == (503, "the service is stopping")
+        assert (late.headers["retry-after"], late.headers["connection"]) == ("10", "close")
+        assert [answer.result().status_code for answer in answers] == [200] * 8
+        assert service.process.wait(30) == 0
+    count("requests sent", 10)
+    count("requests answered", 9)
+    count("requests answered 503 with Retry-After")
+
+
+def test_an_upload_that_stalls_does_not_keep_the_service_from_ending(service: Service) -> None:
+    with stalled(service.url):
+        time.sleep(0.3)
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(lifecycle.LAST_ANSWERS + 20) == 0
+    count("faults injected")
+
+
+def test_who_asks_twice_does_not_wait(service: Service) -> None:
+    service.process.send_signal(signal.SIGINT)
+    service.process.send_signal(signal.SIGINT)
+    assert service.process.wait(20) == 0
+
+
+def test_a_service_that_is_killed_comes_back_by_itself(service: Service) -> None:
+    asked = answered(service.url, mixed(each=1))
+    for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS):
+        killed = {0, service.pid}
+        os.kill(max(killed), number)
+        count("faults injected")
+        until(partial(another, service, killed))
+        assert answered(service.url, asked)  # waits at the socket, which was never closed
+        assert f"was ended by {number.name} and is started again" in service.log.read_text()
+
+
+def another(service: Service, than: set[int]) -> bool:
+    return service.pid not in than
+
+
+def test_the_service_ends_when_what_supervises_it_is_killed(service: Service) -> None:
+    pid = service.pid
+    service.process.kill()
+    until(lambda: not Path(f"/proc/{pid}").exists() or "State:\tZ" in Path(f"/proc/{pid}/status").read_text())
+    count("faults injected")
+
+
+def test_restart_gives_back_what_is_not_used(service: Service) -> None:
+    answered(service.url, mixed(each=1))
+    with service.client() as client:
+        assert len(loaded(client)) == 6
+        assert client.post("/restart").json() == {"result": "pass"}
+        assert loaded(client) == []
