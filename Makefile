@@ -11,12 +11,13 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 VARIANT ?= cpu
 
-.PHONY: help run demo test lint bench image test-image bump publish clean
+.PHONY: help run demo test test-trust lint bench image test-image bump publish clean
 
 help:
 	@echo "make run    run the service (EXTRA=cuda or openvino for another device)"
 	@echo "make demo   run it with tiny models of its own, offline"
 	@echo "make test   run the tests"
+	@echo "make test-trust   provoke faults, load and bad input (LONG=1: for an hour)"
 	@echo "make lint   check style, types and workflows"
 	@echo "make bench  measure it against bare models, for docs/benchmarks.md (QUICK=1: in two minutes, only printed)"
 	@echo "make image  build the image (VARIANT=cuda, openvino, armnn, rknn or rocm for another device)"
@@ -27,11 +28,14 @@ help:
 run: $(VENV)/run.done
 	@exec $(BIN)/mt-photos-ml serve
 
-demo: $(VENV)/demo.done
+demo: $(VENV)/run.done
 	@exec $(BIN)/python -m demo .demo
 
 test: $(VENV)/test.done .venv-oldest/oldest.done
 	$(BIN)/pytest -n auto --dist loadfile $(ARGS)
+
+test-trust: $(VENV)/test.done
+	$(BIN)/pytest tests/trust -n 4 $(if $(LONG),--long) $(ARGS)
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
@@ -73,9 +77,6 @@ $(VENV)/venv.done:
 $(VENV)/run.done: $(VENV)/venv.done pyproject.toml constraints.txt VERSION
 	@echo "installing the service ($(EXTRA)), once"
 	@$(PIP) install -c constraints.txt -e '.[$(EXTRA),heic,ocr]' && touch $@
-
-$(VENV)/demo.done: $(VENV)/run.done
-	@$(PIP) install -c constraints.txt -e '.[$(EXTRA),heic,ocr,demo]' && touch $@
 
 $(VENV)/bench.done: $(VENV)/run.done
 	@echo "installing what the benchmark needs, once"

@@ -107,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, content in hub.repositories[repository].items():
             sibling: dict[str, object] = {"rfilename": name}
             if hub.sizes:
-                sibling |= {"size": hub.claimed.get(name, len(content)), "blobId": hashlib.sha1(content).hexdigest()}
+                sibling |= {"size": hub.claimed.get(name, len(content)), "blobId": _git_sha1(content)}
                 if name.endswith(".onnx"):
                     sibling["lfs"] = {"sha256": _sha256(content), "size": len(content), "pointerSize": 130}
             siblings.append(sibling)
@@ -173,6 +173,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Says nothing: pytest's output is for the tests."""
+
+
+def _git_sha1(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _sha256(content: bytes) -> str:

@@ -133,6 +133,14 @@ def _orientation(image: Image.Image, data: bytes) -> int:
     return value if value in TURNS else 1
 
 
+def is_animated(image: Image.Image) -> bool:
+    """Whether it has more than the one picture that is used; a second one that is damaged does not count."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # Pillow looks for it where a file may end
+        return False
+
+
 def _png_exif(data: bytes) -> Image.Exif:
     """The EXIF of a PNG wherever its chunk stands; Pillow decodes the whole picture to look behind the pixels."""
     exif, position = Image.Exif(), 8
@@ -150,15 +158,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.nan_to_num(np.asarray(image, np.float32))
-        high = float(values.max(initial=0))
-        if image.mode == "F" and high <= 2:
-            white = 1.0  # light as it is kept for editing, with a highlight or two beyond white
-        elif high <= 255 and not image.mode.startswith("I;16"):
-            white = 255.0
-        else:
-            white = max(high, 65535.0)
-        image = Image.fromarray(np.clip(values * (255 / white), 0, 255).astype(np.uint8))
+        image = _to_8_bit(image)
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() == (255, 255):
@@ -167,3 +167,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
         paper.alpha_composite(image)
         image = paper
     return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Grey of 8 bits, by its own white; a few rows at a time, since numbers of 32 bits take four times as much."""
+    values = np.asarray(image)
+    high = float(np.nanmax(values, initial=0, where=np.isfinite(values)))
+    if image.mode == "F" and high <= 2:
+        white = 1.0  # light as it is kept for editing, with a highlight or two beyond white
+    elif high <= 255 and not image.mode.startswith("I;16"):
+        white = 255.0
+    else:
+        white = max(high, 65535.0)
+    grey = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), 256):
+        rows = np.nan_to_num(values[top : top + 256].astype(np.float32))
+        grey[top : top + 256] = np.clip(rows * (255 / white), 0, 255)
+    return Image.fromarray(grey)

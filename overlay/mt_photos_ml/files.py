@@ -45,3 +45,9 @@ def has_sha256(path: Path, sha256: str) -> bool:
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def git_sha1_of(path: Path) -> str:
+    """What Git names a file by its content."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .decoders import SWAPPED, TURNS, PhotoError, explain_errors, open_image, to_rgb
+from .decoders import SWAPPED, TURNS, PhotoError, explain_errors, is_animated, open_image, to_rgb
 
 MAX_SIDE = 10_000
 """The longest side, in pixels, that the API takes."""
@@ -44,7 +44,7 @@ class Photo:
     def __init__(self, data: bytes, header: Image.Image, size: tuple[int, int], orientation: int) -> None:
         """size: of the picture once it is decoded, before `orientation` turns it."""
         self.kind = "JPEG" if header.format == "MPO" else header.format or ""
-        self.animated = bool(getattr(header, "is_animated", False))
+        self.animated = is_animated(header)
         self.orientation = orientation
         self.decode_ms = 0.0
         self._data = data

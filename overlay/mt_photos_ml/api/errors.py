@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """What is said of an error: a photo that can't be used is done with, everything else is to be sent again."""
 
+import math
 from collections.abc import Mapping
 
 from starlette.requests import ClientDisconnect, Request
@@ -67,7 +68,7 @@ def answer(error: Exception) -> Response:
     status, retry_after = _ANSWERS[kind]
     if isinstance(error, ModelUnavailable):
         retry_after = error.retry_after
-    headers = {} if retry_after is None else {"retry-after": f"{retry_after:.0f}"}
+    headers = {} if retry_after is None else {"retry-after": str(max(math.ceil(retry_after), 1))}
     if isinstance(error, TooSlow):
         headers["connection"] = "close"
     return nothing(status, _MESSAGES.get(kind) or str(error), headers)

@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import TypeVar
 
+import orjson
 from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -80,6 +81,7 @@ class Routes:
         return [
             Route("/", self.page, methods=["GET"]),
             Route("/ping", self.ping, methods=["GET"]),
+            Route("/openapi.json", self.openapi, methods=["GET"]),
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()),
         ]
 
@@ -175,6 +177,11 @@ class Routes:
                 models="".join(f"<li>{escape(str(ref))}</li>" for ref in in_use(self._settings).values()),
             )
         )
+
+    async def openapi(self, request: Request) -> Response:
+        document = orjson.loads(Path(__file__).with_name("openapi.json").read_bytes())
+        document["info"]["version"] = version()
+        return replies.reply(document)
 
     async def ping(self, request: Request) -> Response:
         return PlainTextResponse("pong")

@@ -42,6 +42,7 @@ def offered_files(ref: ModelRef, source: str, npu: str | None = None) -> list[Re
             hf_hub_url(repository(ref), file.rfilename, revision=found.sha, endpoint=source),
             file.size,
             file.lfs.sha256 if file.lfs else None,
+            None if file.lfs else file.blob_id,
         )
         for file in found.siblings or ()
         if file.rfilename == npu or _is_needed(ref, file.rfilename)

@@ -130,9 +130,8 @@ class Store:
         if idle := [ref for ref in idle if ref not in self._preloaded]:
             await self._drop(idle)
 
-    async def drop_replaced(self) -> None:
-        """Lets go of models whose files are others now, and loads anew what is to be kept. Who is at work with one ends
-        with it."""
+    async def reload_replaced(self) -> None:
+        """Takes up models whose files are others now. One that can't be loaded leaves the one that is, in its place."""
         seen = dict(self._stamps)
         found = await asyncio.wrap_future(
             run_in_daemon(lambda: {ref: stamp_of(ref, path) for ref, (path, _) in seen.items()})
@@ -141,10 +140,9 @@ class Store:
             is_whole = len(found[ref]) == len(stamp)  # else a share may be gone, or somebody is still copying
             if is_whole and found[ref] != stamp and self._stamps.get(ref) == (path, stamp):
                 log.info("%s was replaced on the disk", ref)
-                self._replaced[ref] += 1
-                del self._stamps[ref]
-                await self._drop([ref])
-                await self.preload()
+                self._stamps[ref] = path, found[ref]
+                if (entry := self._entries.get(ref)) is None or await self._reload(entry):
+                    self._replaced[ref] += 1
 
     async def prepare(self) -> None:
         """Has the runtime prepare the models that it opened as they are, and changes over to what it made."""
@@ -154,9 +152,18 @@ class Store:
             entry.is_settled = True
             made = partial(self._runtime.prepare, entry.loaded.path, entry.loaded.model.example_shape)
             if await asyncio.wrap_future(run_in_daemon(made)) and self._entries.get(ref) is entry:
-                with contextlib.suppress(ModelUnavailable):  # the one that is loaded is still good
-                    entry.loaded = await self._loader.load(entry.key)
-                    await asyncio.to_thread(self._trim_memory)
+                await self._reload(entry)
+
+    async def _reload(self, entry: _Entry[Any]) -> bool:
+        """Who is at work with the model ends with it."""
+        try:
+            entry.loaded = await self._loader.load(entry.key)
+        except ModelUnavailable as failure:  # the one that is loaded is still good
+            log.error("%s", failure)
+            return False
+        self._stamps[entry.key.ref] = entry.loaded.path, entry.loaded.stamp
+        await asyncio.to_thread(self._trim_memory)
+        return True
 
     async def _drop(self, refs: Sequence[ModelRef]) -> list[str]:
         dropped = {str(ref): self._entries.pop(ref) for ref in refs if ref in self._entries}
@@ -186,7 +193,7 @@ class Store:
         pause, trimmed = min((self._ttl if self._ttl is not None else _TTL) / 2 or 10, _PAUSE), 0.0
         while True:
             await asyncio.sleep(pause)
-            await self.drop_replaced()
+            await self.reload_replaced()
             oldest = min((entry.since for entry in self._entries.values() if not entry.is_settled), default=None)
             if oldest is not None and (self._quiet_seconds >= _PAUSE or oldest < time.monotonic() - _LONGEST_WORK):
                 await self.prepare()

@@ -20,7 +20,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from ..daemon import run_in_daemon
-from ..files import has_sha256, size_of
+from ..files import git_sha1_of, has_sha256, size_of
 
 ANSWER_SECONDS = 6.0
 """How long an endpoint may take to begin an answer, from the look-up of its name to the first line."""
@@ -55,12 +55,22 @@ class _BrokenOffError(SourceError):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to be fetched: where it belongs in the model's folder, its address, what the publisher says of it."""
+    """A file to be fetched: where it belongs in the model's folder, its address, what the publisher says of it.
+
+    git_sha1: Git's name for the content, which Hugging Face tells of small files in place of a SHA-256.
+    """
 
     path: str
     address: str
     size: int | None
     sha256: str | None
+    git_sha1: str | None = None
+
+    def is_right(self, staged: Path) -> bool:
+        """Whether this is what was published, as far as is known."""
+        if self.sha256:
+            return has_sha256(staged, self.sha256)
+        return self.git_sha1 is None or git_sha1_of(staged) == self.git_sha1
 
 
 @contextmanager
@@ -91,10 +101,10 @@ def download(file: RemoteFile, staged: Path, on_bytes: Callable[[], None]) -> No
             if fruitless == TRIES:
                 raise SourceError(f"{file.path} broke off {TRIES} times in a row, {_reason(error)}") from None
         time.sleep(PAUSE_SECONDS)
-    if file.sha256 and not has_sha256(staged, file.sha256):
+    if not file.is_right(staged):
         staged.unlink()
         if not resumed:
-            raise SourceError(f"{file.path} is not what was published (another SHA-256)")
+            raise SourceError(f"{file.path} is not what was published (another checksum)")
         download(file, staged, on_bytes)  # the half that was here may have been the bad one
 
 

@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Disks, networks and processes fail while requests run: a clear 503 or recovery, and never a wrong answer."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from demo.__main__ import build
+from demo.__main__ import environment as demo_environment
+from demo.models import build_clip
+from demo.pictures import colour_photo, text_page
+from hub_server import HubServer
+from mt_photos_ml.models import loader
+from photos import encoded, jpeg
+from service import KEY, Service, post, run_command, running, until
+from trust.tally import count
+from trust.traffic import Request, Traffic, answered, mixed, running_traffic
+
+OCR = Path("ocr", "PP-OCRv6_small")
+NAME = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A cache that a test may harm."""
+    folder = tmp_path / "cache"
+    build(folder)
+    return folder
+
+
+@pytest.fixture
+def harmed(own: Path, tmp_path: Path) -> Iterator[Service]:
+    with running(tmp_path, demo_environment(own)) as service:
+        yield service
+
+
+def is_whole(cache: Path) -> bool:
+    """What the cache holds under its name is what it should be."""
+    return run_command(demo_environment(cache), "models", "verify").returncode == 0
+
+
+def check(seen: Traffic, *, cut: int = 0) -> None:
+    """cut: requests that were on their way to a process that was killed."""
+    assert seen.wrong == []
+    assert len(seen.lost) <= cut, seen.lost
+    assert seen.right > 0
+
+
+def restart(service: Service) -> None:
+    """Drops what is loaded, as an idle minute does."""
+    with service.client() as client:
+        assert client.post("/restart").status_code == 200
+
+
+def recovers(service: Service, requests: list[Request], seconds: float = 60) -> None:
+    """Within that time every request is answered again as it was, without anything done."""
+
+    def right() -> bool:
+        with httpx.Client(base_url=service.url, headers={"api-key": KEY}, timeout=60) as client:
+            for request in requests:
+                told = client.post(request.route, content=request.body, headers={"content-type": request.content_type})
+                assert told.status_code in (200, 503), told.text
+                if told.status_code == 503:
+                    assert int(told.headers["retry-after"]) > 0
+                    assert told.json()["msg"]
+                    return False
+                assert "msg" not in told.json()
+        return True
+
+    until(right, seconds)
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def page(path: Path) -> None:
+    path.write_bytes(b"<html>404</html>")
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("harm", [zero, cut, empty, page, remove])
+def test_a_model_file_that_is_damaged_is_mended_by_itself(
+    harmed: Service, own: Path, harm: Callable[[Path], None]
+) -> None:
+    """The text models are in RapidOCR's wheel, from which they are fetched again."""
+    asked = answered(harmed.url, [request for request in mixed(each=2) if request.route == "/ocr"])
+    with running_traffic(harmed.url, asked, clients=3) as seen:
+        for kind in ("detection", "recognition"):
+            harm(own / OCR / kind / "model.onnx")
+            count("faults injected")
+            time.sleep(0.3)
+            restart(harmed)
+            time.sleep(0.3)
+    check(seen)
+    recovers(harmed, asked)
+    until(lambda: is_whole(own))
+
+
+def test_a_model_file_that_is_replaced_is_taken_up_and_texts_of_the_old_one_are_forgotten(
+    harmed: Service, own: Path
+) -> None:
+    with harmed.client() as client:
+        before = client.post("/clip/txt", json={"text": "red"}).json()["result"]
+        other = own / "clip" / "other"
+        build_clip(other, dim=512, size=224)
+        model, folder = own / "clip" / "demo-colours" / "textual" / "model.onnx", other / "textual"
+        turned = folder / "model.onnx"
+        _negate(turned)
+        turned.replace(model)
+        count("faults injected")
+        until(lambda: client.post("/clip/txt", json={"text": "red"}).json()["result"] != before, 30)
+        after = client.post("/clip/txt", json={"text": "red"}).json()["result"]
+    assert all(float(a) == pytest.approx(-float(b), abs=1e-6) for a, b in zip(after, before, strict=True))
+
+
+def _negate(model: Path) -> None:
+    """The same network, whose answers point the other way."""
+    import onnx
+
+    graph = onnx.load(model)
+    (output,) = graph.graph.output
+    for node in graph.graph.node:
+        for i, name in enumerate(node.output):
+            if name == output.name:
+                node.output[i] = "before"
+    graph.graph.node.append(onnx.helper.make_node("Neg", ["before"], [output.name]))
+    onnx.save(graph, model)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "route"),
+    [
+        ("clip/demo-colours/visual", "clip/demo-colours/textual", "/clip/img"),
+        ("facial-recognition/demo-faces/detection", "facial-recognition/demo-faces/recognition", "/represent"),
+        ("ocr/PP-OCRv6_small/detection", "ocr/PP-OCRv6_small/recognition", "/ocr"),
+    ],
+)
+def test_models_whose_places_are_swapped_are_named_or_fetched_again(
+    harmed: Service, own: Path, one: str, other: str, route: str
+) -> None:
+    asked = answered(harmed.url, [request for request in mixed(each=1) if request.route == route])
+    a, b = own / one / "model.onnx", own / other / "model.onnx"
+    content = a.read_bytes()
+    a.write_bytes(b.read_bytes())
+    b.write_bytes(content)
+    count("faults injected")
+    restart(harmed)
+    photo = jpeg(colour_photo("red", (320, 240)))
+    answer = post(harmed, route, photo)
+    if route == "/ocr":
+        recovers(harmed, asked)
+    else:
+        assert answer.status_code == 503
+        assert one in answer.json()["msg"]
+        assert "delete" in answer.json()["msg"]
+        assert "another kind of model" in harmed.log.read_text()
+        build(own)
+        recovers(harmed, asked)
+
+
+def prepared(cache: Path) -> list[Path]:
+    return list(cache.rglob("prepared/[!.]*/weights.bin"))
+
+
+@pytest.fixture
+def mapped(own: Path, tmp_path: Path) -> Iterator[Service]:
+    """A service that uses the prepared form of the text models."""
+    with running(tmp_path, demo_environment(own)) as service:
+        answered(service.url, [request for request in mixed(each=1) if request.route == "/ocr"])
+        until(lambda: len(prepared(own)) == 2 and service.log.read_text().count("loaded ocr") == 4)
+        yield service
+
+
+def test_a_mapped_model_that_goes_away_ends_the_process_which_comes_back_without_it(mapped: Service, own: Path) -> None:
+    """As on a share that is gone: the kernel answers a read of the mapping with SIGBUS."""
+    asked = [request for request in mixed(each=2) if request.route == "/ocr"]
+    asked = answered(mapped.url, asked)
+    first = mapped.pid
+    with running_traffic(mapped.url, asked, clients=3) as seen:
+        time.sleep(0.3)
+        for weights in prepared(own):
+            os.truncate(weights, 4096)
+        count("faults injected", 2)
+        until(lambda: mapped.pid not in (0, first))
+        recovers(mapped, asked)
+    check(seen, cut=3)
+    log = mapped.log.read_text()
+    assert "was ended by SIGBUS and is started again" in log
+    assert "models are read into memory from now on" in log
+    maps = Path(f"/proc/{mapped.pid}/maps").read_text()
+    assert "weights.bin" not in maps
+
+
+@pytest.mark.parametrize("harm", [zero, empty, remove])
+def test_a_prepared_model_that_is_damaged_is_not_used(mapped: Service, own: Path, harm: Callable[[Path], None]) -> None:
+    asked = answered(mapped.url, [request for request in mixed(each=1) if request.route == "/ocr"])
+    restart(mapped)
+    for weights in prepared(own):
+        copy = weights.with_suffix(".new")
+        shutil.copy(weights, copy)
+        harm(copy)
+        if copy.exists():
+            copy.replace(weights)
+        else:
+            weights.unlink()
+        count("faults injected")
+    assert answered(mapped.url, asked) == asked
+    assert "was damaged and is removed" in mapped.log.read_text()
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Callable[[str], None]]:
+    """A small disk at this folder; gives a function that mounts it anew with other options."""
+    folder.mkdir(exist_ok=True)
+
+    def mount(options: str) -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True, capture_output=True)
+
+    try:
+        mount(options)
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        pytest.skip("no disk can be mounted here: not root, or in a container")
+    try:
+        yield lambda options: mount(f"remount,{options}")
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.parametrize("size", ["60m", "22m"], ids=["no room for prepared models", "no room for the models"])
+def test_a_full_disk_is_told_and_does_no_harm(tmp_path: Path, size: str) -> None:
+    cache = tmp_path / "small"
+    with mounted(cache, f"size={size}"):
+        build(cache)
+        filler = cache / "filler"
+        with running(tmp_path, demo_environment(cache)) as service:
+            with contextlib.suppress(OSError), filler.open("wb") as file:
+                while True:
+                    file.write(bytes(1 << 16))
+            count("faults injected")
+            asked = answered(service.url, mixed(each=1))  # text is read from the wheel itself
+            filler.unlink()
+            restart(service)
+            assert answered(service.url, asked) == asked
+        assert not [path for path in cache.rglob("*.onnx") if path.stat().st_size == 0]
+
+
+def test_a_cache_that_becomes_read_only_or_is_gone_is_gone_on_without(tmp_path: Path) -> None:
+    cache = tmp_path / "disk"
+    with mounted(cache, "size=300m") as remount:
+        build(cache)
+        with running(tmp_path, demo_environment(cache)) as service:
+            asked = answered(service.url, mixed(each=1))
+            with running_traffic(service.url, asked, clients=3) as seen:
+                remount("ro")
+                restart(service)
+                count("faults injected")
+                time.sleep(1)
+            check(seen)
+            assert answered(service.url, asked) == asked
+            remount("rw")
+            away = cache / "away"
+            away.mkdir()
+            for folder in ("clip", "facial-recognition", "ocr"):
+                (cache / folder).rename(away / folder)
+            count("faults injected")
+            restart(service)
+            photo = jpeg(colour_photo("red", (320, 240)))
+            for route in ("/clip/img", "/represent"):
+                answer = post(service, route, photo)
+                assert answer.status_code == 503
+                assert "demo-" in answer.json()["msg"]
+            for kept in away.iterdir():
+                shutil.rmtree(cache / kept.name, ignore_errors=True)
+                kept.rename(cache / kept.name)
+            recovers(service, asked)
+
+
+FAULTS: dict[str, dict[str, object]] = {
+    "answers 429": {"status": 429},
+    "answers 500": {"status": 500},
+    "sends other bytes": {"spoiled": True},
+    "breaks off": {"after": 5000, "cuts": 99},
+    "is silent": {"silent": True},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_hub_that_fails_is_told_and_asked_again_later(tmp_path: Path, fault: str) -> None:
+    made, cache = tmp_path / "made", tmp_path / "cache"
+    build_clip(made)
+    files = {str(path.relative_to(made)): path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    photo = jpeg(colour_photo("red", (320, 240)))
+    with HubServer() as hub:
+        hub.repositories[f"immich-app/{NAME}"] = files
+        vars(hub).update(FAULTS[fault])
+        count("faults injected")
+        settings = {"MACHINE_LEARNING_CACHE_FOLDER": str(cache), "HF_ENDPOINT": hub.endpoint}
+        with running(tmp_path, settings) as service:
+            answer = post(service, "/clip/img", photo)
+            assert answer.status_code == 503
+            assert 0 < int(answer.headers["retry-after"]) <= loader._QUARANTINE
+            assert hub.endpoint in answer.json()["msg"]
+            assert not list(cache.rglob("clip/*/visual/model.onnx")), "half a file looks whole"
+            hub.status, hub.spoiled, hub.cuts, hub.silent = 0, False, 0, False
+            hub.left.set()
+            until(lambda: post(service, "/clip/img", photo).status_code == 200, loader._QUARANTINE + 30)
+    whole = {str(path.relative_to(cache / "clip" / NAME)): path for path in (cache / "clip" / NAME).rglob("*.onnx")}
+    assert all(path.read_bytes() == files[name] for name, path in whole.items())
+    assert "visual/model.onnx" in whole
+
+
+def test_without_enough_memory_a_photo_is_503_and_the_next_one_is_answered(own: Path, tmp_path: Path) -> None:
+    """Of address space the service has what it needs to start and for a small photo, not for a large one."""
+    small = jpeg(text_page(["One"], (320, 120))[0])
+    large = encoded(text_page(["Many"], (3200, 2400))[0].resize((9000, 9000)), "PNG")
+    settings = {**demo_environment(own), "PREPARE_MODELS": "false", "MACHINE_LEARNING_REQUEST_THREADS": "1"}
+    with running(tmp_path, settings) as service:
+        post(service, "/ocr", small)
+        lines = Path(f"/proc/{service.pid}/status").read_text().splitlines()
+        size = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmSize"))
+        subprocess.run(["prlimit", f"--pid={service.pid}", f"--as={size + 100_000_000}"], check=True)
+        count("faults injected")
+        answer = post(service, "/ocr", large)
+        assert answer.status_code == 503
+        assert "memory" in answer.json()["msg"]
+        assert int(answer.headers["retry-after"]) > 0
+        assert post(service, "/ocr", small).json()["result"]["texts"] == ["One"]
+
+
+@pytest.mark.skipif(shutil.which("faketime") is None, reason="no faketime on this machine")
+def test_a_clock_that_is_set_back_stops_nothing(own: Path, tmp_path: Path) -> None:
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    library = next(Path("/usr/lib").rglob("libfaketime.so.1"))
+    settings = {
+        **demo_environment(own),
+        "MACHINE_LEARNING_MODEL_TTL": "2",
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    with running(tmp_path, settings) as service:
+        asked = answered(service.url, mixed(each=1))
+        with running_traffic(service.url, asked, clients=3) as seen:
+            for shift in ("-2d", "+400d", "-10y"):
+                clock.write_text(shift)
+                count("faults injected")
+                time.sleep(1)
+        check(seen)
+        until(lambda: "dropped" in service.log.read_text())
+        assert answered(service.url, asked) == asked
+
+
+def test_two_services_on_one_cache_do_each_other_no_harm(own: Path, tmp_path: Path) -> None:
+    asked: list[Request] = []
+    (tmp_path / "two").mkdir()
+    with running(tmp_path, demo_environment(own)) as one, running(tmp_path / "two", demo_environment(own)) as two:
+        asked = answered(one.url, mixed(each=2))
+        with running_traffic(one.url, asked, clients=2) as a, running_traffic(two.url, asked, clients=2) as b:
+            for service in (one, two, one, two):
+                restart(service)
+                time.sleep(0.5)
+        check(a)
+        check(b)
+        os.kill(one.pid, signal.SIGKILL)
+        count("faults injected")
+        assert answered(two.url, asked) == asked
+    assert is_whole(own)
