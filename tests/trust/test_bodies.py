@@ -60,7 +60,7 @@ def test_uploads_that_stall_with_much_sent_hold_no_more_memory_than_all_may(
         assert anonymous_mb(service.pid) - before < 8 + 4 + 30  # and what each connection has read ahead
         began = time.monotonic()
         assert post(service, "/clip/img", photo).status_code == 200
-        assert time.monotonic() - began < 5 * bodies.SILENCE_IN_A_CROWD
+        assert time.monotonic() - began < 15 * bodies.SILENCE_IN_A_CROWD
     count("faults injected", 30)
 
 

@@ -75,7 +75,7 @@ def test_a_bad_leftover_is_fetched_anew(server: HubServer, tmp_path: Path, rest:
 
 def test_bytes_with_another_checksum_are_refused(server: HubServer, tmp_path: Path) -> None:
     server.spoiled = True
-    with pytest.raises(DownloadError, match=r"visual/model\.onnx is not what was published"):
+    with pytest.raises(DownloadError, match="is not what was published"):
         Hub(tmp_path, server.endpoint).fetch(VISUAL)
     assert files(tmp_path / CLIP / NAME) & set(REPOSITORY) == set()
 

@@ -12,7 +12,7 @@ from .errors import Busy, TooSlow
 
 SILENCE = 30.0
 """Seconds without a byte after which an upload is given up."""
-SILENCE_IN_A_CROWD = 5.0
+SILENCE_IN_A_CROWD = 2.0
 """The same while others wait for room."""
 MOST = 512
 """Uploads at once; one more is answered 503."""
