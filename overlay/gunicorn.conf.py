@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """How the image runs: gunicorn reads this file of its working directory. Upstream's variables keep their meaning."""
 
+import faulthandler
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from typing import Any
 from mt_photos_ml.lifecycle import PatientH11Protocol
 from mt_photos_ml.models.checks import check_models
 from mt_photos_ml.settings import SettingsError, load
+from mt_photos_ml.supervise import MAPPING_GONE
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # the package that takes its place is not in the base
@@ -27,6 +29,9 @@ except SettingsError as error:
     sys.exit("mt-photos-ml: " + str(error).replace("\n", "\nmt-photos-ml: "))
 
 
+_crash = os.memfd_create("crash")  # inherited by every worker
+
+
 class Worker(UvicornWorker):
     """Uvicorn in gunicorn, with the parser of HTTP that refuses endless headers; the other takes them all."""
 
@@ -37,6 +42,11 @@ class Worker(UvicornWorker):
         "server_header": False,
         "timeout_graceful_shutdown": 60,
     }
+
+    def init_process(self) -> None:
+        """In the new process: should it crash, where it was goes into the file that child_exit reads."""
+        faulthandler.enable(_crash)
+        super().init_process()
 
     def init_signals(self) -> None:
         """Uvicorn raises a signal again when it has finished: the end that was asked for is no failure."""
@@ -51,6 +61,18 @@ def pre_fork(server: Any, worker: Any) -> None:
         dealt = [other.device_id for other in server.WORKERS.values()]
         worker.device_id = min(_settings.device_ids.replace(" ", "").split(","), key=dealt.count)
         os.environ["MACHINE_LEARNING_DEVICE_ID"] = worker.device_id
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Tells in the log where a worker crashed. One whose mapped model went away is not to be mapped again."""
+    said = os.pread(_crash, 1 << 16, 0).decode(errors="replace")
+    os.truncate(_crash, 0)
+    os.lseek(_crash, 0, os.SEEK_SET)
+    if said:
+        print(said, file=sys.stderr)
+    if "Bus error" in said:
+        print(f"mt-photos-ml: {MAPPING_GONE}", file=sys.stderr)
+        os.environ["PREPARE_MODELS"] = "false"
 
 
 def _address(host: str, port: int) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The service on a bare machine: uvicorn on a socket that supervise.py keeps. gunicorn.conf.py is the image's."""
 
+import faulthandler
 import signal
 import socket
 import sys
@@ -28,6 +29,7 @@ def serve(settings: Settings, host: str, listening: socket.socket) -> int:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=60,
     )
+    faulthandler.enable()  # where it was, in the log, should it crash
     configure_malloc()
     port = listening.getsockname()[1]
     announce(settings, f"http://{f'[{host}]' if ':' in host else host}:{port}", is_exposed=not is_loopback(host))

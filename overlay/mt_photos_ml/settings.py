@@ -183,7 +183,7 @@ def variable(field: str) -> str:
 
 def load() -> Settings:
     """The settings of this process. Raises SettingsError, one line a variable."""
-    if os.environ.get("API_AUTH_KEY", "-").strip() == "":
+    if os.environ.get("API_AUTH_KEY", "-").strip() == "" and not os.environ.get(KEY_FILE):
         raise SettingsError(f'API_AUTH_KEY="": expected a key; for a service without one set it to {NO_KEY}')
     try:
         return Settings(**_key_of_file())
@@ -196,7 +196,7 @@ def _key_of_file() -> dict[str, Any]:
     path = os.environ.get(KEY_FILE)
     if not path:
         return {}
-    if "API_AUTH_KEY" in os.environ:
+    if os.environ.get("API_AUTH_KEY"):
         raise SettingsError(f"{KEY_FILE}={path}: expected to be the only one that names a key; API_AUTH_KEY is set too")
     try:
         key = Path(path).read_text(encoding="utf-8").strip()

@@ -21,6 +21,8 @@ log = logging.getLogger("mt_photos_ml")
 RESTART = 75
 """The exit code of a service that wants to be started afresh (EX_TEMPFAIL of sysexits.h)."""
 
+MAPPING_GONE = "a mapped model file went away, as on a network share: models are read into memory from now on"
+
 _SHORT_LIFE = 10.0  # seconds; one that is killed sooner is started again only after a pause
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 60.0  # seconds
 _LONGEST_END = 120  # seconds that it is given to end
@@ -73,7 +75,7 @@ def supervise(command: Sequence[str], listening: socket.socket) -> int:
             continue
         log.error("the service was ended by %s and is started again", signal.Signals(-status).name)
         if status == -signal.SIGBUS:
-            log.error("a mapped model file went away, as on a network share: models are read into memory from now on")
+            log.error("%s", MAPPING_GONE)
             environment["PREPARE_MODELS"] = "false"
         pause = min(2 * pause, _LONGEST_PAUSE) if time.monotonic() - began < _SHORT_LIFE else _FIRST_PAUSE
         if stopping.wait(pause):

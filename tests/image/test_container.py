@@ -333,7 +333,7 @@ def test_what_is_in_use_is_preloaded_by_us_and_not_by_upstream_as_well(start: St
     with start(**{name: "PP-OCRv5_mobile"}) as container, container.client() as client:
         until(lambda: client.post("/check").json()["loaded"] == ["ocr/PP-OCRv5_mobile/detection"])
         assert OPENED_BY_UPSTREAM not in container.log
-    assert list(cache.glob("ocr/PP-OCRv5_mobile/detection/prepared/*/weights.bin"))
+        until(lambda: bool(list(cache.glob("ocr/PP-OCRv5_mobile/detection/prepared/*/weights.bin"))))
 
 
 def test_where_immich_uses_it_too_upstream_preloads_what_it_is_told(start: Start) -> None:
