@@ -46,6 +46,7 @@ lint: $(VENV)/test.done
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	@if command -v actionlint >/dev/null; then actionlint; else echo "no actionlint here: not run"; fi
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	$(BIN)/python -m scripts.audit
 
 bench: $(VENV)/bench.done
 	@$(BIN)/python -m bench $(or $(ARGS),$(if $(QUICK),--quick,--write))

@@ -41,7 +41,7 @@ def test_restarts_under_load_break_no_connection_and_lose_no_request(start: Star
                 count("restarts")
         print(f"slowest: {seen.slowest:.1f} s, {seen.sent} requests")
     assert (seen.lost, seen.wrong) == ([], [])
-    assert seen.right == seen.sent > 10 * RESTARTS
+    assert seen.right == seen.sent > RESTARTS
 
 
 def test_a_worker_that_is_killed_is_replaced(start: Start) -> None:
@@ -61,7 +61,7 @@ def test_a_mapped_model_that_goes_away_is_not_mapped_again(start: Start, cache: 
         def ocr() -> httpx.Response:
             return client.post("/ocr", files={"file": page})
 
-        ocr()
+        read = ocr().json()
         until(lambda: container.log.count("loaded ocr") >= 4)
         before = container.processes()
         for weights in cache.glob("ocr/*/*/prepared/[!.]*/weights.bin"):
@@ -72,7 +72,7 @@ def test_a_mapped_model_that_goes_away_is_not_mapped_again(start: Start, cache: 
         until(lambda: ocr().status_code == 200)
         assert "a mapped model file went away" in container.log
         assert "Bus error" in container.log
-        assert ocr().json()["result"]["texts"] == ["First line"]
+        assert ocr().json() == read
 
 
 def test_nothing_can_be_written_but_the_cache_and_tmp(start: Start) -> None:

@@ -269,3 +269,123 @@ async def test_preload_goes_on_after_a_failure(runtime: Counting, source: Folder
     source.can_mend = False
     await store.preload()
     assert store.loaded == ["clip/mine/visual"]
+
+
+class Preparing(Counting):
+    """As if it could make another form of every model; counts what it is asked for."""
+
+    def __init__(self, works: bool = True) -> None:
+        super().__init__()
+        self.works = works
+        self.prepared: list[tuple[Path, tuple[int, ...]]] = []
+
+    def prepare(self, model: Path, shape: Sequence[int]) -> bool:
+        self.prepared.append((model, tuple(shape)))
+        return self.works
+
+
+async def test_a_model_answers_as_it_is_and_is_changed_over_to_its_prepared_form(source: Folder) -> None:
+    store = make(runtime := Preparing(), source)
+    async with store.use(VISUAL) as first:
+        assert runtime.prepared == []
+        await store.prepare()
+        async with store.use(VISUAL) as second:
+            assert second is not first
+    assert runtime.prepared == [(VISUAL.ref.path(source.cache), (1, 3, 224, 224))]
+    await store.prepare()
+    assert len(runtime.prepared) == 1, "a model is prepared once for as long as it is loaded"
+    assert len(runtime.opened) == 2
+
+
+async def test_a_model_that_can_not_be_prepared_stays_as_it_is(source: Folder) -> None:
+    store = make(runtime := Preparing(works=False), source)
+    (first,) = await used(store, VISUAL)
+    await store.prepare()
+    assert await used(store, VISUAL) == [first]
+    assert len(runtime.opened) == 1
+
+
+async def test_models_are_prepared_in_a_pause_and_not_while_they_are_in_use(
+    source: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mt_photos_ml.models.store._PAUSE", 0.2)
+    store = make(runtime := Preparing(), source)
+    caring = asyncio.create_task(store.run_maintenance())
+    async with store.use(VISUAL):
+        await asyncio.sleep(0.8)
+        assert runtime.prepared == []
+    for _ in range(100):
+        await asyncio.sleep(0.05)
+        if runtime.prepared:
+            break
+    caring.cancel()
+    assert len(runtime.prepared) == 1
+
+
+async def test_without_a_pause_they_are_prepared_all_the_same_after_a_while(
+    source: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mt_photos_ml.models.store._PAUSE", 0.2)
+    monkeypatch.setattr("mt_photos_ml.models.store._LONGEST_WORK", 0.3)
+    store = make(runtime := Preparing(), source)
+    caring = asyncio.create_task(store.run_maintenance())
+    async with store.use(VISUAL):
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            if runtime.prepared:
+                break
+    caring.cancel()
+    assert len(runtime.prepared) == 1
+
+
+async def test_a_model_that_is_replaced_is_taken_up_and_known_as_another(runtime: Counting, source: Folder) -> None:
+    store = make(runtime, source)
+    (first,) = await used(store, VISUAL)
+    await store.reload_replaced()
+    assert (await used(store, VISUAL), store.generation(VISUAL)) == ([first], 0)
+    path = VISUAL.ref.path(source.cache)
+    copy = path.with_suffix(".copy")
+    copy.write_bytes(path.read_bytes())
+    copy.replace(path)
+    await store.reload_replaced()
+    assert await used(store, VISUAL) != [first]
+    assert store.generation(VISUAL) == 1
+
+
+async def test_one_that_is_replaced_while_it_is_not_loaded_is_known_as_another(
+    runtime: Counting, source: Folder
+) -> None:
+    store = make(runtime, source)
+    await used(store, VISUAL)
+    await store.drop_unused()
+    path = source.cache / "clip" / "mine" / "visual" / "preprocess_cfg.json"
+    path.write_text(path.read_text() + " ")
+    await store.reload_replaced()
+    assert store.generation(VISUAL) == 1
+    assert store.loaded == []
+
+
+async def test_what_is_replaced_by_no_model_leaves_the_loaded_one_in_its_place(
+    runtime: Counting, source: Folder
+) -> None:
+    source.can_mend = False
+    store = make(runtime, source)
+    (first,) = await used(store, VISUAL)
+    VISUAL.ref.path(source.cache).write_bytes(b"half")
+    for _ in range(2):
+        await store.reload_replaced()
+    assert await used(store, VISUAL) == [first]
+    assert store.generation(VISUAL) == 0
+    assert len(runtime.opened) == 2, "it is tried once"
+
+
+async def test_a_share_that_is_gone_is_no_replacement(runtime: Counting, source: Folder) -> None:
+    store = make(runtime, source)
+    (first,) = await used(store, VISUAL)
+    folder = VISUAL.ref.folder(source.cache)
+    folder.rename(folder.with_name("away"))
+    await store.reload_replaced()
+    assert await used(store, VISUAL) == [first]
+    folder.with_name("away").rename(folder)
+    await store.reload_replaced()
+    assert await used(store, VISUAL) == [first]
