@@ -4,7 +4,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
@@ -15,22 +14,17 @@ from starlette.types import Receive, Scope, Send
 from . import version
 from .api.access_log import AccessLogMiddleware
 from .api.auth import ApiKeyMiddleware
+from .api.console import Console
 from .api.errors import HANDLERS
 from .api.limits import BodyLimitMiddleware
+from .api.metrics import Metrics
 from .api.routes import Routes
+from .api.status import Status
+from .benchmark import measure
+from .engine import Engine
 from .lifecycle import Lifecycle, LifecycleMiddleware
-from .models.hub import Hub
-from .models.loader import Loader
-from .models.selection import clip_vector_length, in_use, preloaded
-from .models.store import Store
-from .runtime import Runtime
-from .runtime.devices import Devices
-from .runtime.npu import NpuRuntime, find_npu
-from .runtime.ort import OrtRuntime
-from .runtime.prepared import PreparedModels
-from .runtime.scheduler import CpuScheduler
+from .models.selection import clip_vector_length, in_use
 from .settings import Settings
-from .tasks.models import Models
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -52,18 +46,12 @@ def from_settings(
 
     is_exposed: whether other machines can reach it.
     """
-    prepared = PreparedModels(settings.cache_folder) if settings.prepare_models else None
-    runtime: Runtime = OrtRuntime(threads_of_inference(settings), prepared, Devices.of(settings))
-    if npu := find_npu(settings):
-        runtime = NpuRuntime(npu, runtime)
-    hub = Hub(settings.cache_folder, settings.hf_endpoint, npu_file=npu.file if npu else None)
-    scheduler, models = CpuScheduler(_cores(), threads_of_inference(settings)), Models.of(settings)
-    at_start = preloaded(settings)
-    kept = [key for key in models.all() if key.ref in at_start]
-    loader = Loader(runtime, hub, scheduler)
-    store = Store(runtime, loader, settings.model_ttl, kept, lifecycle.restart)
+    engine, metrics = Engine.of(settings, lifecycle.restart), Metrics()
     warnings = [settings.key_warning] if settings.key_warning and is_exposed else []
-    routes = Routes(settings, store, models, scheduler, lifecycle.restart, warnings)
+    routes = Routes(engine, lifecycle.restart, warnings)
+    status = Status(engine, metrics, warnings, routes.photos, routes.texts, routes.bodies)
+    console = Console(status, lambda: measure(engine))
+    store = engine.store
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -73,29 +61,25 @@ def from_settings(
                 yield
         for task in tasks:
             task.cancel()
-        runtime.close()
+        engine.runtime.close()
         routes.close()
 
-    app = Starlette(routes=routes.all(), lifespan=lifespan, exception_handlers=HANDLERS)
+    app = Starlette(
+        routes=[*routes.all(), *console.routes()],
+        lifespan=lifespan,
+        exception_handlers=HANDLERS,
+    )
     app.router.redirect_slashes = False
     if fallback is not None:
         app.router.default = fallback
     app.add_middleware(BodyLimitMiddleware, settings.max_upload_mb * 1_000_000)
     if not settings.open_to_all:
-        predict = {("POST", "/predict")} if fallback is not None and settings.immich_api == "open" else set()
-        app.add_middleware(ApiKeyMiddleware, settings.api_auth_key, predict)
+        also_open = {("POST", "/predict")} if fallback is not None and settings.immich_api == "open" else set()
+        also_open |= {("GET", "/metrics")} if settings.metrics == "open" else set()
+        app.add_middleware(ApiKeyMiddleware, settings.api_auth_key, also_open)
     app.add_middleware(LifecycleMiddleware, lifecycle)
-    app.add_middleware(AccessLogMiddleware)
+    app.add_middleware(AccessLogMiddleware, metrics)
     return app
-
-
-def threads_of_inference(settings: Settings) -> int:
-    """What is set, else the cores up to four: beyond that a network of these sizes gains little by one more."""
-    return settings.model_intra_op_threads or min(_cores(), 4)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def announce(settings: Settings, where: str, *, is_exposed: bool = True) -> None:

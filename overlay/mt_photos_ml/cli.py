@@ -37,7 +37,7 @@ def serve(host: str, port: int | None, fd: int | None) -> None:
         except OSError as error:
             sys.exit(f"mt-photos-ml: can't listen on {host} port {port}: {error.strerror}")
         if hasattr(os, "fork"):
-            logs.to_stderr("info")
+            logs.to_stderr("info", os.environ.get("LOG_FORMAT", "text"))
             command = [sys.executable, "-m", "mt_photos_ml", "serve", "--host", host, "--port", str(port)]
             sys.exit(supervise(command, listening))
     else:

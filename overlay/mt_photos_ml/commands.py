@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The commands that look after an installation: doctor, models."""
 
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -24,7 +22,7 @@ def settings_or_exit(check: bool = False) -> Settings:
     except SettingsError as error:
         print(f"mt-photos-ml: {error}".replace("\n", "\nmt-photos-ml: "), file=sys.stderr)
         sys.exit(2)
-    logs.to_stderr(settings.log_level)
+    logs.to_stderr(settings.log_level, settings.log_format)
     return settings
 
 
@@ -51,11 +49,12 @@ def list_() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from .models.prune import find_cached
     from .runtime.prepared import FOLDER
 
     settings = settings_or_exit()
     used = {(ref.task, ref.name) for ref in selection.in_use(settings).values()}
-    there = {(folder.parent.name, folder.name): folder for folder in _cached(settings.cache_folder)}
+    there = {(folder.parent.name, folder.name): folder for folder in find_cached(settings.cache_folder)}
     table = Table("task", "model", "vector", "languages", "on disk", "prepared", "", box=None, pad_edge=False)
     for task, names in catalog.KNOWN.items():
         own = sorted(name for other, name in there if other == task and name not in names)
@@ -82,18 +81,20 @@ def pull() -> None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
     from .models.hub import DownloadError, Hub
+    from .models.progress import Download
 
     settings, failed = settings_or_exit(), False
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
         rows: dict[ModelRef, TaskID] = {}
 
-        def draw(ref: ModelRef, done: int, total: int) -> None:
+        def draw(download: Download) -> None:
+            ref = download.ref
             if ref not in rows:
-                rows[ref] = bars.add_task(f"{ref.task} {ref.type}", total=total)
-            bars.update(rows[ref], completed=done, total=total)
+                rows[ref] = bars.add_task(f"{ref.task} {ref.type}", total=download.total)
+            bars.update(rows[ref], completed=download.done, total=download.total)
 
-        hub = Hub(settings.cache_folder, settings.hf_endpoint, progress=draw)
+        hub = Hub(settings.cache_folder, settings.hf_endpoint, progress=draw, logs=False)
         for ref in selection.in_use(settings).values():
             try:
                 bars.console.print(f"{ref}: {hub.fetch(ref)}", soft_wrap=True)
@@ -130,13 +131,9 @@ def verify() -> None:
 @click.option("-y", "--yes", is_flag=True, help="do not ask")
 def prune(yes: bool) -> None:
     """Delete models that are no longer used, and outdated prepared ones."""
-    from .runtime.prepared import find_stale
+    from .models.prune import delete, find_unused
 
-    settings = settings_or_exit()
-    used = {(ref.task, ref.name) for ref in selection.in_use(settings).values()}
-    stale: list[Path] = []
-    for path in _cached(settings.cache_folder):
-        stale += find_stale(path) if (path.parent.name, path.name) in used else [path]
+    stale = find_unused(settings_or_exit())
     if not stale:
         print("nothing to delete: every model in the cache is in use")
         return
@@ -149,8 +146,7 @@ def prune(yes: bool) -> None:
     except click.Abort:
         print("\nnothing deleted: nobody answered; --yes deletes without a question")
         sys.exit(1)
-    for path in stale:
-        path.unlink() if path.is_symlink() else shutil.rmtree(path)
+    delete(stale)
     print(f"deleted {len(stale)}")
 
 
@@ -163,10 +159,3 @@ def optimize(name: str, photos: tuple[Path, ...]) -> None:
     from .int8.report import optimize_and_report
 
     sys.exit(optimize_and_report(settings_or_exit(), name, photos))
-
-
-def _cached(cache: Path) -> Iterator[Path]:
-    """The folders of models in the cache."""
-    for task in catalog.KNOWN:
-        if (cache / task).is_dir():
-            yield from sorted(path for path in (cache / task).iterdir() if path.is_dir())

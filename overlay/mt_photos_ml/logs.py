@@ -1,13 +1,37 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Where the log goes: one line an event, to standard error."""
+"""Where the log goes: one line an event, to standard error, for a person or as JSON."""
 
+import json
 import logging
+import time
+from dataclasses import asdict
+
+_TEXT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
 
-def to_stderr(level: str) -> None:
-    """Our events from this level on, and what others, such as upstream's app, have to say."""
+class JsonFormatter(logging.Formatter):
+    """An object a line: time (RFC 3339), level, message; of a request its record; of an error where it was."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, object] = {
+            "time": f"{when}.{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if (request := getattr(record, "record", None)) is not None:
+            known = {name: value for name, value in asdict(request).items() if value is not None and name != "started"}
+            line["request"] = {name: round(v, 1) if isinstance(v, float) else v for name, v in known.items()}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def to_stderr(level: str, form: str = "text") -> None:
+    """Our events from this level on, and what others, such as upstream's app, have to say. form: text or json."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(JsonFormatter() if form == "json" else _TEXT)
     logging.getLogger().addHandler(handler)
     logging.getLogger("mt_photos_ml").setLevel(level.upper())
     for name in ("PIL", "python_multipart"):  # what is wrong with a photo or a form is in the request's own line

@@ -4,6 +4,7 @@
 import contextlib
 import ctypes
 import gc
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
 
@@ -17,6 +18,24 @@ def configure_malloc() -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
         libc.mallopt(_M_TRIM_THRESHOLD, 128 << 20)
         libc.mallopt(_M_ARENA_MAX, 1)
+
+
+def anonymous_mb() -> float:
+    """What this process holds that belongs to no file, in MB; 0 on another system than Linux."""
+    return _status_mb("RssAnon")
+
+
+def mapped_mb() -> float:
+    """What of files is mapped and in memory, in MB; the system can take it back."""
+    return _status_mb("RssFile")
+
+
+def _status_mb(name: str) -> float:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1000 for line in lines if line.startswith(f"{name}:")), 0.0)
 
 
 def trim_memory() -> None:

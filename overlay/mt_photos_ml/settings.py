@@ -154,6 +154,8 @@ class Settings(BaseSettings):
     immich_port: int = Field(3003, ge=1, le=65535, validation_alias="IMMICH_PORT")
     immich_api: Literal["key", "open", "off"] = Field("key", validation_alias="IMMICH_API")
     log_level: LogLevel = Field("info", validation_alias="IMMICH_LOG_LEVEL")
+    log_format: Literal["text", "json"] = Field("text", validation_alias="LOG_FORMAT")
+    metrics: Literal["key", "open", "off"] = Field("key", validation_alias="METRICS")
 
     @property
     def open_to_all(self) -> bool:

@@ -13,7 +13,7 @@ from mt_photos_ml.upstream import Upstream
 
 try:
     settings = load()
-    to_stderr(settings.log_level)
+    to_stderr(settings.log_level, settings.log_format)
     configure_malloc()
     upstream = Upstream(at_once=settings.immich_api == "open") if settings.immich_api != "off" else None
     lifecycle = Lifecycle(restarts_on={signal.SIGINT})  # which upstream sends its own process when it is idle

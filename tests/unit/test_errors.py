@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from mt_photos_ml.api import errors
 from mt_photos_ml.api.access_log import AccessLogMiddleware
+from mt_photos_ml.api.metrics import Metrics
 from mt_photos_ml.decoders import DecoderMissing, PhotoError
 from mt_photos_ml.models.loader import ModelUnavailable
 from mt_photos_ml.tasks.vectors import NotAVector
@@ -50,7 +51,7 @@ def test_an_error_that_nobody_expected_is_in_the_log_and_not_in_the_reply(
         raise error
 
     app = Starlette(routes=[Route("/", fail)], exception_handlers=errors.HANDLERS)
-    app.add_middleware(AccessLogMiddleware)
+    app.add_middleware(AccessLogMiddleware, Metrics())
     with caplog.at_level("INFO"), TestClient(app, raise_server_exceptions=False) as client:
         reply = client.get("/")
     assert reply.status_code == 500

@@ -2,50 +2,47 @@
 """The log: one line a request, with what the photo was and where the time went."""
 
 import logging
-import time
-from textwrap import shorten
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .metrics import Metrics
+from .record import begin
 
 log = logging.getLogger("mt_photos_ml.access")
 
 
 class AccessLogMiddleware:
-    """Logs method, path, status, the fields that others added, and the total of milliseconds."""
+    """Begins the record of each request, tells it to the client in two headers, and to the log and the metrics at the
+    end."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500  # what the framework answers to an error that nobody expected
+        record = begin(scope)
 
-        async def send_and_note_status(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                told = ((b"x-request-id", record.id.encode()), (b"server-timing", record.timing().encode()))
+                message = {**message, "headers": [*message.get("headers", ()), *told]}
             await send(message)
 
         try:
-            await self._app(scope, receive, send_and_note_status)
+            await self._app(scope, receive, send_with_id)
         except Exception as error:
-            log_error(scope, error)
+            record.fail(error)
             raise
         finally:
-            fields = [*log_fields(scope), f"total {(time.perf_counter() - started) * 1000:.0f} ms"]
-            quiet = scope["path"] in ("/ping", "/check") and status == 200
-            level = logging.DEBUG if quiet else logging.INFO
-            path = scope["path"][:200].encode("unicode_escape").decode()  # a line break would forge a line of the log
-            log.log(level, "%s %s %s %s", scope["method"], path, status, ", ".join(fields))
+            record.total_ms = record.elapsed_ms()
+            self._metrics.observe(record)
+            level = logging.DEBUG if _is_quiet(record.path) and record.status == 200 else logging.INFO
+            log.log(level, "%s", record.line(), extra={"record": record})
 
 
-def log_fields(scope: Scope) -> list[str]:
-    """What the line of this request says besides; add to it."""
-    fields: list[str] = scope.setdefault("mt_photos_ml.log_fields", [])
-    return fields
-
-
-def log_error(scope: Scope, error: Exception) -> None:
-    """Adds why the request failed."""
-    log_fields(scope).append(shorten(str(error) or type(error).__name__, 120, placeholder=" …"))
+def _is_quiet(path: str) -> bool:
+    """What watches ask for all the time."""
+    return path in ("/ping", "/check", "/metrics", "/api/status")

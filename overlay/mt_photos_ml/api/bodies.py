@@ -41,11 +41,16 @@ class Bodies:
     def __init__(self, limit: int) -> None:
         """limit: bytes of all together; the one that began first may go beyond, so that one always ends."""
         self._limit = limit
-        self._held = 0
+        self.held = 0
         self._waiting = 0
         self._reading: dict[_Body, None] = {}
         self._changed = asyncio.Event()
         self._silence = SILENCE
+
+    @property
+    def present(self) -> int:
+        """How many are coming in."""
+        return len(self._reading)
 
     @contextlib.asynccontextmanager
     async def receive(self, request: Request) -> AsyncIterator[AsyncGenerator[bytes, None]]:
@@ -62,7 +67,7 @@ class Bodies:
         try:
             yield self._pieces(body, request)
         finally:
-            self._held -= body.size
+            self.held -= body.size
             self._ended(body)
 
     async def _pieces(self, body: _Body, request: Request) -> AsyncGenerator[bytes, None]:
@@ -97,10 +102,10 @@ class Bodies:
             body.started += clock() - began
             body.last = clock()
         body.size += size
-        self._held += size
+        self.held += size
 
     def _has_room(self, body: _Body, size: int) -> bool:
-        return self._held + size <= self._limit or next(iter(self._reading)) is body
+        return self.held + size <= self._limit or next(iter(self._reading)) is body
 
     def _ended(self, body: _Body) -> None:
         self._reading.pop(body, None)

@@ -12,7 +12,7 @@ from ..decoders import DecoderMissing, PhotoError
 from ..models.loader import ModelUnavailable
 from ..runtime import InferenceError
 from ..tasks.vectors import NotAVector
-from .access_log import log_error
+from .record import record_of
 from .replies import nothing
 
 
@@ -36,6 +36,14 @@ class TaskOff(LookupError):
     """The settings switch this task off."""
 
 
+class NotThere(LookupError):
+    """There is nothing of this name."""
+
+
+class Conflict(RuntimeError):
+    """It can't be done as long as something else is going on."""
+
+
 class Busy(RuntimeError):
     """So many requests wait that no more are taken."""
 
@@ -48,6 +56,8 @@ _ANSWERS: dict[type[Exception], tuple[int, float | None]] = {
     TooSlow: (408, None),
     ClientDisconnect: (400, None),  # which nobody reads, but the log shows
     TaskOff: (404, None),
+    NotThere: (404, None),
+    Conflict: (409, None),
     Busy: (503, 5),
     ModelUnavailable: (503, None),  # it says when itself
     MemoryError: (503, 60),
@@ -75,7 +85,7 @@ def answer(error: Exception) -> Response:
 
 
 async def _answer_known(request: Request, error: Exception) -> Response:
-    log_error(request.scope, error)
+    record_of(request.scope).fail(error)
     return answer(error)
 
 

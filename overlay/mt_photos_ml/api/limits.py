@@ -50,20 +50,20 @@ class Queue:
     def __init__(self, at_once: int, waiting: int) -> None:
         self._places = asyncio.Semaphore(at_once)
         self._most = at_once + waiting
-        self._present = 0
+        self.present = 0
 
     def check(self) -> None:
         """Raises Busy where the queue is full."""
-        if self._present >= self._most:
-            raise Busy(f"{self._present} requests are waiting already")
+        if self.present >= self._most:
+            raise Busy(f"{self.present} requests are waiting already")
 
     @contextlib.asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
         """A place in the queue, then one inside. Raises Busy at once where the queue is full."""
         self.check()
-        self._present += 1
+        self.present += 1
         try:
             async with self._places:
                 yield
         finally:
-            self._present -= 1
+            self.present -= 1

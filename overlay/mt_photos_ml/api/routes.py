@@ -6,30 +6,23 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from html import escape
-from pathlib import Path
-from string import Template
 from typing import TypeVar
 
-import orjson
 from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from .. import version
-from ..models.selection import clip_vector_length, in_use
-from ..models.store import Store
+from ..engine import Engine
+from ..models.selection import clip_vector_length
 from ..photo import Photo
-from ..runtime.scheduler import CpuScheduler
-from ..settings import Settings
 from ..tasks import clip, faces, ocr
-from ..tasks.models import Models
 from . import replies
-from .access_log import log_fields
 from .bodies import Bodies
 from .errors import TaskOff
 from .limits import Queue
+from .record import RequestRecord, record_of
 from .upload import read_file, read_text
 
 log = logging.getLogger("mt_photos_ml")
@@ -46,27 +39,20 @@ T = TypeVar("T")
 class Routes:
     """The routes of one service."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        models: Models,
-        scheduler: CpuScheduler,
-        restart: Callable[[], None],
-        warnings: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, engine: Engine, restart: Callable[[], None], warnings: Sequence[str] = ()) -> None:
         """restart: makes the process end once what is in flight is answered, and a new one take its place.
 
         warnings: what the person who runs the service should know.
         """
-        self._settings, self._store, self._models, self._scheduler = settings, store, models, scheduler
+        self._settings, self._store, self._models = engine.settings, engine.store, engine.models
+        self._scheduler = engine.scheduler
         self._restart, self._warnings = restart, list(warnings)
-        threads = settings.request_threads
+        threads = engine.settings.request_threads
         self._photo_workers = ThreadPoolExecutor(threads, "photo")
         self._text_worker = ThreadPoolExecutor(1, "text")  # who searches does not wait behind photos
         self._remembered: dict[tuple[int, str], clip.Float] = {}
-        self._photos, self._texts = Queue(threads, MAX_WAITING), Queue(1, MAX_WAITING)
-        self._bodies = Bodies(2_000_000 * settings.max_upload_mb)
+        self.photos, self.texts = Queue(threads, MAX_WAITING), Queue(1, MAX_WAITING)
+        self.bodies = Bodies(2_000_000 * engine.settings.max_upload_mb)
 
     def all(self) -> list[Route]:
         endpoints = {
@@ -79,9 +65,7 @@ class Routes:
             "/restart_v2": self.restart_v2,
         }
         return [
-            Route("/", self.page, methods=["GET"]),
             Route("/ping", self.ping, methods=["GET"]),
-            Route("/openapi.json", self.openapi, methods=["GET"]),
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()),
         ]
 
@@ -118,17 +102,17 @@ class Routes:
 
     async def clip_text(self, request: Request) -> Response:
         self._check_on("clip")
-        self._texts.check()
-        async with self._bodies.receive(request) as pieces:
+        self.texts.check()
+        async with self.bodies.receive(request) as pieces:
             text = await read_text(pieces)
         remembered = self._store.generation(self._models.clip_textual), text
         if (vector := self._remembered.pop(remembered, None)) is not None:
-            log_fields(request.scope).append("remembered")
+            record_of(request.scope).note = "remembered"
         else:
-            async with self._store.use(self._models.clip_textual) as textual, self._texts.place():
+            async with self._store.use(self._models.clip_textual) as textual, self.texts.place():
                 remembered = self._store.generation(self._models.clip_textual), text
                 encode = partial(clip.encode_text, text, textual, self._settings.clip_language)
-                vector = await _run(self._text_worker, lambda: self._work(encode, log_fields(request.scope)))
+                vector = await _run(self._text_worker, lambda: self._work(encode, record_of(request.scope)))
         if len(text) <= _MEMORABLE:
             self._remembered[remembered] = vector  # at the end: what goes first was not asked for the longest
             if len(self._remembered) > _REMEMBERED:
@@ -141,47 +125,31 @@ class Routes:
 
     async def _of_photo(self, request: Request, task: Callable[[Photo], T]) -> T:
         """The task's answer for the photo that the request carries, from a worker, once it is its turn."""
-        self._photos.check()
-        async with self._bodies.receive(request) as pieces:
+        self.photos.check()
+        async with self.bodies.receive(request) as pieces:
             data = await read_file(request.headers.get("content-type", ""), pieces)
-            async with self._photos.place():
+            async with self.photos.place():
                 if await request.is_disconnected():  # nobody waits for the answer any more
                     raise ClientDisconnect
-                return await _run(self._photo_workers, lambda: self._look(data, task, log_fields(request.scope)))
+                return await _run(self._photo_workers, lambda: self._look(data, task, record_of(request.scope)))
 
-    def _look(self, data: bytes, task: Callable[[Photo], T], fields: list[str]) -> T:
+    def _look(self, data: bytes, task: Callable[[Photo], T], record: RequestRecord) -> T:
         """Runs in a worker."""
-        fields.append(f"{len(data) / 1e6:.1f} MB")
+        record.megabytes = len(data) / 1e6
         photo = Photo.open(data)
-        fields.insert(0, str(photo))
+        record.photo = str(photo)
         try:
-            return self._work(lambda: task(photo), fields)
+            return self._work(lambda: task(photo), record)
         finally:
-            fields.append(f"decode {photo.decode_ms:.0f} ms")
+            record.decode_ms = photo.decode_ms
 
-    def _work(self, task: Callable[[], T], fields: list[str]) -> T:
+    def _work(self, task: Callable[[], T], record: RequestRecord) -> T:
+        record.waited_ms = record.elapsed_ms()
         with self._scheduler.worker() as usage:
             try:
                 return task()
             finally:
-                fields.append(f"model {usage.model_ms:.0f} ms")
-
-    async def page(self, request: Request) -> Response:
-        template = Template((Path(__file__).with_name("page.html")).read_text(encoding="utf-8"))
-        return HTMLResponse(
-            template.substitute(
-                version=version(),
-                classes=" ".join([*(["demo"] if self._settings.demo else []), *(["warned"] if self._warnings else [])]),
-                address=escape(str(request.base_url).rstrip("/")),
-                length=clip_vector_length(self._settings) or "?",
-                models="".join(f"<li>{escape(str(ref))}</li>" for ref in in_use(self._settings).values()),
-            )
-        )
-
-    async def openapi(self, request: Request) -> Response:
-        document = orjson.loads(Path(__file__).with_name("openapi.json").read_bytes())
-        document["info"]["version"] = version()
-        return replies.reply(document)
+                record.model_ms = usage.model_ms
 
     async def ping(self, request: Request) -> Response:
         return PlainTextResponse("pong")

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ..app import threads_of_inference
+from ..engine import threads_of_inference
 from ..models.catalog import SWITCHES
 from ..models.variants import variant_of
 from ..settings import Settings

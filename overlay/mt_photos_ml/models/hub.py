@@ -33,10 +33,11 @@ class Hub:
         *,
         endpoints: Sequence[str] = DEFAULT_ENDPOINTS,
         ocr_release: str = OCR_RELEASE,
-        progress: Progress | None = None,
+        progress: Progress = lambda download: None,
+        logs: bool = True,
         npu_file: str | None = None,
     ) -> None:
-        """endpoint: the one of HF_ENDPOINT, asked alone. progress: is told instead of the log how far a download is.
+        """endpoint: the one of HF_ENDPOINT, asked alone. progress: is told how far a download is; logs: so is the log.
 
         npu_file: of a CLIP or face model for this machine's NPU, below the folder of its type; taken in place of the
         onnx file where the model has one.
@@ -46,7 +47,7 @@ class Hub:
         self.cache = cache
         self.endpoints = tuple(address.rstrip("/") for address in ([endpoint] if endpoint else endpoints))
         self.ocr_release = ocr_release.rstrip("/")
-        self.progress = progress
+        self.progress, self._logs = progress, logs
 
     def fetch(self, ref: ModelRef) -> Path:
         """The path of the model.onnx, after downloading what is missing. Raises DownloadError.
@@ -156,7 +157,7 @@ class Hub:
                 f"It needs {megabytes(needed)} MB, but {self.cache} has only {megabytes(free)} MB free. "
                 "Make room, or let MACHINE_LEARNING_CACHE_FOLDER name a folder on a larger disk."
             )
-        meter = Meter(ref, list(lacking), total, source, self.progress)
+        meter = Meter(ref, list(lacking), total, source, self.progress, self._logs)
         for staged, file in lacking.items():
             download(file, staged, meter.tick)
         # without a size in the list nobody said what the file should be, and a checksum would prove nothing

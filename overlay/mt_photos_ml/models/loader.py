@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from ..daemon import run_in_daemon
+from ..memory import anonymous_mb
 from ..runtime import ModelDamaged, Runtime, RuntimeSession, Session
 from ..runtime.scheduler import CpuScheduler, ScheduledSession
 from .catalog import ModelRef
@@ -72,11 +73,12 @@ class _BesideDamaged(ModelDamaged):
 
 @dataclass(frozen=True)
 class Loaded(Generic[T]):
-    """A model, its file, and the stamp of the files that it was read from."""
+    """A model, its file, the stamp of the files that it was read from, and by how many MB memory grew as it was."""
 
     model: T
     path: Path
     stamp: Stamp
+    memory_mb: float
 
 
 class Loader:
@@ -85,13 +87,27 @@ class Loader:
     def __init__(self, runtime: Runtime, source: Source, scheduler: CpuScheduler) -> None:
         self._runtime, self._source, self._scheduler = runtime, source, scheduler
         self._one_load = asyncio.Lock()
+        self._fetching: dict[ModelRef, asyncio.Future[Path]] = {}
+
+    @property
+    def fetching(self) -> list[ModelRef]:
+        """The models whose files are being looked for or downloaded."""
+        return list(self._fetching)
+
+    async def fetch(self, ref: ModelRef) -> Path:
+        """The model file, by one download for all who ask meanwhile. Raises DownloadError."""
+        if ref not in self._fetching:
+            # in a daemon thread, since a download takes minutes: the end of the service must not wait for it
+            future = self._fetching[ref] = asyncio.wrap_future(run_in_daemon(lambda: self._source.fetch(ref)))
+            future.add_done_callback(lambda _: self._fetching.pop(ref))
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(self._fetching[ref])
 
     async def load(self, key: ModelKey[T], again: bool = True) -> Loaded[T]:
         """again: whether a damaged model may be fetched once more. Raises ModelUnavailable."""
         ref = key.ref
         try:
-            # in a daemon thread, since a download takes minutes: the end of the service must not wait for it
-            path = await asyncio.wrap_future(run_in_daemon(lambda: self._source.fetch(ref)))
+            path = await self.fetch(ref)
             async with self._one_load:
                 return await asyncio.to_thread(self._open, key, path)
         except DownloadError as error:
@@ -110,7 +126,7 @@ class Loader:
 
     def _open(self, key: ModelKey[T], path: Path) -> Loaded[T]:
         """The model, whose own files, such as a large vocabulary, are read while its session is opened."""
-        started, stamp = time.perf_counter(), stamp_of(key.ref, path)
+        started, stamp, before = time.perf_counter(), stamp_of(key.ref, path), anonymous_mb()
         with ThreadPoolExecutor(1, "open") as opener:
             opening = opener.submit(self._open_session, key.ref, path)
             try:
@@ -123,7 +139,7 @@ class Loader:
             opening.result()
         variant = f" ({key.ref.variant})" if key.ref.variant else ""
         log.info("loaded %s%s in %.2f s", key.ref, variant, time.perf_counter() - started)
-        return Loaded(model, path, stamp)
+        return Loaded(model, path, stamp, max(anonymous_mb() - before, 0.0))
 
     def _open_session(self, ref: ModelRef, path: Path) -> RuntimeSession:
         try:

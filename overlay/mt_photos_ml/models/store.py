@@ -16,7 +16,9 @@ from .. import memory
 from ..daemon import run_in_daemon
 from ..runtime import Runtime
 from .catalog import ModelRef
+from .hub import DownloadError
 from .loader import Loaded, Loader, Model, ModelKey, ModelUnavailable, Stamp, T, stamp_of
+from .state import ModelState
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -46,13 +48,14 @@ class Store:
         ttl: float | None,
         preloaded: Sequence[ModelKey[Model]] = (),
         restart: Callable[[], None] = lambda: None,
+        progress: Callable[[ModelRef], str] = lambda ref: "downloaded",
     ) -> None:
         """ttl: seconds after which an idle model is dropped; 0 for never, None for what suits the device.
 
         preloaded: loaded at the start, and not dropped when idle. restart: ends the process for another to take its
-        place, where nothing else gives a device's memory back.
+        place, where nothing else gives a device's memory back. progress: "downloaded", and how far that is.
         """
-        self._runtime, self._loader, self._ttl = runtime, loader, ttl
+        self._runtime, self._loader, self._ttl, self._progress = runtime, loader, ttl, progress
         self._preloaded, self._restart = {key.ref: key for key in preloaded}, restart
         self._entries: dict[ModelRef, _Entry[Any]] = {}
         self._loading: dict[ModelRef, asyncio.Task[_Entry[Any]]] = {}
@@ -65,6 +68,20 @@ class Store:
     def loaded(self) -> list[str]:
         """The models that are in memory."""
         return sorted(map(str, self._entries))
+
+    def state(self, ref: ModelRef) -> ModelState:
+        """What is the matter with a model now, as far as memory goes; its files are not looked at."""
+        if entry := self._entries.get(ref):
+            idle = None if entry.users else time.monotonic() - entry.idle_since
+            return ModelState("in use" if entry.users else "ready", idle, entry.loaded.memory_mb)
+        if ref in self._loader.fetching:
+            return ModelState("downloading")
+        if ref in self._loading:
+            return ModelState("loading")
+        until, failure = self._failed.get(ref, (0.0, None))
+        if failure is not None and time.monotonic() < until:
+            return ModelState("failed", error=str(failure))
+        return ModelState("not loaded")
 
     def generation(self, key: ModelKey[Model]) -> int:
         """Another number once the model's files were replaced by others."""
@@ -80,6 +97,26 @@ class Store:
         finally:
             entry.users -= 1
             self._last_use = entry.idle_since = time.monotonic()
+
+    async def load(self, key: ModelKey[Model]) -> None:
+        """Loads a model that a person wants to be there, however long it takes. Raises ModelUnavailable."""
+        self._failed.pop(key.ref, None)  # who asks by hand has done something about it
+        await self._get(key, patience=None)
+
+    async def pull(self, key: ModelKey[Model]) -> None:
+        """Downloads what is missing of a model. Raises ModelUnavailable."""
+        self._failed.pop(key.ref, None)
+        try:
+            await self._loader.fetch(key.ref)
+        except DownloadError as error:
+            raise ModelUnavailable(f"{key.ref} can't be downloaded: {error}") from error
+
+    async def unload(self, key: ModelKey[Model]) -> bool:
+        """Drops a model; False where it is in use."""
+        entry = self._entries.get(key.ref)
+        if entry is not None and not entry.users:
+            await self._drop([key.ref])
+        return entry is None or not entry.users
 
     async def preload(self) -> None:
         """Loads what is to be kept, one after the other; a failure is logged, and the first request tries again."""
@@ -100,7 +137,8 @@ class Store:
         try:
             return await asyncio.wait_for(asyncio.shield(self._loading[ref]), patience)
         except TimeoutError:
-            raise ModelUnavailable(f"{ref} is still being downloaded or loaded") from None
+            is_coming = self._progress(ref) if ref in self._loader.fetching else "loaded"
+            raise ModelUnavailable(f"{ref} is still being {is_coming}") from None
 
     async def _load(self, key: ModelKey[T]) -> _Entry[T]:
         ref = key.ref

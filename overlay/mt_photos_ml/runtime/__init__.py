@@ -88,6 +88,20 @@ class Runtime(Protocol):
         """Ends what a prepare() in another thread may be busy with."""
         ...
 
+    @property
+    def is_accelerated(self) -> bool:
+        """Whether models run on something else than the processor."""
+        ...
+
+    def runs_on(self, model: Path) -> str:
+        """What a model of the cache runs on, such as CPU, CUDA or OpenVINO."""
+        ...
+
+    @property
+    def refused(self) -> Sequence[str]:
+        """The devices that are there and can't be used, each with why, as far as that is known yet."""
+        ...
+
     def describe(self) -> str:
         """The runtime, its version and the devices it uses, in one line for a person."""
         ...

@@ -37,6 +37,7 @@ class Devices:
     def __init__(self, number: str = "0", openvino_precision: str = "FP32", rocm_precision: str = "FP32") -> None:
         """number: of the card, where there are several. Precision: FP32 or FP16."""
         self._number, self._openvino_precision, self._rocm_precision = number, openvino_precision, rocm_precision
+        self.refused: list[str] = []
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -60,11 +61,10 @@ class Devices:
                 failure = self._failure(provider)
                 if failure is None:
                     return provider
+                name = provider.removesuffix("ExecutionProvider")
+                self.refused.append(f"{name}: {failure} ({_HINTS[provider]})")
                 log.warning(
-                    "%s can't be used here, the processor is used instead: %s (%s)",
-                    provider.removesuffix("ExecutionProvider"),
-                    failure,
-                    _HINTS[provider],
+                    "%s can't be used here, the processor is used instead: %s (%s)", name, failure, _HINTS[provider]
                 )
         return CPU
 

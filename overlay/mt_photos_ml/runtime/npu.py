@@ -81,6 +81,15 @@ class NpuRuntime:
     def holds_a_device(self) -> bool:
         return self._others.holds_a_device
 
+    is_accelerated = True
+
+    def runs_on(self, model: Path) -> str:
+        return self._npu.name if (model.parent / self._npu.file).is_file() else self._others.runs_on(model)
+
+    @property
+    def refused(self) -> Sequence[str]:
+        return self._others.refused
+
     def open(self, model: Path) -> RuntimeSession:
         file = model.parent / self._npu.file
         if not file.is_file():

@@ -86,6 +86,17 @@ class OrtRuntime:
     def holds_a_device(self) -> bool:
         return self._opened and self._devices.is_accelerated
 
+    @property
+    def is_accelerated(self) -> bool:
+        return self._devices.is_accelerated
+
+    def runs_on(self, model: Path) -> str:
+        return self._devices.provider.removesuffix("ExecutionProvider")
+
+    @property
+    def refused(self) -> Sequence[str]:
+        return self._devices.refused
+
     def open(self, model: Path) -> RuntimeSession:
         self._opened = True
         if self._prepared is None or self._devices.is_accelerated:

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from ..models.catalog import NETWORKS
+from ..models.catalog import NETWORKS, Network
 from ..models.loader import Model, ModelKey
 from ..models.selection import model_of
 from ..settings import Settings
@@ -33,6 +33,9 @@ class Models:
             ModelKey(e, faces.Detector.load),
             ModelKey(f, faces.Recogniser.load),
         )
+
+    def by_network(self) -> dict[Network, ModelKey[Model]]:
+        return dict(zip(NETWORKS, self.all(), strict=True))
 
     def all(self) -> tuple[ModelKey[Model], ...]:
         return tuple(vars(self).values())

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The page for people, and the API behind it: what the service does, its models, the metrics, the documents."""
+
+import asyncio
+import base64
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from string import Template
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from .. import version
+from ..files import size_of
+from ..models.loader import Model, ModelKey
+from ..models.prune import delete, find_unused
+from ..models.selection import clip_vector_length
+from .docs import render
+from .errors import Conflict, NotThere
+from .replies import nothing, reply
+from .status import Status
+
+log = logging.getLogger("mt_photos_ml")
+
+_HERE = Path(__file__).parent / "page"
+
+
+class Console:
+    """The routes beside those of MT Photos."""
+
+    def __init__(self, status: Status, bench: Callable[[], Awaitable[object]]) -> None:
+        """bench: measures the service on photos that it makes itself."""
+        self._status, self._bench = status, bench
+        self._background: set[asyncio.Task[None]] = set()
+        self._bench_runs = asyncio.Lock()
+
+    def routes(self) -> list[Route]:
+        routes = [
+            Route("/", self.page, methods=["GET"]),
+            Route("/openapi.json", self.openapi, methods=["GET"]),
+            Route("/docs", self.docs, methods=["GET"]),
+            Route("/api/status", self.status, methods=["GET"]),
+            Route("/api/models/unused", self.unused, methods=["GET", "DELETE"]),
+            Route("/api/models/{task}/{type}/{action}", self.model, methods=["POST"]),
+            Route("/api/bench", self.bench, methods=["POST"]),
+        ]
+        if self._status.settings.metrics != "off":
+            routes.append(Route("/metrics", self.metrics, methods=["GET"]))
+        return routes
+
+    async def page(self, request: Request) -> Response:
+        settings = self._status.settings
+        facts = {
+            "version": version(),
+            "address": str(request.base_url).rstrip("/"),
+            "length": str(clip_vector_length(settings) or "?"),
+            "demo": str(settings.demo).lower(),
+            "warned": str(bool(self._status.warnings)).lower(),
+        }
+        html, policy = self._parts
+        filled = Template(html).substitute({name: escape(value) for name, value in facts.items()})
+        return HTMLResponse(filled, headers={"content-security-policy": policy, **_SAFE})
+
+    @cached_property
+    def _parts(self) -> tuple[str, str]:
+        """The page in one piece, and the policy under which its own script and style run, and no other."""
+        style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+        html = (_HERE / "page.html").read_text(encoding="utf-8").replace("$", "$$")
+        for name in ("version", "address", "length", "demo", "warned"):
+            html = html.replace(f"{{{{{name}}}}}", f"${{{name}}}")
+        html = html.replace("/*style*/", style.replace("$", "$$")).replace("/*script*/", script.replace("$", "$$"))
+        policy = (
+            f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src 'self' data: blob:; "
+            "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        return html, policy
+
+    async def openapi(self, request: Request) -> Response:
+        return reply(_document())
+
+    async def docs(self, request: Request) -> Response:
+        style = (_HERE / "page.css").read_text(encoding="utf-8")
+        policy = f"default-src 'none'; style-src {_hash(style)}; base-uri 'none'; frame-ancestors 'none'"
+        return HTMLResponse(render(_document(), style), headers={"content-security-policy": policy, **_SAFE})
+
+    async def metrics(self, request: Request) -> Response:
+        text = self._status.metrics.text(self._status.gauges())
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def status(self, request: Request) -> Response:
+        return reply(await self._status.tell(), headers=_SAFE)
+
+    async def model(self, request: Request) -> Response:
+        """pull, load or unload; what takes long goes on when this is answered, and the status tells how far it is."""
+        key = self._key(request)
+        store = self._status.engine.store
+        match request.path_params["action"]:
+            case "pull":
+                self._begin(store.pull(key))
+            case "load":
+                self._begin(store.load(key))
+            case "unload":
+                if not await store.unload(key):
+                    raise Conflict(f"{key.ref} is in use")
+            case other:
+                raise NotThere(f"{other}: expected pull, load or unload")
+        return reply({"result": "pass"})
+
+    def _key(self, request: Request) -> ModelKey[Model]:
+        asked = request.path_params["task"], request.path_params["type"]
+        for network, key in self._status.engine.models.by_network().items():
+            if asked == (network.switch, network.type) and network.switch in self._status.settings.tasks:
+                return key
+        raise NotThere("/".join(asked) + " is no model in use")
+
+    def _begin(self, work: Awaitable[None]) -> None:
+        async def run() -> None:
+            try:
+                await work
+            except Exception as error:  # the status tells it, of a model that could not be had
+                log.debug("asked for by the page: %s", error)
+
+        task = asyncio.create_task(run())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def unused(self, request: Request) -> Response:
+        """What `models prune` would delete, and how large it is; DELETE deletes it."""
+        paths = await asyncio.to_thread(find_unused, self._status.settings)
+        cache = self._status.settings.cache_folder
+        sizes = {str(path.relative_to(cache)): round(size_of(path) / 1e6) for path in paths}
+        if request.method == "DELETE":
+            try:
+                await asyncio.to_thread(delete, paths)
+            except OSError as error:
+                return nothing(503, f"the cache can't be written: {error.strerror}", {"retry-after": "60"})
+            log.info("deleted %s", ", ".join(sizes) or "nothing")
+        return reply({"result": sizes})
+
+    async def bench(self, request: Request) -> Response:
+        if self._bench_runs.locked():
+            raise Conflict("it is being measured already")
+        async with self._bench_runs:
+            return reply({"result": await self._bench()})
+
+
+_SAFE = {"referrer-policy": "no-referrer", "x-content-type-options": "nosniff", "cache-control": "no-store"}
+
+
+def _document() -> dict[str, object]:
+    document: dict[str, dict[str, object]] = orjson.loads(Path(__file__).with_name("openapi.json").read_bytes())
+    document["info"]["version"] = version()
+    return {**document}
+
+
+def _hash(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""What the service has done so far: for the page, and in Prometheus' text format."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from .record import RequestRecord
+
+PHOTO_ROUTES = ("/ocr", "/clip/img", "/represent")
+TASK_ROUTES = (*PHOTO_ROUTES, "/clip/txt")
+MINUTES = 60
+ERRORS = 20
+"""That are kept, the newest first."""
+
+_STEPS = ("wait", "decode", "model", "total")
+_COUNTED = (*TASK_ROUTES, "/check", "/restart", "/restart_v2", "/predict")  # all others are one: a path can be anything
+
+Sample = tuple[str, Mapping[str, str], float]
+"""Of a metric: a suffix of its name, labels, the value."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """at: seconds since 1970."""
+
+    at: float
+    path: str
+    status: int
+    message: str
+
+
+class Metrics:
+    """Counts the requests of one process."""
+
+    def __init__(self) -> None:
+        self.started = time.time()
+        self.requests: Counter[tuple[str, int]] = Counter()
+        self.failures: Counter[tuple[str, str]] = Counter()
+        self.errors: deque[Failure] = deque(maxlen=ERRORS)
+        self._steps: Counter[tuple[str, str]] = Counter()  # milliseconds by route and step
+        self._done: Counter[str] = Counter()
+        self._minutes: deque[tuple[int, Counter[str]]] = deque(maxlen=MINUTES)
+
+    def observe(self, record: RequestRecord) -> None:
+        """Counts a request that is answered."""
+        path = record.path if record.path in _COUNTED else "other"
+        self.requests[path, record.status] += 1
+        if record.reason:
+            self.failures[path, record.reason] += 1
+        if record.error and path != "other":
+            self.errors.appendleft(Failure(time.time(), path, record.status, record.error))
+        if record.status != 200 or record.error or path not in TASK_ROUTES:
+            return
+        self._done[path] += 1
+        steps = (record.waited_ms, record.decode_ms, record.model_ms, record.total_ms)
+        for step, spent in zip(_STEPS, steps, strict=True):
+            self._steps[path, step] += round(spent or 0)
+        minute = int(time.time() // 60)
+        if not self._minutes or self._minutes[-1][0] != minute:
+            self._minutes.append((minute, Counter()))
+        self._minutes[-1][1][path] += 1
+
+    @property
+    def photos(self) -> int:
+        """That were answered since the start."""
+        return sum(self._done[route] for route in PHOTO_ROUTES)
+
+    def per_minute(self) -> list[int]:
+        """Photos in each of the last 60 minutes, the present one last."""
+        now, found = int(time.time() // 60), dict(self._minutes)
+        counts = (found.get(minute, Counter[str]()) for minute in range(now - MINUTES + 1, now + 1))
+        return [sum(count[route] for route in PHOTO_ROUTES) for count in counts]
+
+    def mean_ms(self) -> dict[str, dict[str, float]]:
+        """What a request took in the mean since the start, by route and step; with how many there were."""
+        return {
+            route: {
+                "count": self._done[route],
+                **{step: round(self._steps[route, step] / self._done[route], 1) for step in _STEPS},
+            }
+            for route in TASK_ROUTES
+            if self._done[route]
+        }
+
+    def text(self, gauges: Iterable[tuple[str, str, list[Sample]]]) -> str:
+        """In Prometheus' text format. gauges: of the present: name, what it is, samples."""
+        families: list[tuple[str, str, str, list[Sample]]] = [
+            ("requests_total", "counter", "Requests answered.", [
+                ("", {"path": path, "status": str(status)}, n) for (path, status), n in sorted(self.requests.items())
+            ]),
+            ("errors_total", "counter", "Requests that failed, by the kind of error.", [
+                ("", {"path": path, "reason": reason}, n) for (path, reason), n in sorted(self.failures.items())
+            ]),
+            ("step_seconds", "summary", "Time of the steps of answered requests.", list(self._step_samples())),
+            *((name, "gauge", told, samples) for name, told, samples in gauges),
+        ]  # fmt: skip
+        return "".join(line for family in families for line in _family(*family))
+
+    def _step_samples(self) -> Iterator[Sample]:
+        for (path, step), spent in sorted(self._steps.items()):
+            yield "_sum", {"path": path, "step": step}, spent / 1000
+            yield "_count", {"path": path, "step": step}, self._done[path]
+
+
+def _family(name: str, kind: str, told: str, samples: list[Sample]) -> Iterator[str]:
+    """https://prometheus.io/docs/instrumenting/exposition_formats/"""
+    name = f"mt_photos_ml_{name}"
+    yield f"# HELP {name} {told}\n# TYPE {name} {kind}\n"
+    for suffix, labels, value in samples:
+        said = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+        yield f"{name}{suffix}{f'{{{said}}}' if said else ''} {value!r}\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

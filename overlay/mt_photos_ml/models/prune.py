@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""What lies in the cache and is of no use any more."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ..runtime.prepared import find_stale
+from ..settings import Settings
+from .catalog import KNOWN
+from .selection import in_use
+
+
+def find_unused(settings: Settings) -> list[Path]:
+    """Models that the settings do not name, and outdated prepared forms of those that they do."""
+    used = {(ref.task, ref.name) for ref in in_use(settings).values()}
+    unused: list[Path] = []
+    for path in find_cached(settings.cache_folder):
+        unused += find_stale(path) if (path.parent.name, path.name) in used else [path]
+    return unused
+
+
+def find_cached(cache: Path) -> Iterator[Path]:
+    """The folders of models in the cache."""
+    for task in KNOWN:
+        if (cache / task).is_dir():
+            yield from sorted(path for path in (cache / task).iterdir() if path.is_dir())
+
+
+def delete(paths: Iterable[Path]) -> None:
+    """Of a link it deletes the link. Raises OSError."""
+    for path in paths:
+        path.unlink() if path.is_symlink() else shutil.rmtree(path)
