@@ -11,11 +11,12 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 VARIANT ?= cpu
 
-.PHONY: help run demo test test-trust lint bench image test-image bump publish clean
+.PHONY: help run demo install upgrade uninstall test test-trust lint bench image test-image bump publish clean
 
 help:
 	@echo "make run    run the service (EXTRA=cuda or openvino for another device)"
 	@echo "make demo   run it with tiny models of its own, offline"
+	@echo "make install   run it for good, by systemd, as root; after git pull make upgrade; make uninstall"
 	@echo "make test   run the tests"
 	@echo "make test-trust   provoke faults, load and bad input (LONG=1: for an hour)"
 	@echo "make lint   check style, types and workflows"
@@ -51,10 +52,28 @@ lint: $(VENV)/test.done
 bench: $(VENV)/bench.done
 	@$(BIN)/python -m bench $(or $(ARGS),$(if $(QUICK),--quick,--write))
 
+install: $(VENV)/run.done
+	@$(BIN)/python -m scripts.service install $(ARGS)
+
+upgrade: $(VENV)/run.done
+	@$(BIN)/python -m scripts.service upgrade $(ARGS)
+
+uninstall:
+	@$(BIN)/python -m scripts.service uninstall $(ARGS)
+
 image: $(VENV)/test.done
 	$(BIN)/python -m scripts.build --variant $(VARIANT)
 
-test-image: $(VENV)/test.done
+test-install: $(VENV)/run.done
+	@$(BIN)/python -m scripts.service install $(ARGS)
+
+upgrade: $(VENV)/run.done
+	@$(BIN)/python -m scripts.service upgrade $(ARGS)
+
+uninstall:
+	@$(BIN)/python -m scripts.service uninstall $(ARGS)
+
+image: $(VENV)/test.done
 	$(BIN)/pytest tests/image $(ARGS)
 
 bump: $(VENV)/test.done

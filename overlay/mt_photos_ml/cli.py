@@ -59,7 +59,9 @@ def _port_of_the_environment() -> int:
 
 
 if sys.argv[1:2] != ["serve"]:  # the process that supervises imports next to nothing
-    from .commands import doctor, models
+    from . import client_commands, commands
 
-    main.add_command(doctor)
-    main.add_command(models)
+    for command in (commands.doctor, commands.bench, commands.models):
+        main.add_command(command)
+    for command in (client_commands.check, client_commands.ocr, client_commands.clip, client_commands.faces):
+        main.add_command(command)

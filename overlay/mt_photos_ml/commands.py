@@ -3,6 +3,7 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from .files import size_of
 from .models import catalog, checks, selection
 from .models.catalog import ModelRef
 from .settings import Settings, SettingsError, load
+
+if TYPE_CHECKING:
+    from .benchmark import Report
 
 
 def settings_or_exit(check: bool = False) -> Settings:
@@ -36,6 +40,45 @@ def doctor() -> None:
         broken |= state == "FAIL"
         print(f"{state:4}  {what}: {detail}")
     sys.exit(broken)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def bench(as_json: bool) -> None:
+    """Measure this machine: photos a day for each task, and what would help."""
+    import asyncio
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from .benchmark import measure
+    from .engine import Engine
+    from .memory import configure_malloc
+
+    settings = settings_or_exit(check=True)
+    configure_malloc()
+
+    async def run() -> "Report":
+        engine = Engine.of(settings)
+        try:
+            return await measure(engine)
+        finally:
+            engine.runtime.close()
+
+    report = asyncio.run(run())
+    if as_json:
+        print(json.dumps(report.as_json()))
+    else:
+        print(f"{report.device}; a photo of {report.megapixels:.0f} megapixels, made here")
+        table = Table("task", "one photo", "photos a day", box=None, pad_edge=False)
+        for task in report.tasks:
+            figures = (f"{task.milliseconds} ms", f"{task.per_day:,}") if task.per_day else (task.problem, "")
+            table.add_row(task.task, *figures)
+        Console(width=None if sys.stdout.isatty() else 140).print(table)
+        for hint in report.hints:
+            print(f"- {hint.text}")
+    sys.exit(int(any(task.problem for task in report.tasks)))
 
 
 @click.group()

@@ -28,3 +28,21 @@ def test_the_log_level_hides_the_requests(cache: Path, tmp_path: Path) -> None:
             assert json.loads(client.post("/check").content)["result"] == "pass"
             client.post("/clip/txt", json={"text": "red"})
         assert service.log.read_text() == ""
+
+
+def test_a_request_is_known_by_its_id_in_the_log_and_in_the_reply(service: Service, photo: bytes) -> None:
+    made = post(service, "/ocr", photo).headers["x-request-id"]
+    with service.client() as client:
+        for sent, kept in (("phone-17", True), ("two lines\\n", False), ("x" * 100, False)):
+            answer = client.post("/clip/txt", json={"text": "red"}, headers={"x-request-id": sent})
+            assert (answer.headers["x-request-id"] == sent) == kept
+    log = service.log.read_text()
+    assert f"id {made}" in log
+    assert "id phone-17" in log
+
+
+def test_the_reply_tells_what_each_step_took(service: Service, photo: bytes) -> None:
+    told = post(service, "/ocr", photo).headers["server-timing"]
+    steps = dict(part.split(";dur=") for part in told.split(", "))
+    assert list(steps) == ["wait", "decode", "model", "total"]
+    assert float(steps["total"]) >= float(steps["model"]) > 0

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The log: ours and that of others, each line once, to standard error."""
+"""The log: ours and that of others, each line once, to standard error, for a person or as JSON."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
+
+from demo.__main__ import environment as demo_environment
+from service import post, running
 
 PROGRAM = """
 import logging
@@ -25,3 +30,30 @@ def test_ours_and_upstreams_are_written_once_and_libraries_only_where_they_warn(
         "said by mt_photos_ml.access",
         "said by ml.log",
     ]
+
+
+def test_as_json_each_line_is_an_object_with_the_request_in_it(cache: Path, tmp_path: Path, photo: bytes) -> None:
+    with running(tmp_path, {**demo_environment(cache), "LOG_FORMAT": "json"}) as service:
+        post(service, "/ocr", photo)
+        post(service, "/ocr", b"no photo")
+    lines = [json.loads(line) for line in service.log.read_text().splitlines()]
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    good, bad = [line["request"] for line in lines if "request" in line and line["request"]["path"] == "/ocr"]
+    assert (good["status"], good["photo"]) == (200, "JPEG 2400x1800")
+    assert good["total_ms"] >= good["model_ms"] > 0
+    assert (bad["reason"], bad["error"]) == ("PhotoError", "the file is not a photo, or its beginning is damaged")
+
+
+def test_an_error_that_nobody_expected_is_one_line_of_json_with_its_place() -> None:
+    program = """
+import logging
+from mt_photos_ml.logs import to_stderr
+to_stderr("info", "json")
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.getLogger("mt_photos_ml").exception("it broke")
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    (line,) = ended.stderr.splitlines()
+    assert "ZeroDivisionError" in json.loads(line)["exception"]

@@ -2,10 +2,9 @@
 """What a variant is measured on: a person's own photos, the faces in them, and searches."""
 
 import logging
-import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from ..decoders import DecoderMissing, PhotoError
 from ..models.catalog import FACES, ModelRef
 from ..photo import Photo
+from ..photos_of import photos_of
 from ..runtime import Node, Session, Tensors
 from ..runtime.ort import OrtSession, session_options
 from ..settings import Settings
@@ -30,8 +30,6 @@ LEAST_PHOTOS, LEAST_FACES = 10, 20
 SEARCHES = tuple(Path(__file__).with_name("searches.txt").read_text(encoding="utf-8").splitlines())
 """What people search for; a textual half is measured on this."""
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
-
 
 class OptimizeError(RuntimeError):
     """Nothing can be measured or written; the message says why, for a person to read."""
@@ -43,14 +41,8 @@ def sample_photos(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise OptimizeError(f"there is no {path}")
-        found += sorted(_photos_below(path)) if path.is_dir() else [path]
+        found += sorted(photos_of(path)) if path.is_dir() else [path]
     return [found[i] for i in np.random.default_rng(0).permutation(len(found))[:MOST]]
-
-
-def _photos_below(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] not in ".@#"]  # where a NAS keeps previews and deleted files
-        yield from (Path(parent, file) for file in files if file.lower().endswith(_SUFFIXES))
 
 
 def _open(model: Path, threads: int) -> OrtSession:

@@ -139,8 +139,10 @@ function show(status) {
   table("steps", say("step"), Object.entries(status.mean_ms).map(([route, m]) => [route, m.count, m.wait, m.decode, m.model, m.total]));
   $("errors").replaceChildren(...(status.errors.length ? status.errors.map((error) => element("li",
     `${new Date(error.at * 1000).toLocaleTimeString(language)} ${error.path} ${error.status}: ${error.message}`)) : [element("li", say("none"))]));
+  const focused = $("models").contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
   $("models").className = "wide";
   table("models", say("head"), status.models.map(modelRow));
+  if (focused) [...$("models").querySelectorAll("button")].find((button) => button.getAttribute("aria-label") === focused)?.focus();
   const off = Object.entries(status.tasks).filter(([, on]) => !on).map(([task]) => `${say("task")[task]} (${task})`);
   $("off").textContent = off.length ? say("off")(off.join(", ")) : "";
 }
