@@ -21,10 +21,14 @@ from scripts.compare import NAMES
 from service import Service, run_command, running
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README", *(f"docs/{name}" for name in ("migration", "models", "settings", "speed", "troubleshooting")))
+GUIDES = (
+    *("faq", "install", "known-differences", "migration", "models", "monitoring", "nas", "settings", "speed"),
+    "troubleshooting",
+)
+PAGES = ("README", *(f"docs/{name}" for name in GUIDES))
 """For users: each in English, and beside it in Chinese."""
 ENGLISH, CHINESE = ([f"{page}{ending}" for page in PAGES] for ending in (".md", ".zh-CN.md"))
-DEVELOPERS = ("CONTRIBUTING.md", "docs/architecture.md", "docs/maintaining.md")
+DEVELOPERS = ("CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/maintaining.md", "docs/reliability.md")
 MAINTAINING = "docs/maintaining.md"
 
 
@@ -86,6 +90,8 @@ def test_a_command_for_users_works(command: str, service: Service) -> None:
         assert "pong" in ended.stdout or '"result"' in ended.stdout
     else:
         assert words[0] == ".venv/bin/mt-photos-ml"
+        words = [word.replace("http://127.0.0.1:8060", service.url) for word in words]
+        words = [str(folder / word) if word == "photo.jpg" else word for word in words]
         ended = run_command({**demo_environment(folder / "cache"), "HF_ENDPOINT": "http://127.0.0.1:9"}, *words[1:])
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
@@ -132,6 +138,23 @@ def test_no_other_file_knows_upstreams_package() -> None:
     assert set().union(*found.values()) - {"immich_ml.main"} == set(names_of_upstream())
 
 
+@pytest.mark.parametrize("name", ["docs/troubleshooting.md", "docs/troubleshooting.zh-CN.md"])
+def test_every_message_of_the_service_is_explained(name: str) -> None:
+    """As far as they stand in one piece in the code: what the classes of errors are raised with, and fixed replies."""
+    source = "\n".join(path.read_text() for path in (ROOT / "overlay" / "mt_photos_ml").rglob("*.py"))
+    raised = r"raise (?:PhotoError|BadForm|Busy|TaskOff|DecoderMissing|ModelUnavailable|InferenceError|NotAVector)\(\s*"
+    said = re.findall(raised + r'f?"([^"]+)"', source) + re.findall(r'nothing\(\d+, "([^"]+)"', source)
+    explained = re.findall(r"^\| `(.+?)` \|", page(name), re.M)
+    assert len(said) > 12
+    for message in said:
+        fixed = max(re.split(r"\{[^}]*\}", message), key=len).strip()
+        assert any(fixed[:25] in told or _start(told) in message for told in explained), message
+
+
+def _start(told: str) -> str:
+    return max(told.split("…"), key=len).strip()
+
+
 @pytest.mark.parametrize("name", ["docs/settings.md", "docs/settings.zh-CN.md"])
 def test_every_setting_stands_in_the_docs(name: str) -> None:
     text = page(name)
@@ -159,6 +182,6 @@ def test_no_path_of_a_machine_and_no_host_of_a_registry_is_in_the_tree() -> None
     pattern = re.compile(r"/(?:root|home/\w+)/|https?://[\w.]*(?:pypi|npmjs|debian)[\w.]*/")
     for name in listed.splitlines():
         path = ROOT / name
-        if path != Path(__file__) and path.is_file():
+        if path != Path(__file__) and path.is_file() and path.suffix != ".png":
             assert not pattern.search(path.read_text(encoding="utf-8")), name
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
