@@ -146,7 +146,7 @@ def test_a_key_that_everybody_knows_on_an_open_port_is_told_in_log_page_and_chec
             warnings = client.post("/check").json()["warnings"]
             page = client.get("/").text
         log = service.log.read_text()
-    assert bool(warnings) == ('class="demo warned"' in page) == (" WARNING the" in log) == (said is not None)
+    assert bool(warnings) == ('data-warned="true"' in page) == (" WARNING the" in log) == (said is not None)
     assert said is None or (said in warnings[0] and said in log)
 
 

@@ -16,7 +16,7 @@ def test_the_start_says_models_vector_length_and_that_it_is_the_demo(service: Se
     assert KEY not in log
     with service.client() as client:
         assert client.post("/check").json()["demo"] is True
-        assert 'class="demo"' in client.get("/").text
+        assert 'data-demo="true"' in client.get("/").text
 
 
 def test_memory_comes_back_when_models_are_dropped(service: Service, photo: bytes) -> None:

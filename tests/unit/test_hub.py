@@ -175,17 +175,19 @@ def test_processes_that_want_one_model_share_a_download(server: HubServer, tmp_p
 
 
 def test_progress_is_told_in_bytes_and_ends_with_all_of_them(server: HubServer, tmp_path: Path) -> None:
-    told: list[tuple[ModelRef, int, int]] = []
+    told: list[progress.Download] = []
     server.pause = 0.3
-    Hub(tmp_path, server.endpoint, progress=lambda *now: told.append(now)).fetch(DETECTION)
-    assert told[-1] == (DETECTION, len(WEIGHTS), len(WEIGHTS))
-    assert any(0 < done <= len(WEIGHTS) for _, done, _ in told[:-1])
+    Hub(tmp_path, server.endpoint, progress=told.append).fetch(DETECTION)
+    assert (told[-1].ref, told[-1].done, told[-1].total) == (DETECTION, len(WEIGHTS), len(WEIGHTS))
+    assert any(0 < now.done <= len(WEIGHTS) for now in told[:-1])
+    assert {now.source for now in told} == {server.endpoint}
 
 
 def test_the_log_says_how_far_it_is_and_from_where(
     server: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_TELL_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, "mt_photos_ml"):
         Hub(tmp_path, server.endpoint).fetch(DETECTION)
     lines = [record.getMessage() for record in caplog.records if record.name == "mt_photos_ml"]

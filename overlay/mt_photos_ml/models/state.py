@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What a person is told of a model."""
+"""A loaded model in the store, and what a person is told of one."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+from typing import Generic
+
+from .loader import Loaded, ModelKey, T
 
 
 @dataclass(frozen=True)
@@ -12,3 +16,15 @@ class ModelState:
     idle: float | None = None
     memory_mb: float | None = None
     error: str | None = None
+
+
+@dataclass
+class Entry(Generic[T]):
+    """since, idle_since: by time.monotonic(). is_settled: nothing is left to be prepared."""
+
+    key: ModelKey[T]
+    loaded: Loaded[T]
+    users: int = 0
+    since: float = field(default_factory=time.monotonic)
+    idle_since: float = field(default_factory=time.monotonic)
+    is_settled: bool = False

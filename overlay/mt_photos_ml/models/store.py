@@ -7,18 +7,17 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any
 
 from .. import memory
 from ..daemon import run_in_daemon
 from ..runtime import Runtime
 from .catalog import ModelRef
 from .hub import DownloadError
-from .loader import Loaded, Loader, Model, ModelKey, ModelUnavailable, Stamp, T, stamp_of
-from .state import ModelState
+from .loader import Loader, Model, ModelKey, ModelUnavailable, Stamp, T, stamp_of
+from .state import Entry, ModelState
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -26,16 +25,6 @@ _PATIENCE = 30.0  # seconds that a request waits for a model; after that it is t
 _TTL, _TTL_OF_A_DEVICE = 60.0, 300.0  # seconds
 _PAUSE = 5.0  # seconds without a request, after which models are prepared
 _LONGEST_WORK = 600.0  # seconds without such a pause, after which they are too
-
-
-@dataclass
-class _Entry(Generic[T]):
-    key: ModelKey[T]
-    loaded: Loaded[T]
-    users: int = 0
-    since: float = field(default_factory=time.monotonic)
-    idle_since: float = field(default_factory=time.monotonic)
-    is_settled: bool = False  # nothing is left to be prepared
 
 
 class Store:
@@ -57,8 +46,8 @@ class Store:
         """
         self._runtime, self._loader, self._ttl, self._progress = runtime, loader, ttl, progress
         self._preloaded, self._restart = {key.ref: key for key in preloaded}, restart
-        self._entries: dict[ModelRef, _Entry[Any]] = {}
-        self._loading: dict[ModelRef, asyncio.Task[_Entry[Any]]] = {}
+        self._entries: dict[ModelRef, Entry[Any]] = {}
+        self._loading: dict[ModelRef, asyncio.Task[Entry[Any]]] = {}
         self._failed: dict[ModelRef, tuple[float, ModelUnavailable]] = {}
         self._stamps: dict[ModelRef, tuple[Path, Stamp]] = {}  # of what was loaded last
         self._replaced: Counter[ModelRef] = Counter()
@@ -124,7 +113,7 @@ class Store:
             with contextlib.suppress(ModelUnavailable):
                 await self._get(key, patience=None)
 
-    async def _get(self, key: ModelKey[T], patience: float | None = _PATIENCE) -> _Entry[T]:
+    async def _get(self, key: ModelKey[T], patience: float | None = _PATIENCE) -> Entry[T]:
         ref = key.ref
         if ref in self._entries:
             return self._entries[ref]
@@ -140,10 +129,10 @@ class Store:
             is_coming = self._progress(ref) if ref in self._loader.fetching else "loaded"
             raise ModelUnavailable(f"{ref} is still being {is_coming}") from None
 
-    async def _load(self, key: ModelKey[T]) -> _Entry[T]:
+    async def _load(self, key: ModelKey[T]) -> Entry[T]:
         ref = key.ref
         try:
-            entry = _Entry(key, await self._loader.load(key))
+            entry = Entry(key, await self._loader.load(key))
         except ModelUnavailable as failure:
             log.error("%s", failure)
             self._failed[ref] = time.monotonic() + failure.retry_after, failure
@@ -192,7 +181,7 @@ class Store:
             if await asyncio.wrap_future(run_in_daemon(made)) and self._entries.get(ref) is entry:
                 await self._reload(entry)
 
-    async def _reload(self, entry: _Entry[Any]) -> bool:
+    async def _reload(self, entry: Entry[Any]) -> bool:
         """Who is at work with the model ends with it."""
         try:
             entry.loaded = await self._loader.load(entry.key)
@@ -247,7 +236,7 @@ class Store:
                 trimmed = time.monotonic()
                 await asyncio.to_thread(self._trim_memory)
 
-    def _trim_memory(self, dropped: dict[str, _Entry[Any]] | None = None) -> None:
+    def _trim_memory(self, dropped: dict[str, Entry[Any]] | None = None) -> None:
         if dropped:
             dropped.clear()
         self._runtime.trim_memory()
