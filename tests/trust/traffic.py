@@ -31,8 +31,8 @@ class Request:
     def send(self, connection: HTTPConnection) -> tuple[int, Any, str | None]:
         """Status, body and Retry-After. Raises OSError, HTTPException where the connection breaks."""
         connection.request("POST", self.route, self.body, {"api-key": KEY, "content-type": self.content_type})
-        reply = connection.getresponse()
-        return reply.status, json.loads(reply.read()), reply.getheader("retry-after")
+        with connection.getresponse() as reply:
+            return reply.status, json.loads(reply.read()), reply.getheader("retry-after")
 
 
 def form(photo: bytes) -> tuple[bytes, str]:
