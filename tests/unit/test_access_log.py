@@ -2,11 +2,21 @@
 """The log of requests."""
 
 import json
+import re
 from pathlib import Path
 
 import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from demo.__main__ import environment as demo_environment
+from mt_photos_ml.api.access_log import AccessLogMiddleware
+from mt_photos_ml.api.metrics import Metrics
+from mt_photos_ml.api.record import RequestRecord, record_of
 from service import Service, post, running
 
 
@@ -46,3 +56,75 @@ def test_the_reply_tells_what_each_step_took(service: Service, photo: bytes) -> 
     steps = dict(part.split(";dur=") for part in told.split(", "))
     assert list(steps) == ["wait", "decode", "model", "total"]
     assert float(steps["total"]) >= float(steps["model"]) > 0
+
+
+async def answer(request: Request) -> Response:
+    record = record_of(request.scope)
+    record.photo, record.megabytes = "JPEG 40x30", 0.1
+    return PlainTextResponse("fine", int(request.query_params.get("status", 200)))
+
+
+async def fail(request: Request) -> Response:
+    raise ValueError(request.query_params["why"])
+
+
+def said(caplog: pytest.LogCaptureFixture, address: str) -> tuple[str, str]:
+    """The level and the line in the log of a request."""
+    app = Starlette(routes=[Route("/fail", fail), Route("/{path:path}", answer, methods=["GET", "POST"])])
+    app.add_middleware(AccessLogMiddleware, metrics=Metrics())
+    with caplog.at_level("DEBUG", "mt_photos_ml.access"), TestClient(app, raise_server_exceptions=False) as client:
+        client.get(address)
+    (record,) = [record for record in caplog.records if record.name == "mt_photos_ml.access"]
+    return record.levelname, record.getMessage()
+
+
+def test_the_line_says_method_path_status_what_others_added_and_the_time(caplog: pytest.LogCaptureFixture) -> None:
+    level, line = said(caplog, "/ocr?status=201")
+    assert level == "INFO"
+    (milliseconds,) = re.fullmatch(r"GET /ocr 201 JPEG 40x30, 0\.1 MB, total (\d+) ms, id [0-9a-f]{12}", line).groups()  # type: ignore[union-attr]
+    assert int(milliseconds) < 60_000
+
+
+@pytest.mark.parametrize(
+    ("address", "level"),
+    [
+        ("/ping", "DEBUG"),
+        ("/check", "DEBUG"),
+        ("/ping?status=503", "INFO"),
+        ("/check?status=404", "INFO"),
+        ("/", "INFO"),
+    ],
+)
+def test_what_asks_only_whether_it_runs_is_quiet(caplog: pytest.LogCaptureFixture, address: str, level: str) -> None:
+    assert said(caplog, address)[0] == level
+
+
+def test_a_long_path_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    _, line = said(caplog, f"/{'a' * 199}b")
+    assert f"GET /{'a' * 199} 200 " in line
+
+
+def test_a_path_of_any_letters_stays_on_its_line(caplog: pytest.LogCaptureFixture) -> None:
+    _, line = said(caplog, "/a%0Ab%E9%A3%9E")
+    assert line.startswith("GET /a\\nb\\u98de 404 ")
+
+
+def test_an_error_that_goes_on_is_in_the_line_as_500(caplog: pytest.LogCaptureFixture) -> None:
+    _, line = said(caplog, "/fail?why=no+reason")
+    assert line.startswith("GET /fail 500 no reason, total ")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("a\nb  c"), "a b c"),
+        (ValueError(), "ValueError"),
+        (ValueError("long " * 24), ("long " * 24).rstrip()),
+        (ValueError("long " * 25), "long " * 23 + "…"),
+    ],
+)
+def test_why_it_failed_is_said_in_one_short_line(error: Exception, words: str) -> None:
+    record = RequestRecord("1", "GET", "/")
+    record.fail(error)
+    assert record.error == words
+    assert record.line() == f"GET / 500 {words}, total 0 ms, id 1"

@@ -46,3 +46,12 @@ def test_a_face_has_whole_pixels_and_a_list_of_numbers() -> None:
             {"embedding": [0.5] * 512, "facial_area": {"x": -1, "y": 3, "w": 11, "h": 18}, "face_confidence": 0.875}
         ],
     }
+
+
+def test_any_reply_is_json_with_its_status_and_headers() -> None:
+    reply = replies.nothing(503, "come again", {"retry-after": "5"})
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "5")
+    assert reply.headers["content-type"] == "application/json"
+    assert said(reply) == {"result": [], "msg": "come again"}
+    assert replies.reply({}).status_code == 200
+    assert said(replies.reply({"numbers": np.arange(3)})) == {"numbers": [0, 1, 2]}
