@@ -71,7 +71,7 @@ async def fail(request: Request) -> Response:
 def said(caplog: pytest.LogCaptureFixture, address: str) -> tuple[str, str]:
     """The level and the line in the log of a request."""
     app = Starlette(routes=[Route("/fail", fail), Route("/{path:path}", answer, methods=["GET", "POST"])])
-    app.add_middleware(AccessLogMiddleware, metrics=Metrics())
+    app.add_middleware(AccessLogMiddleware, Metrics())
     with caplog.at_level("DEBUG", "mt_photos_ml.access"), TestClient(app, raise_server_exceptions=False) as client:
         client.get(address)
     (record,) = [record for record in caplog.records if record.name == "mt_photos_ml.access"]

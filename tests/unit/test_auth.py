@@ -55,6 +55,7 @@ def test_ten_different_wrong_keys_a_minute_are_heard(clock: Clock) -> None:
     assert guess(guesses, range(10)) == [0] * 10
     clock.now += 15
     assert guess(guesses, range(10, 12)) == [45, 45]
+    assert len(guesses._wrong["1.2.3.4"][1]) == 10, "what comes after that takes no memory"
     assert guess(guesses, range(1), "1.2.3.5") == [0]
     clock.now += 44.5
     assert guess(guesses, range(1)) == [0.5]
@@ -81,6 +82,7 @@ def test_an_old_key_over_and_over_guesses_nothing(clock: Clock) -> None:
 def test_no_key_at_all_guesses_nothing_and_two_at_once_are_two(clock: Clock) -> None:
     guesses = Guesses()
     assert [guesses.seconds_to_wait("a", [], False) for _ in range(20)] == [0] * 20
+    assert not guesses._wrong
     for number in range(0, 10, 2):
         guesses.seconds_to_wait("a", [b"%d" % number, b"%d" % (number + 1)], False)
     assert guess(guesses, range(1), "a") == [60]
@@ -93,6 +95,7 @@ def test_the_right_key_found_by_guessing_waits_too_unless_it_was_known_before(cl
         guess(guesses, range(10), client)
     assert right(guesses, "a proxy") == 0
     assert right(guesses, "a stranger") == 60
+    assert len(guesses._wrong["a stranger"][1]) == 10
     assert guess(guesses, range(1), "a proxy") == [60]
     clock.now += 60
     assert right(guesses, "a stranger") == 0
@@ -137,12 +140,16 @@ async def talk(socket: WebSocket) -> None:
     await socket.close()
 
 
-def client(*keys: str, address: str = "1.2.3.4") -> TestClient:
+def guarded() -> Starlette:
     methods = ["GET", "HEAD", "POST"]
     routes = [Route(path, hello, methods=methods) for path in ("/", "/ping", "/ocr", "/predict")]
     app = Starlette(routes=[*routes, WebSocketRoute("/talk", talk)])
     app.add_middleware(ApiKeyMiddleware, "right", {("POST", "/predict")})
-    made = TestClient(app, client=(address, 50_000))
+    return app
+
+
+def client(*keys: str, address: str = "1.2.3.4", app: Starlette | None = None) -> TestClient:
+    made = TestClient(app or guarded(), client=(address, 50_000))
     made.headers = [("api-key", key) for key in keys]
     return made
 
@@ -173,13 +180,18 @@ def test_the_page_the_ping_and_what_is_said_to_be_open_need_no_key(method: str, 
 
 
 def test_who_guesses_reads_when_to_come_again(clock: Clock) -> None:
-    guesser = client(address="::ffff:1.2.3.4")
+    app = guarded()
+    guesser, friend = client(address="::ffff:1.2.3.4", app=app), client("right", address="1.2.3.5", app=app)
     for number in range(10):
         assert guesser.post("/ocr", headers={"api-key": str(number)}).status_code == 401
     clock.now += 14.5
     answer = guesser.post("/ocr", headers={"api-key": "right"})
     assert (answer.status_code, answer.json()) == (429, {"detail": "Too many wrong API keys"})
     assert answer.headers["retry-after"] == "46"
+    assert friend.post("/ocr").text == "hello"
+    for number in range(10):
+        friend.post("/ocr", headers={"api-key": str(number)})
+    assert friend.post("/ocr").text == "hello", "it had shown the key before"
     clock.now += 46
     assert guesser.post("/ocr", headers={"api-key": "right"}).text == "hello"
 

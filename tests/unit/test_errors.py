@@ -57,6 +57,7 @@ def test_only_a_photo_that_cannot_be_used_is_done_with(error: Exception, status:
         (ClientDisconnect(), "the client went away"),
         (MemoryError("0x7f"), "there is not enough memory for this photo now"),
         (errors.TooLarge(2_600_000), "the upload is over the limit of 3 MB"),
+        (errors.TooLarge(10**12), "the upload is over the limit of 1000000 MB"),
         (errors.BadForm("no field"), "no field"),
     ],
 )
@@ -92,7 +93,7 @@ def test_an_error_that_is_known_is_in_the_log_and_in_the_reply(caplog: pytest.Lo
         raise errors.BadForm("no field 'file'")
 
     app = Starlette(routes=[Route("/", fail)], exception_handlers=errors.HANDLERS)
-    app.add_middleware(AccessLogMiddleware, metrics=Metrics())
+    app.add_middleware(AccessLogMiddleware, Metrics())
     with caplog.at_level("INFO"), TestClient(app) as client:
         reply = client.get("/")
     assert (reply.status_code, reply.json()) == (422, {"result": [], "msg": "no field 'file'"})

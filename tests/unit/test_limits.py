@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""How much is taken at once. The queue: so many inside, so many waiting, the rest turned away, every place given back."""
+"""The queue: so many inside, so many waiting, the rest turned away, every place given back. And the length of bodies."""
 
 import asyncio
 import json
@@ -29,15 +29,15 @@ async def test_so_many_are_inside_at_once_and_one_too_many_is_turned_away() -> N
             await leave.wait()
             inside -= 1
 
-    guests = [asyncio.create_task(guest()) for _ in range(5)]
-    await asyncio.sleep(0)
-    with pytest.raises(Busy, match=r"^5 requests are waiting already$"):
-        await guest()
-    leave.set()
-    await asyncio.gather(*guests)
+    for _ in range(2):
+        leave.clear()
+        guests = [asyncio.create_task(guest()) for _ in range(5)]
+        await asyncio.sleep(0)
+        with pytest.raises(Busy, match=r"^5 requests are waiting already$"):
+            await guest()
+        leave.set()
+        await asyncio.gather(*guests)
     assert most == 2
-    for _ in range(6):
-        await guest()
 
 
 async def test_a_guest_who_gives_up_or_fails_leaves_the_place_free() -> None:

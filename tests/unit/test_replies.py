@@ -26,6 +26,8 @@ def test_ocr_is_three_lists_of_strings() -> None:
             "boxes": [{"x": "4.0", "y": "7.0", "width": "283.0", "height": "21.0"}],
         }
     }
+    quad = np.array([[4.126, 7], [9, 7], [9, 8], [4.126, 8]], np.float64)
+    assert said(replies.lines([Line("A", 1, quad)]))["result"]["boxes"][0]["x"] == "4.13"
     assert said(replies.lines([])) == {"result": {"texts": [], "scores": [], "boxes": []}}
 
 
