@@ -182,5 +182,5 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     grey = np.empty(values.shape, np.uint8)
     for top in range(0, len(values), 256):
         rows = np.nan_to_num(values[top : top + 256].astype(np.float32))
-        grey[top : top + 256] = np.clip(rows * (255 / white), 0, 255)
+        grey[top : top + 256] = np.clip(rows, 0, white) * (255 / white)
     return Image.fromarray(grey)
