@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The queue: so many inside, so many waiting, the rest turned away, every place given back. And the length of bodies."""
+"""How much is taken at once: the queue, of which every place is given back, and the length of a body."""
 
 import asyncio
 import json

@@ -5,17 +5,20 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import PIL
 import pillow_heif
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import AvifImagePlugin, Image, ImageFile
 
 from demo.pictures import colour_photo
+from mt_photos_ml import decoders
 from mt_photos_ml.decoders import DecoderMissing, PhotoError
-from mt_photos_ml.photo import Photo
+from mt_photos_ml.photo import Box, Photo, Pixels
 from photos import chunk, encoded, exif, stored, that_claims
 
 pillow_heif.register_heif_opener()
@@ -280,6 +283,7 @@ def test_the_largest_decode_is_kept_and_used_again(loads: list[tuple[int, int]])
     assert photo.pixels(0.1).scale == 1 / 2
     assert photo.pixels(7.0).scale == 1
     assert photo.pixels(1.0).scale == 1
+    assert photo.pixels(7.0).scale == 1
     assert loads == [(400, 300), (800, 600), (1600, 1200)]
     assert photo.decode_ms > 0
 
@@ -402,5 +406,133 @@ def test_a_decoder_that_is_not_installed_is_not_the_photos_fault(
 ) -> None:
     data = _file(quarters, "HEIF")
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(DecoderMissing, match="pillow-heif"):
+    with pytest.raises(
+        DecoderMissing, match=r"^HEIC photos need the package pillow-heif, which is not installed here$"
+    ):
         Photo.open(data)
+    data = _file(quarters, "AVIF")
+    with monkeypatch.context() as other:
+        other.setattr(AvifImagePlugin, "SUPPORTED", False)
+        with pytest.raises(
+            DecoderMissing, match=r"^AVIF photos need a build of Pillow that can read them, which is no"
+        ):
+            Photo.open(data)
+    monkeypatch.delattr(PIL, "AvifImagePlugin")
+    monkeypatch.setitem(sys.modules, "PIL.AvifImagePlugin", None)
+    with pytest.raises(DecoderMissing, match=r"^AVIF photos need Pillow 11.3 or newer, which is not installed here$"):
+        Photo.open(data)
+
+
+def test_an_avif_under_another_brand_is_an_avif_and_not_every_box_is_a_photo(quarters: Image.Image) -> None:
+    data = _file(quarters, "AVIF")
+    assert Photo.open(data[:8] + b"mif1" + data[12:]).kind == "AVIF"
+    for video in (b"\0\0\0\x20ftypmp42\0\0\0\0mp42isom", b"\0\0\0\x20ftypisom\0\0\0\0isomavif"):
+        assert decoders._formats(video) == decoders._FORMATS
+
+
+def test_a_second_picture_that_cannot_be_read_is_none() -> None:
+    class Damaged(Image.Image):
+        @property
+        def is_animated(self) -> bool:
+            raise EOFError
+
+    assert not decoders.is_animated(Damaged())
+
+
+def test_a_png_whose_chunks_lead_back_is_read_once(quarters: Image.Image) -> None:
+    data = _file(quarters)
+    endless = struct.pack(">I", (1 << 32) - 12) + b"tEXt"  # as a number with a sign: 12 bytes back, which is here
+    assert Photo.open(data[:-12] + endless + data[-12:]).orientation == 1
+
+
+def test_what_is_rgb_already_is_not_copied_and_all_else_has_eight_bits(quarters: Image.Image) -> None:
+    assert decoders.to_rgb(quarters) is quarters
+    assert decoders._to_8_bit(Image.fromarray(np.ones((2, 2), np.float32))).mode == "L"
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([0, 100, 256], np.int32, [0, 0, 0]),
+        ([0, 100, 65535], np.int32, [0, 0, 255]),
+        ([0, 65535, 131070], np.int32, [0, 127, 255]),
+        ([-1, 0.5, 2], np.float32, [0, 127, 255]),
+        ([0, 1, 3], np.float32, [0, 1, 3]),
+        ([0, 0.5, 1, np.inf, np.nan], np.float32, [0, 127, 255, 255, 0]),
+        ([0, 0.25, 0.25], np.float32, [0, 63, 63]),
+    ],
+)
+def test_grey_goes_by_its_own_white(values: list[float], kind: type, expected: list[int]) -> None:
+    rgb = np.asarray(decoders.to_rgb(Image.fromarray(np.array([values], kind))))
+    assert rgb[0, :, 0].tolist() == expected
+
+
+def test_tall_grey_photos_have_all_their_rows() -> None:
+    rows = np.repeat(np.arange(1000, dtype=np.uint16)[:, None] * 65, 3, axis=1)
+    np.testing.assert_array_equal(_pixels(_file(Image.fromarray(rows)))[:, :, 0], (rows * (255 / 65535)).astype(int))
+
+
+def test_the_transform_of_half_a_photo_is_exact() -> None:
+    pixels = Pixels(np.zeros((2, 2, 3), np.uint8), 0.5, (0.25, 0.75))
+    np.testing.assert_array_equal(pixels.transform(), [[0.5, 0, 0], [0, 0.5, 0.5]])
+
+
+def test_one_pixel_is_a_photo() -> None:
+    assert _pixels(_file(Image.new("RGB", (1, 1), RED))).tolist() == [[list(RED)]]
+
+
+def test_the_whole_at_its_own_size_is_the_photo() -> None:
+    seen = colour_photo("cyan", (90, 70), seed=2)
+    np.testing.assert_array_equal(Photo.open(_file(seen)).resized(seen.size), np.asarray(seen))
+
+
+@pytest.mark.parametrize("filter", [Image.Resampling.BICUBIC, Image.Resampling.BOX])
+def test_a_large_photo_is_first_reduced_to_four_times_the_size(filter: Image.Resampling) -> None:
+    seen = colour_photo("cyan", (1600, 1200), seed=2)
+    expected = seen.resize((100, 75), filter, reducing_gap=4.0)
+    np.testing.assert_array_equal(Photo.open(_file(seen)).resized((100, 75), filter=filter), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    ("size", "box", "decoded"),
+    [
+        ((400, 300), None, (800, 600)),
+        ((100, 10), (800.0, 0.0, 1600.0, 300.0), (400, 300)),
+        ((10, 30), (0.0, 600.0, 1600.0, 900.0), (400, 300)),
+    ],
+)
+def test_a_part_is_decoded_at_twice_the_size_that_is_asked_for(
+    size: tuple[int, int], box: Box | None, decoded: tuple[int, int], loads: list[tuple[int, int]]
+) -> None:
+    photo = Photo.open(_file(colour_photo("green", (1600, 1200)), "JPEG"))
+    loads.clear()
+    photo.resized(size, box=box)
+    assert loads == [decoded]
+
+
+@pytest.mark.parametrize(("size", "decoded"), [((1600, 1200), (200, 150)), ((7, 800), (2, 200)), ((800, 7), (200, 2))])
+def test_a_jpeg_is_decoded_at_an_eighth_as_far_as_it_has_pixels(
+    size: tuple[int, int], decoded: tuple[int, int], loads: list[tuple[int, int]]
+) -> None:
+    photo = Photo.open(_file(Image.new("RGB", size, RED), "JPEG"))
+    loads.clear()
+    photo.pixels(1 / 8)
+    assert loads == [decoded]
+
+
+def test_the_file_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = Photo.open(_file(colour_photo("green", (160, 120)), "JPEG"))
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened again"))
+    assert photo.pixels(1).rgb.shape == (120, 160, 3)
+
+
+def test_all_that_decoding_takes_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(1000, 2000))
+    monkeypatch.setattr("mt_photos_ml.photo.time", SimpleNamespace(perf_counter=ticks.__next__))
+    photo = Photo.open(_file(colour_photo("green", (160, 120)), "JPEG"))
+    told = []
+    for scale in (1 / 4, 1 / 4, 1):  # decoded and turned, only turned, decoded and turned
+        photo.pixels(scale)
+        told.append(photo.decode_ms)
+    photo.resized((10, 10))
+    assert [*told, photo.decode_ms] == [2000, 3000, 5000, 6000]
