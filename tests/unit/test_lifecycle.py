@@ -226,6 +226,17 @@ def test_when_it_is_about_to_end_a_reply_to_a_request_that_was_read_closes(
     assert sent == ([(b"a", b"b"), CLOSE] if closes else [(b"connection", b"keep-alive"), (b"a", b"b")])
 
 
+def test_a_reply_without_headers_closes_too() -> None:
+    cycle = Lifecycle()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        cycle.is_restarting = True
+        await send({"type": "http.response.start", "status": 200})
+
+    (start,) = clock.run(asked(LifecycleMiddleware(app, cycle)))
+    assert start["headers"] == [CLOSE]
+
+
 def test_a_request_that_fails_is_in_flight_no_more() -> None:
     async def fail(scope: Scope, receive: Receive, send: Send) -> None:
         raise ValueError
@@ -260,6 +271,26 @@ def test_whose_body_does_not_end_is_told_after_two_seconds() -> None:
     when, sent = clock.run(refused(LENGTH, [b"ab"], ends=False))
     assert when == 2
     assert CLOSE not in sent
+
+
+def test_who_has_hung_up_is_not_waited_for() -> None:
+    async def gone() -> None:
+        cycle, answers = Lifecycle(), list[Message]()
+        cycle.is_stopping = True
+
+        async def receive() -> Message:
+            assert not answers
+            await asyncio.sleep(0.1)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            answers.append(message)
+
+        scope = {"type": "http", "headers": LENGTH}
+        await LifecycleMiddleware(answering(cycle), cycle)(scope, receive, send)
+        assert (clock.now(), answers[0]["status"]) == (0.1, 503)
+
+    clock.run(gone())
 
 
 def test_what_is_no_request_is_not_counted() -> None:
