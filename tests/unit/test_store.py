@@ -9,14 +9,18 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+import clock
 from demo.models import build_clip, build_faces
+from mt_photos_ml.models import store as store_module
 from mt_photos_ml.models.catalog import ModelRef
 from mt_photos_ml.models.hub import DownloadError
-from mt_photos_ml.models.loader import Loader, Model, ModelKey, ModelUnavailable
+from mt_photos_ml.models.loader import Loaded, Loader, Model, ModelKey, ModelUnavailable, T
+from mt_photos_ml.models.state import Entry
 from mt_photos_ml.models.store import Store
 from mt_photos_ml.runtime import RuntimeSession
 from mt_photos_ml.runtime.ort import OrtRuntime
@@ -271,112 +275,120 @@ async def test_preload_goes_on_after_a_failure(runtime: Counting, source: Folder
     assert store.loaded == ["clip/mine/visual"]
 
 
-class Preparing(Counting):
-    """As if it could make another form of every model; counts what it is asked for."""
-
-    def __init__(self, works: bool = True) -> None:
-        super().__init__()
-        self.works = works
-        self.prepared: list[tuple[Path, tuple[int, ...]]] = []
-
-    def prepare(self, model: Path, shape: Sequence[int]) -> bool:
-        self.prepared.append((model, tuple(shape)))
-        return self.works
-
-
-async def test_a_model_answers_as_it_is_and_is_changed_over_to_its_prepared_form(source: Folder) -> None:
-    store = make(runtime := Preparing(), source)
-    async with store.use(VISUAL) as first:
-        assert runtime.prepared == []
-        await store.prepare()
-        async with store.use(VISUAL) as second:
-            assert second is not first
-    assert runtime.prepared == [(VISUAL.ref.path(source.cache), (1, 3, 224, 224))]
-    await store.prepare()
-    assert len(runtime.prepared) == 1, "a model is prepared once for as long as it is loaded"
-    assert len(runtime.opened) == 2
-
-
-async def test_a_model_that_can_not_be_prepared_stays_as_it_is(source: Folder) -> None:
-    store = make(runtime := Preparing(works=False), source)
-    (first,) = await used(store, VISUAL)
-    await store.prepare()
-    assert await used(store, VISUAL) == [first]
-    assert len(runtime.opened) == 1
-
-
-async def test_models_are_prepared_in_a_pause_and_not_while_they_are_in_use(
-    source: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mt_photos_ml.models.store._PAUSE", 0.2)
-    store = make(runtime := Preparing(), source)
-    caring = asyncio.create_task(store.run_maintenance())
+async def test_a_model_is_in_use_until_the_last_of_its_users_has_finished(runtime: Counting, source: Folder) -> None:
+    store = make(runtime, source)
     async with store.use(VISUAL):
-        await asyncio.sleep(0.8)
-        assert runtime.prepared == []
-    for _ in range(100):
-        await asyncio.sleep(0.05)
-        if runtime.prepared:
-            break
-    caring.cancel()
-    assert len(runtime.prepared) == 1
+        async with store.use(VISUAL):
+            pass
+        assert await store.drop_unused() == []
 
 
-async def test_without_a_pause_they_are_prepared_all_the_same_after_a_while(
-    source: Folder, monkeypatch: pytest.MonkeyPatch
+async def test_what_was_used_just_now_is_not_idle(
+    runtime: Counting, source: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mt_photos_ml.models.store._PAUSE", 0.2)
-    monkeypatch.setattr("mt_photos_ml.models.store._LONGEST_WORK", 0.3)
-    store = make(runtime := Preparing(), source)
-    caring = asyncio.create_task(store.run_maintenance())
-    async with store.use(VISUAL):
-        for _ in range(100):
-            await asyncio.sleep(0.05)
-            if runtime.prepared:
-                break
-    caring.cancel()
-    assert len(runtime.prepared) == 1
+    store, now = make(runtime, source), 1000.0
+    monkeypatch.setattr(store_module, "time", SimpleNamespace(monotonic=lambda: now))
+    await used(store, VISUAL)
+    await store.drop_idle(10)
+    assert store.loaded == ["clip/mine/visual"]
+    now += 10
+    await store.drop_idle(10)
+    assert store.loaded == []
 
 
-async def test_a_model_that_is_replaced_is_taken_up_and_known_as_another(runtime: Counting, source: Folder) -> None:
+async def test_a_dropped_model_is_gone_before_memory_is_given_back(source: Folder) -> None:
+    class Trimming(Counting):
+        def trim_memory(self) -> None:
+            gc.collect()
+            left.append(session())
+
+    runtime, left = Trimming(), list[object]()
+    store = make(runtime, source)
+    (model,) = await used(store, VISUAL)
+    session = weakref.ref(model.session)
+    del model
+    await store.drop_unused()
+    assert left == [None]
+
+
+async def test_a_preload_has_all_the_time_it_needs(runtime: Counting, source: Folder) -> None:
+    patiences = []
+
+    class Patient(Store):
+        async def _get(self, key: ModelKey[T], patience: float | None = 30) -> Entry[T]:
+            patiences.append(patience)
+            return await super()._get(key, patience)
+
+    store = Patient(runtime, Loader(runtime, source, CpuScheduler(1, 1)), 0, [VISUAL])
+    await store.preload()
+    assert patiences == [None]
+
+
+# models whose files are replaced
+
+
+def replace(source: Folder, key: ModelKey[Any], seed: bytes = b"") -> None:
+    """Puts another file of the same content under the model's name."""
+    model = key.ref.path(source.cache)
+    other = model.with_suffix(".new")
+    other.write_bytes(seed or model.read_bytes())
+    other.replace(model)
+
+
+async def test_a_model_that_was_replaced_is_taken_up_once(runtime: Counting, source: Folder) -> None:
     store = make(runtime, source)
     (first,) = await used(store, VISUAL)
     await store.reload_replaced()
-    assert (await used(store, VISUAL), store.generation(VISUAL)) == ([first], 0)
-    path = VISUAL.ref.path(source.cache)
-    copy = path.with_suffix(".copy")
-    copy.write_bytes(path.read_bytes())
-    copy.replace(path)
-    await store.reload_replaced()
-    assert await used(store, VISUAL) != [first]
-    assert store.generation(VISUAL) == 1
+    assert store.generation(VISUAL) == 0
+    for generation in (1, 2):
+        replace(source, VISUAL)
+        await store.reload_replaced()
+        await store.reload_replaced()
+        assert store.generation(VISUAL) == generation
+        assert len(runtime.opened) == 1 + generation
+    (now,) = await used(store, VISUAL)
+    assert now is not first
+    assert store.generation(TEXTUAL) == 0
 
 
-async def test_one_that_is_replaced_while_it_is_not_loaded_is_known_as_another(
+async def test_a_model_that_was_replaced_when_it_was_not_loaded_is_another_too(
     runtime: Counting, source: Folder
 ) -> None:
     store = make(runtime, source)
     await used(store, VISUAL)
     await store.drop_unused()
-    path = source.cache / "clip" / "mine" / "visual" / "preprocess_cfg.json"
-    path.write_text(path.read_text() + " ")
+    replace(source, VISUAL)
     await store.reload_replaced()
-    assert store.generation(VISUAL) == 1
-    assert store.loaded == []
+    assert (store.generation(VISUAL), len(runtime.opened)) == (1, 1)
+    await store.drop_unused()
+    replace(source, VISUAL)
+    await used(store, VISUAL)
+    assert store.generation(VISUAL) == 2
+    await store.reload_replaced()
+    assert (store.generation(VISUAL), len(runtime.opened)) == (2, 2)
 
 
-async def test_what_is_replaced_by_no_model_leaves_the_loaded_one_in_its_place(
-    runtime: Counting, source: Folder
+async def test_a_model_of_which_a_file_is_gone_stays_as_it_is(runtime: Counting, source: Folder) -> None:
+    store = make(runtime, source)
+    await used(store, VISUAL)
+    (VISUAL.ref.folder(source.cache) / "config.json").unlink()
+    await store.reload_replaced()
+    assert (store.generation(VISUAL), len(runtime.opened)) == (0, 1)
+
+
+async def test_a_replaced_model_that_is_no_good_leaves_the_one_that_is_loaded(
+    runtime: Counting, tmp_path: Path
 ) -> None:
-    source.can_mend = False
+    source = Folder(tmp_path, can_mend=False)
     store = make(runtime, source)
     (first,) = await used(store, VISUAL)
-    VISUAL.ref.path(source.cache).write_bytes(b"half")
+    replace(source, VISUAL, b"half")
+    tried = len(source.fetched)
     for _ in range(2):
         await store.reload_replaced()
-    assert await used(store, VISUAL) == [first]
+        assert await used(store, VISUAL) == [first]
     assert store.generation(VISUAL) == 0
-    assert len(runtime.opened) == 2, "it is tried once"
+    assert len(source.fetched) == tried + 1
 
 
 async def test_a_share_that_is_gone_is_no_replacement(runtime: Counting, source: Folder) -> None:
@@ -389,3 +401,186 @@ async def test_a_share_that_is_gone_is_no_replacement(runtime: Counting, source:
     folder.with_name("away").rename(folder)
     await store.reload_replaced()
     assert await used(store, VISUAL) == [first]
+
+
+# models that are prepared
+
+
+class Preparing(Counting):
+    """Notes what it is asked to prepare."""
+
+    def __init__(self, *, can: bool = True) -> None:
+        super().__init__()
+        self.can = can
+        self.asked: list[tuple[Path, Sequence[int]]] = []
+        self.trimmed = 0
+        self.then: Callable[[], object] = lambda: None
+
+    def prepare(self, model: Path, shape: Sequence[int]) -> bool:
+        self.asked.append((model, shape))
+        self.then()
+        return self.can
+
+    def trim_memory(self) -> None:
+        self.trimmed += 1
+
+
+async def test_all_that_is_loaded_is_prepared_once_and_opened_again(source: Folder) -> None:
+    runtime = Preparing()
+    store = make(runtime, source)
+    (visual,) = await used(store, VISUAL)
+    await store.prepare()
+    assert runtime.asked == [(VISUAL.ref.path(source.cache), visual.example_shape)]
+    assert (len(runtime.opened), runtime.trimmed) == (2, 1)
+    (now,) = await used(store, VISUAL)
+    assert now is not visual
+    await used(store, TEXTUAL)
+    await store.prepare()
+    await store.prepare()
+    assert [path for path, _ in runtime.asked] == [key.ref.path(source.cache) for key in (VISUAL, TEXTUAL)]
+    await store.reload_replaced()
+    assert store.generation(VISUAL) == 0
+
+
+async def test_what_cannot_be_prepared_stays_as_it_is_and_is_not_tried_again(source: Folder) -> None:
+    runtime = Preparing(can=False)
+    store = make(runtime, source)
+    await used(store, VISUAL)
+    await store.prepare()
+    await store.prepare()
+    assert len(runtime.asked) == len(runtime.opened) == 1
+
+
+async def test_a_model_that_is_dropped_while_it_is_prepared_is_not_loaded_for_that(source: Folder) -> None:
+    runtime = Preparing()
+    store = make(runtime, source)
+    await used(store, VISUAL)
+    runtime.then = store._entries.clear
+    await store.prepare()
+    assert store.loaded == []
+    assert len(runtime.opened) == 1
+
+
+# what is done when: by a clock that jumps, and with models that are none
+
+
+class DoneError(Exception):
+    """So long was long enough."""
+
+
+class Watched(Store):
+    """Notes what is to be done, and when, and does nothing of it, until so many seconds have passed."""
+
+    def __init__(self, ttl: float | None, *, holds_a_device: bool = False, seconds: float = 40) -> None:
+        runtime = cast(OrtRuntime, SimpleNamespace(holds_a_device=holds_a_device))
+        super().__init__(runtime, cast(Loader, None), ttl, restart=lambda: self.note("restart"))
+        self.seconds = seconds
+        self.done: list[tuple[str, float]] = []
+        self.now: Callable[[], float] = lambda: 0.0
+        self._last_use = START
+
+    def note(self, what: str) -> None:
+        self.done.append((what, self.now()))
+
+    def at(self, what: str) -> list[float]:
+        return [when for noted, when in self.done if noted == what]
+
+    def holds(self, key: ModelKey[Any], *, users: int = 0, used: float = 0, is_settled: bool = True) -> None:
+        """A model that was loaded at the start, and used last so many seconds after it."""
+        entry = Entry(key, cast(Loaded[Any], None), users, START, START + used, is_settled)
+        self._entries[key.ref] = entry
+
+    async def reload_replaced(self) -> None:
+        self.note("look")
+        if self.now() >= self.seconds:
+            raise DoneError
+
+    async def prepare(self) -> None:
+        self.note("prepare")
+        for entry in self._entries.values():
+            entry.is_settled = True
+
+    async def drop_idle(self, seconds: float) -> None:
+        self.note(f"drop what is idle for {seconds:g} s")
+
+    def _trim_memory(self, dropped: object = None) -> None:
+        self.note("trim")
+
+
+START = 1000.0
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> Callable[[Watched], Watched]:
+    """Has a store's maintenance run by a clock that jumps."""
+
+    def run(store: Watched) -> Watched:
+        async def maintenance() -> None:
+            store.now = asyncio.get_running_loop().time
+            monkeypatch.setattr(store_module, "time", SimpleNamespace(monotonic=lambda: START + store.now()))
+            with contextlib.suppress(DoneError):
+                await store.run_maintenance()
+
+        clock.run(maintenance())
+        return store
+
+    return run
+
+
+Hurried = Callable[[Watched], Watched]
+
+
+@pytest.mark.parametrize(
+    ("ttl", "on_a_device", "looks", "drop"),
+    [
+        (0, False, [5, 10, 15], None),
+        (4, False, [2, 4, 6, 8, 10, 12, 14, 16], 4),
+        (60, False, [5, 10, 15], 60),
+        (None, False, [5, 10, 15], 60),
+        (None, True, [5, 10, 15], 300),
+    ],
+)
+def test_it_looks_twice_in_the_time_of_an_idle_model_and_every_five_seconds_at_least(
+    hurried: Hurried, ttl: float | None, on_a_device: bool, looks: list[float], drop: float | None
+) -> None:
+    store = Watched(ttl, holds_a_device=on_a_device, seconds=15)
+    store.holds(VISUAL, users=1)
+    done = hurried(store).done
+    assert store.at("look") == looks
+    assert {what for what, _ in done} - {"look"} == ({f"drop what is idle for {drop} s"} if drop else set())
+
+
+@pytest.mark.parametrize(("used", "when"), [(0, 5), (1, 10)])
+def test_models_are_prepared_after_five_seconds_without_a_request(hurried: Hurried, used: float, when: float) -> None:
+    store = Watched(0)
+    store.holds(VISUAL, used=used, is_settled=False)
+    store.holds(TEXTUAL)
+    assert hurried(store).at("prepare") == [when]
+
+
+def test_where_there_is_no_such_pause_they_are_after_ten_minutes(hurried: Hurried) -> None:
+    store = Watched(0, seconds=700)
+    store.holds(VISUAL, is_settled=False)
+    store.holds(TEXTUAL, users=1)
+    assert hurried(store).at("prepare") == [605]
+
+
+@pytest.mark.parametrize(("used", "when"), [(0, 5), (2, 10), (8, 15)])
+def test_what_photos_left_is_given_back_once_in_a_pause(hurried: Hurried, used: float, when: float) -> None:
+    store = Watched(0)
+    store.holds(VISUAL, used=used)
+    assert hurried(store).at("trim") == [when]
+
+
+def test_where_nothing_was_asked_for_there_is_nothing_to_be_given_back(hurried: Hurried) -> None:
+    assert hurried(Watched(0)).at("trim") == []
+
+
+def test_a_process_that_holds_a_device_starts_afresh_when_nothing_was_used_for_its_time(hurried: Hurried) -> None:
+    store = hurried(Watched(4, holds_a_device=True))
+    assert store.at("restart") == [4]
+    assert store.at("look") == [2, 4]
+    assert hurried(Watched(4)).at("restart") == []
+    loading = Watched(4, holds_a_device=True)
+    loading._loading[VISUAL.ref] = cast(Any, None)
+    assert hurried(loading).at("restart") == []
