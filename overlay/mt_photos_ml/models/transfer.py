@@ -120,6 +120,7 @@ def _receive(file: RemoteFile, staged: Path, on_bytes: Callable[[], None]) -> No
     try:
         answer = open_url(file.address, f"bytes={start}-" if start else None)
     except HTTPError as error:
+        error.close()
         if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
         staged.unlink()
