@@ -17,16 +17,18 @@ class HubServer:
 
     Faults, to be set before or during the test: `status` answers everything with this error, `silent` accepts and never
     answers, `cuts` breaks off that many transfers of a model file after `after` bytes, `stalls` lets that many go quiet
-    there instead, `spoiled` changes the bytes but not their number, `ignores_ranges` sends all always, `pause` waits
-    before a file, no `sizes` leaves sizes and checksums out of the list, `claimed` tells other sizes there.
+    there instead, `spoiled` changes the bytes but not their number, `ignores_ranges` sends all always, `shifts` sends
+    another piece than was asked for, `pause` waits before a file, no `sizes` leaves sizes and checksums out of the
+    list, `claimed` tells other sizes there. `said` is what clients told of themselves.
     """
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.release: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
+        self.said: set[tuple[str, str | None]] = set()
         self.status = 0
-        self.silent = self.spoiled = self.ignores_ranges = False
+        self.silent = self.spoiled = self.ignores_ranges = self.shifts = False
         self.sizes = True
         self.claimed: dict[str, int] = {}
         self.cuts = self.stalls = 0
@@ -81,6 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         hub = cast(_Server, self.server).hub
         path = self.path.split("?")[0]
+        hub.said |= {(name, self.headers.get(name)) for name in ("User-Agent", "Authorization")}
         if hub.silent:
             hub.left.wait()
             self.close_connection = True
@@ -139,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._reply(416, b"", [("Content-Range", f"bytes */{len(content)}")])
                 return
             status, content = 206, content[first : last + 1]
-            headers.append(("Content-Range", f"bytes {first}-{last}/{len(whole)}"))
+            headers.append(("Content-Range", f"bytes {first + hub.shifts}-{last}/{len(whole)}"))
         cut = name.endswith(".onnx") and hub.cuts + hub.stalls > 0 and wanted != "bytes=0-0" and self.command == "GET"
         self.send_response(status)
         for key, value in headers:

@@ -243,18 +243,33 @@ async def test_a_damaged_model_that_cannot_be_fetched_is_named_with_what_to_do(
 async def test_a_failed_download_is_not_tried_by_every_request(
     runtime: Counting, source: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = make(runtime, source)
+    store, now = make(runtime, source), 1000.0
+    monkeypatch.setattr(store_module, "time", SimpleNamespace(monotonic=lambda: now))
     source.failure = "no mirror answers"
-    for _ in range(5):
+    for seconds in (0, 1, 19.5):
+        now = 1000.0 + seconds
         with pytest.raises(ModelUnavailable, match="no mirror answers") as caught:
             await used(store, VISUAL)
-        assert caught.value.retry_after > 0
+        assert caught.value.retry_after == 30 - seconds
     assert len(source.fetched) == 1
     source.failure = None
-    with monkeypatch.context() as later:
-        now = time.monotonic()
-        later.setattr("mt_photos_ml.models.store.time.monotonic", lambda: now + 31)
-        await used(store, VISUAL)
+    now = 1030.0
+    await used(store, VISUAL)
+
+
+async def test_a_load_that_fails_when_nobody_waits_any_more_is_said_once(
+    runtime: Counting, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = Folder(tmp_path, seconds=0.2)
+    source.failure = "no mirror answers"
+    store = make(runtime, source)
+    with pytest.raises(ModelUnavailable, match="still being downloaded"):
+        await store._get(VISUAL, patience=0.05)
+    while store._loading:
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert caplog.messages == ["clip/mine/visual can't be downloaded: no mirror answers"]
 
 
 async def test_a_request_does_not_wait_for_ever_for_a_long_download(
