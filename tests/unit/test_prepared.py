@@ -4,10 +4,18 @@
 import fcntl
 import json
 import logging
+import mmap
 import multiprocessing
+import os
+import platform
+import re
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -21,6 +29,10 @@ from mt_photos_ml.runtime import RuntimeSession, fingerprint, layout, prepare, p
 from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.runtime.prepare import PrepareError
 from mt_photos_ml.runtime.prepared import PreparedModels, find_stale
+from service import until
+
+FINGERPRINT = [1048576, "f446d798c07d499f"]
+SMALL = [5, "9061398076a5d61b"]
 
 
 @pytest.fixture
@@ -334,3 +346,336 @@ def test_the_text_models_of_the_wheel_can_be_prepared(tmp_path: Path, kind: str)
         x = np.random.default_rng(0).normal(size=(1, 3, 192, 256)).astype(np.float32)
     feed = {plain.inputs[0].name: x}
     np.testing.assert_allclose(session.run(feed)[0], plain.run(feed)[0], atol=1e-5)
+
+
+# what is written, and when it is in place
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that are written to the disk for good, by the names that they have then."""
+    paths: list[Path] = []
+
+    def fsync(number: int, *, fsync: Callable[[int], None] = os.fsync) -> None:
+        paths.append(Path(f"/proc/self/fd/{number}").readlink())
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return paths
+
+
+def test_all_files_are_on_the_disk_before_the_folder_has_its_name(
+    tmp_path: Path, model: Path, synced: list[Path]
+) -> None:
+    (folder,) = made_by_opening(tmp_path, model)
+    assert {path.name for path in synced} == {"model.onnx", "weights.bin", "tried.npz", "record.json"}
+    (half,) = {path.parent for path in synced}
+    assert half.parent == folder.parent
+    assert half.name.startswith(f".{folder.name}.")
+    assert {path.name for path in folder.iterdir()} == {path.name for path in synced}
+    assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name]
+
+
+def test_other_users_of_the_cache_can_read_it(tmp_path: Path, model: Path) -> None:
+    (folder,) = made_by_opening(tmp_path, model)
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_of_what_was_left_half_written_only_the_old_is_removed(tmp_path: Path, model: Path) -> None:
+    old, new, file = ((model.parent / "prepared") / name for name in (".old", ".new", ".file"))
+    for path, minutes in ((old, 61), (new, 59)):
+        path.mkdir(parents=True)
+        (path / "model.onnx").touch()
+        when = time.time() - minutes * 60
+        os.utime(path, (when, when))
+    file.touch()
+    os.utime(file, (1, 1))
+    assert len(made_by_opening(tmp_path, model)) == 1
+    assert (old.exists(), new.exists(), file.exists()) == (False, True, True)
+
+
+def test_room_for_just_what_it_may_become_is_enough(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    needed = int(2.2 * model.stat().st_size)
+    for free in (needed - 1, needed):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        assert len(made_by_opening(tmp_path, model)) == (free == needed)
+    reason = f"{model.parent / 'prepared'} has 4 MB free, 4 are needed"
+    assert caplog.messages == [f"clip/mine/visual is used as it is, with more memory and time to load: {reason}"]
+
+
+# the process that writes it
+
+
+def tried(
+    cache: Path, model: Path, monkeypatch: pytest.MonkeyPatch, script: str, models: PreparedModels | None = None
+) -> bool:
+    """With a process in place of the right one that does this."""
+    program = cache / "program"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(prepared, "sys", SimpleNamespace(executable=str(program)))
+    preparing = models or PreparedModels(cache)
+    preparing.open(model, open_plain, 1)
+    return preparing.prepare(model, 1, SHAPE)
+
+
+AS_IT_IS = "clip/mine/visual is used as it is, with more memory and time to load"
+NEVER = "clip/mine/visual can't be prepared and is used as it is"
+
+
+@pytest.mark.parametrize(
+    ("script", "said", "for_good"),
+    [
+        ("echo one >&2; echo two >&2; exit 3", f"{AS_IT_IS}: two", False),
+        ("exit 3", f"{AS_IT_IS}: it ended with 3", False),
+        ("kill -9 $$", f"{AS_IT_IS}: there was not enough memory to prepare it", False),
+        ("printf 'no \\377' >&2; exit 3", f"{AS_IT_IS}: no \ufffd", False),
+        ("echo why >&2; exit 30", f"{NEVER}: why", True),
+        ("kill -SEGV $$", f"{NEVER}: the attempt crashed", True),
+        ("kill -FPE $$", f"{NEVER}: it ended with -8", True),
+        ("kill -ILL $$", f"{NEVER}: it ended with -4", True),
+    ],
+)
+def test_a_process_that_fails_is_told_and_where_it_would_always_fail_it_is_not_tried_again(
+    tmp_path: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    script: str,
+    said: str,
+    for_good: bool,
+) -> None:
+    assert not tried(tmp_path, model, monkeypatch, f"touch $4/half; echo said; {script}")
+    assert caplog.messages == [said]
+    assert capfd.readouterr().out == ""
+    assert [[path.name for path in folder.iterdir()] for folder in made(model)] == [["record.json"]] * for_good
+    assert not tried(tmp_path, model, monkeypatch, "exit 3")
+    assert len(caplog.messages) == 1 + (not for_good)
+
+
+def test_the_process_is_told_what_to_do(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried(tmp_path, model, monkeypatch, f'echo "$@" > {tmp_path}/told; exit 3')
+    module, name, folder, threads, shape = (tmp_path / "told").read_text().removeprefix("-m ").split()
+    assert (module, name, threads, shape) == ("mt_photos_ml.runtime.prepare", str(model), "1", "1x64")
+    assert Path(folder).parent == model.parent / "prepared"
+
+
+def test_a_process_that_is_at_work_is_ended_with_the_service(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = PreparedModels(tmp_path)
+    with ThreadPoolExecutor(1) as thread:
+        began = f"touch {tmp_path}/began; exec sleep 60"
+        preparing = thread.submit(tried, tmp_path, model, monkeypatch, began, models)
+        until((tmp_path / "began").exists)
+        models.close()
+        assert preparing.result(30) is False
+    assert caplog.messages == []
+    assert made(model) == []
+
+
+# what is opened
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(ValueError("one\ntwo"), "one"), (ValueError(), "ValueError"), (OSError(), "OSError")]
+)
+def test_a_prepared_model_that_cannot_be_opened_is_removed_and_made_again(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture, error: Exception, words: str
+) -> None:
+    (folder,) = made_by_opening(tmp_path, model)
+    fails = [error]
+
+    def once(path: Path) -> None:
+        if path != model and fails:
+            raise fails.pop()
+
+    opened(tmp_path, model, once)
+    assert f"{folder} was damaged and is removed: {words}" in caplog.messages
+    assert made(model) == [folder]
+
+
+def test_without_memory_a_prepared_model_is_not_to_blame(tmp_path: Path, model: Path) -> None:
+    (folder,) = made_by_opening(tmp_path, model)
+
+    def fail(path: Path) -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        opened(tmp_path, model, fail)
+    assert (folder / "weights.bin").is_file()
+
+
+def test_one_that_answers_otherwise_is_said_to(tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder,) = made_by_opening(tmp_path, model)
+
+    class Other:
+        def run(self, feed: Any) -> list[Any]:
+            return [np.zeros((1, 64), np.float32)]
+
+    PreparedModels(tmp_path).open(model, lambda path, threads: cast(RuntimeSession, Other()), 1)
+    assert caplog.messages == [f"{folder} was damaged and is removed: it answers otherwise than the original"]
+
+
+def test_a_record_that_is_none_is_as_if_nobody_had_tried(tmp_path: Path, model: Path) -> None:
+    (folder,) = made_by_opening(tmp_path, model)
+    for content in ("[]", "no", "null"):
+        (folder / "record.json").write_text(content)
+        assert files_opened(tmp_path, model) == [model, folder / "model.onnx"]
+
+
+def test_a_second_session_that_cannot_be_opened_any_more_is_done_without(tmp_path: Path, model: Path) -> None:
+    session = opened(tmp_path, model, threads=2)
+    shutil.rmtree(made(model)[0])
+    assert session.one_thread is None
+    assert session.run({"x": np.ones((1, 64), np.float32)})[0].shape == (1, 64)
+
+
+def test_what_is_of_no_use_is_found_in_all_folders(tmp_path: Path, model: Path) -> None:
+    other = tmp_path / "clip" / "other" / "visual" / "model.onnx"
+    write(other, seed=0)
+    (kept,) = made_by_opening(tmp_path, model)
+    stale = [folder / "prepared" / name for folder in (model.parent, other.parent) for name in (".half", "0123")]
+    half = other.parent / ".int8.partial"
+    for folder in (*stale, half):
+        folder.mkdir(parents=True)
+    gone = tmp_path / "gone" / "prepared" / "0123"
+    gone.mkdir(parents=True)
+    assert find_stale(tmp_path) == [half, *stale, gone]
+    assert kept not in find_stale(tmp_path)
+
+
+# what it is known by
+
+
+def test_a_fingerprint_is_of_sixteen_places_and_stays_what_it_is(tmp_path: Path) -> None:
+    (path := tmp_path / "file").write_bytes(bytes(range(256)) * 4096)
+    assert fingerprint.fingerprint(path) == FINGERPRINT
+    path.write_bytes(b"small")
+    assert fingerprint.fingerprint(path) == SMALL
+    path.write_bytes(b"")
+    assert fingerprint.fingerprint(path)[0] == 0
+
+
+def test_the_files_of_a_model_are_those_that_may_hold_its_weights(tmp_path: Path, model: Path) -> None:
+    for name in ("weights", "b.data", "config.json", ".lock", "a.JSON"):
+        (model.parent / name).touch()
+    (model.parent / "int8").mkdir()
+    assert [path.name for path in fingerprint.model_files(model)] == ["a.JSON", "b.data", "model.onnx", "weights"]
+    before = fingerprint.cache_key(model)
+    assert re.fullmatch("[0-9a-f]{16}", before)
+    (model.parent / "weights").write_text("other")
+    assert fingerprint.cache_key(model) != before
+
+
+def test_processors_differ_by_what_their_kernels_go_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["processor : 0", "flags : sse avx", "MHz : 12", "flags : sse avx", "CPU part : 0xd0c", "Features : asimd"]
+    texts = {"/proc/cpuinfo": "\n".join(lines)}
+    monkeypatch.setattr(Path, "read_text", lambda self: texts[str(self)])
+    told = f"{platform.machine()} ['CPU part : 0xd0c', 'Features : asimd', 'flags : sse avx']"
+    assert fingerprint._cpu() == told
+
+
+# how it is written
+
+
+def test_small_weights_stay_in_the_model_and_the_example_is_kept_with_its_answer(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    graph, random = Graph(), np.random.default_rng(0)
+    hidden = graph("MatMul", "x", random.normal(size=(64, 150)))  # 38 KB
+    graph("MatMul", hidden, random.normal(size=(150, 2000)), out="y")
+    graph.save(model, {"x": [2, 64]}, {"y": [2, 2000]})
+    (half := tmp_path / "half").mkdir()
+    prepare.prepare(model, half, 1, (1, 64))
+    written = onnx.load(half / "model.onnx", load_external_data=False)
+    beside = [tensor for tensor in written.graph.initializer if tensor.data_location == tensor.EXTERNAL]
+    assert (len(written.graph.initializer), len(beside)) == (2, 1)
+    with np.load(half / "tried.npz") as example:
+        assert {name: example[name].shape for name in example.files} == {"in x": (2, 64), "out 0": (2, 2000)}
+    prepare.check_answer(open_plain(half / "model.onnx", 1), half)
+
+
+def inputs(*nodes: tuple[str, str, list[object]]) -> Any:
+    """A session with these inputs: name, type, shape."""
+    told = [SimpleNamespace(name=name, type=type, shape=shape) for name, type, shape in nodes]
+    return SimpleNamespace(get_inputs=lambda: told)
+
+
+def test_an_example_has_the_models_own_shape_and_ours_where_that_is_free() -> None:
+    session = inputs(
+        ("half", "tensor(float16)", ["n", 3, None, -1]),
+        ("long", "tensor(int64)", [1, 77, 0, 100]),
+        ("int", "tensor(int32)", ["n", "c", "h", "w"]),
+    )
+    feed = prepare._example(session, (2, 5, 8, 9))
+    assert [(value.shape, value.dtype.name) for value in feed.values()] == [
+        ((2, 3, 8, 9), "float16"),
+        ((1, 77, 8, 100), "int64"),
+        ((2, 5, 8, 9), "int32"),
+    ]
+    assert list(feed) == ["half", "long", "int"]
+    assert set(feed["long"].ravel().tolist()) == {0, 1}
+    assert len(np.unique(feed["half"])) > 100
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        (("x", "tensor(int8)", [1, 2]), "its input x is a tensor(int8)"),
+        (("x", "tensor(float)", [1]), "its input x has 1 axes, 2 are given to it"),
+    ],
+)
+def test_an_input_that_cannot_be_made_up_is_told(node: tuple[str, str, list[object]], words: str) -> None:
+    with pytest.raises(PrepareError) as raised:
+        prepare._example(inputs(node), (1, 2))
+    assert str(raised.value) == words
+
+
+@pytest.mark.parametrize("error", [None, AttributeError, OSError])
+def test_it_yields_to_the_service_as_far_as_the_system_lets_it(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None
+) -> None:
+    done: list[object] = []
+
+    def note(what: object) -> None:
+        done.append(what)
+        if error and not (error is AttributeError and what != 19):
+            raise error
+
+    monkeypatch.setattr(os, "nice", note)
+    monkeypatch.setattr(Path, "write_text", lambda self, text: note((str(self), text)))
+    prepare._yield_to_the_service()
+    assert done == [19, ("/proc/self/oom_score_adj", "1000")]
+
+
+def test_large_regions_begin_with_a_page_and_what_is_aligned_is_left_alone(tmp_path: Path) -> None:
+    carried = file_in_wheel(ModelRef(OCR, "PP-OCRv6_small", "recognition"))
+    assert carried
+    prepare.prepare(carried, tmp_path, 1, (1, 3, 48, 320))
+    model, weights = tmp_path / "model.onnx", tmp_path / "weights.bin"
+    regions: list[tuple[int, int]] = []
+    layout._place(
+        onnx.load(model, load_external_data=False),
+        lambda offset, length: regions.append((offset, length)) or offset,  # type: ignore[func-returns-value]
+    )
+    large = [offset for offset, length in regions if length > 1 << 20]
+    assert large
+    assert [offset for offset in large if offset % mmap.PAGESIZE] == []
+    assert [offset for offset, length in regions if length <= 1 << 20 and offset % mmap.PAGESIZE]
+    before = weights.stat()
+    layout.align(model, weights)
+    assert weights.stat() == before
+
+
+def test_weights_of_inner_graphs_are_found() -> None:
+    def graph(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
+        weight = onnx.helper.make_tensor(name, TensorProto.FLOAT, [1], [1.0])
+        return onnx.helper.make_graph(nodes, name, [], [], [weight])
+
+    inner = onnx.helper.make_node("If", ["c"], [], then_branch=graph("then"), else_branch=graph("else"))
+    many = onnx.helper.make_node("Many", [], [], domain="ours", bodies=[graph("one"), graph("two")])
+    names = [tensor.name for tensor in layout._tensors(graph("outer", inner, many))]
+    assert sorted(names) == ["else", "one", "outer", "then", "two"]
