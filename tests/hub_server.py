@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = []
         for name, content in hub.repositories[repository].items():
             sibling: dict[str, object] = {"rfilename": name}
-            if hub.sizes:
+            if hub.sizes and "blobs=" in self.path:
                 sibling |= {"size": hub.claimed.get(name, len(content)), "blobId": _git_sha1(content)}
                 if name.endswith(".onnx"):
                     sibling["lfs"] = {"sha256": _sha256(content), "size": len(content), "pointerSize": 130}

@@ -11,15 +11,18 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from hub_files import DETECTION, NAME, PATH, REPOSITORY, TEXTUAL, VISUAL, WEIGHTS, files, nobody_listens
-from hub_server import HubServer
+from hub_files import DETECTION, NAME, PATH, REPOSITORY, TEXTUAL, VISUAL, WEIGHTS, files, nobody_listens, stage
+from hub_server import REVISION, HubServer
 from mt_photos_ml.models import progress, transfer
 from mt_photos_ml.models.catalog import CLIP, FACES, OCR, OCR_MODELS, ModelRef, OcrFile
+from mt_photos_ml.models.checksums import known_checksums, record_checksums, spoiled_files
 from mt_photos_ml.models.hub import DownloadError, Hub
-from mt_photos_ml.models.sources import file_in_wheel
+from mt_photos_ml.models.sources import file_in_wheel, offered_files
+from mt_photos_ml.models.transfer import RemoteFile
 
 pytestmark = pytest.mark.usefixtures("impatient")
 carried_here = pytest.mark.skipif(
@@ -348,6 +351,193 @@ def test_our_list_of_text_models_agrees_with_rapidocrs() -> None:
             assert file.sha256 in listed, (name, kind)
 
 
+# what is said, to the letter
+
+
+def why(hub: Hub, ref: ModelRef = VISUAL) -> str:
+    """What is said of a model that can't be had."""
+    with pytest.raises(DownloadError) as raised:
+        hub.fetch(ref)
+    return str(raised.value)
+
+
+def test_a_model_that_no_source_serves_is_told_with_what_to_do(
+    server: HubServer, other: HubServer, tmp_path: Path, ocr: ModelRef
+) -> None:
+    server.repositories.clear()
+    other.status = 500
+    hub = Hub(tmp_path, endpoints=[f"{server.endpoint}/", other.endpoint], npu_file="model.armnn")
+    assert hub.endpoints == (server.endpoint, other.endpoint)
+    missing = "visual/model.onnx, config.json, visual/preprocess_cfg.json"
+    assert why(hub) == (
+        f"No source could serve it ({server.endpoint}: HTTP 404 Not Found; "
+        f"{other.endpoint}: HTTP 500 Internal Server Error). Let HF_ENDPOINT name a mirror that can be reached, "
+        f"or put {missing} of https://huggingface.co/{PATH} into {tmp_path / CLIP / NAME}."
+    )
+    server.repositories[PATH] = {"config.json": b"{}"}
+    server.release.clear()
+    assert f"({server.endpoint}: its {PATH} has no visual/model.onnx, visual/preprocess_cfg.json)" in why(
+        Hub(tmp_path, server.endpoint)
+    )
+    release = server.release_address
+    address = f"{release}/{OCR_MODELS[ocr.name][ocr.type].path}"
+    assert why(Hub(tmp_path, ocr_release=f"{release}/"), ocr) == (
+        f"No source could serve it ({release}: HTTP 404 Not Found). Let HTTPS_PROXY name a proxy that reaches it, "
+        f"or save {address} as {tmp_path / OCR / ocr.name / 'recognition' / 'model.onnx'}."
+    )
+
+
+def test_a_model_of_ones_own_that_lacks_files_is_told_which(tmp_path: Path) -> None:
+    assert why(Hub(tmp_path), ModelRef(CLIP, "mine", "visual")) == (
+        f"mine is not a model that can be downloaded, and {tmp_path / CLIP / 'mine'} has no visual/model.onnx, "
+        "config.json, visual/preprocess_cfg.json. Put it there, or choose a model by its right name."
+    )
+
+
+def test_a_place_that_cannot_be_written_is_told_with_what_to_do(server: HubServer, tmp_path: Path) -> None:
+    (tmp_path / CLIP).write_text("not a folder")
+    assert why(Hub(tmp_path, server.endpoint)) == (
+        f"It can't be stored: Not a directory ({tmp_path / CLIP / NAME}). Make the folder writable and the disk large "
+        "enough, or let MACHINE_LEARNING_CACHE_FOLDER name another."
+    )
+
+
+def test_room_for_what_is_not_here_yet_is_enough_and_a_byte_less_is_not(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage(tmp_path, DETECTION, WEIGHTS[:100_000])
+    for free in (199_999, 200_000):
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr("shutil.disk_usage", lambda path, usage=usage: usage)
+        hub = Hub(tmp_path, server.endpoint)
+        if free == 200_000:
+            assert hub.fetch(DETECTION).read_bytes() == WEIGHTS
+        else:
+            assert why(hub, DETECTION) == (
+                f"It needs 0.2 MB, but {tmp_path} has only 0.2 MB free. "
+                "Make room, or let MACHINE_LEARNING_CACHE_FOLDER name a folder on a larger disk."
+            )
+    assert server.ranges == ["bytes=100000-"]
+
+
+# what is on the disk
+
+
+def test_all_files_are_on_the_disk_before_one_is_in_its_place(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, synced = tmp_path / CLIP / NAME, set[str]()
+
+    def fsync(number: int) -> None:
+        assert files(folder) == {f".partial/visual/{name}" for name in fetched}
+        synced.add(str(Path(f"/proc/self/fd/{number}").readlink().relative_to(folder / ".partial" / "visual")))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    fetched = {"config.json", "visual/model.onnx", "visual/onnx__MatMul_1", "visual/preprocess_cfg.json"}
+    Hub(tmp_path, server.endpoint).fetch(VISUAL)
+    assert synced == fetched
+    assert files(folder) == {*fetched, "SHA256SUMS"}
+
+
+@carried_here
+def test_what_a_killed_copy_left_is_no_hindrance(tmp_path: Path) -> None:
+    part = carried_part("detection")
+    stage(tmp_path, part, b"half")
+    hub = Hub(tmp_path, ocr_release=nobody_listens())
+    hub.fetch(part)
+    assert hub.verify(part) is None
+    assert files(tmp_path / OCR / part.name) == {"detection/model.onnx"}
+
+
+def test_damaged_files_are_named_all(server: HubServer, tmp_path: Path) -> None:
+    hub = Hub(tmp_path, server.endpoint)
+    folder = hub.fetch(VISUAL).parents[1]
+    for file in ("config.json", "visual/model.onnx"):
+        (folder / file).write_bytes(b"half")
+    named = f"config.json, visual/model.onnx in {folder} is not what was published (another SHA-256)"
+    assert hub.verify(VISUAL) == named
+
+
+def test_a_damaged_text_model_is_known_by_our_list(server: HubServer, tmp_path: Path, ocr: ModelRef) -> None:
+    hub = Hub(tmp_path, ocr_release=server.release_address)
+    model = hub.fetch(ocr)
+    assert known_checksums(model.parents[1], ocr) == {"recognition/model.onnx": hashlib.sha256(WEIGHTS).hexdigest()}
+    model.write_bytes(b"half")
+    assert spoiled_files(model.parents[1], ocr) == ["recognition/model.onnx"]
+    assert known_checksums(model.parents[1], ModelRef(OCR, "mine", "recognition")) == {}
+    assert not (model.parents[1] / "SHA256SUMS").exists()
+
+
+def test_a_file_that_is_gone_already_may_be_invalidated(server: HubServer, tmp_path: Path) -> None:
+    hub = Hub(tmp_path, server.endpoint)
+    (hub.fetch(VISUAL).parents[1] / "config.json").unlink()
+    assert hub.invalidate(VISUAL, VISUAL.files[1:])
+    assert VISUAL.missing(tmp_path) == list(VISUAL.files[1:])
+
+
+def test_where_nothing_can_be_removed_nothing_can_be_mended(server: HubServer, tmp_path: Path) -> None:
+    hub = Hub(tmp_path, server.endpoint)
+    model = hub.fetch(VISUAL)
+    model.write_bytes(b"half")
+    (model.parents[1] / ".lock").unlink()
+    (model.parents[1] / ".lock").mkdir()
+    assert not hub.invalidate(VISUAL, VISUAL.files[:1])
+    assert model.exists()
+
+
+def test_the_checksums_of_a_network_are_those_of_its_own_files(tmp_path: Path) -> None:
+    names = ["config.json", "visual/model.onnx", "visual/two  spaces", "textual/model.onnx", "README.md"]
+    record_checksums(tmp_path, VISUAL, dict.fromkeys(names, "0" * 64))
+    assert list(known_checksums(tmp_path, VISUAL)) == ["config.json", "visual/model.onnx", "visual/two  spaces"]
+    before = (tmp_path / "SHA256SUMS").stat()
+    record_checksums(tmp_path, VISUAL, {"config.json": "0" * 64, "nothing": None})
+    assert (tmp_path / "SHA256SUMS").stat() == before
+    record_checksums(tmp_path, ModelRef(OCR, "PP-OCRv5_mobile", "detection"), {"detection/model.onnx": "0" * 64})
+    assert (tmp_path / "SHA256SUMS").stat() == before
+
+
+# what a source offers
+
+
+def test_a_hub_offers_files_with_their_revision_size_and_checksum(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
+    server.repositories[PATH] |= {"visual/.hidden": b"", "visual/model.rknn": b"", "visual/other.onnx": b""}
+    small, weights = b'{"embed_dim": 512}', REPOSITORY["visual/onnx__MatMul_1"]
+
+    def offered(name: str, content: bytes) -> RemoteFile:
+        sha1 = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        large = name.endswith(".onnx")
+        sums = (hashlib.sha256(content).hexdigest(), None) if large else (None, sha1)
+        return RemoteFile(name, f"{server.endpoint}/{PATH}/resolve/{REVISION}/{name}", len(content), *sums)
+
+    assert offered_files(VISUAL, server.endpoint) == [
+        offered("config.json", small),
+        offered("visual/model.onnx", WEIGHTS),
+        offered("visual/onnx__MatMul_1", weights),
+        offered("visual/preprocess_cfg.json", b'{"size": 224}'),
+    ]
+    assert [file.path for file in offered_files(VISUAL, server.endpoint, "visual/model.armnn")] == [
+        "config.json",
+        "visual/preprocess_cfg.json",
+        "visual/model.armnn",
+    ]
+    assert {value for name, value in server.said if name == "Authorization"} == {None}
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_the_size_of_a_text_model_is_asked_for(server: HubServer, ocr: ModelRef, knows_ranges: bool) -> None:
+    server.ignores_ranges = not knows_ranges
+    known = OCR_MODELS[ocr.name][ocr.type]
+    address = f"{server.release_address}/{known.path}"
+    assert offered_files(ocr, server.release_address) == [
+        RemoteFile("recognition/model.onnx", address, len(WEIGHTS), known.sha256)
+    ]
+
+
 # for an NPU
 
 
@@ -389,3 +579,14 @@ def test_what_is_there_as_onnx_is_used_where_the_npus_file_cannot_be_had(server:
 def test_ocr_has_no_files_for_npus(server: HubServer, tmp_path: Path, ocr: ModelRef) -> None:
     hub = Hub(tmp_path, nobody_listens(), ocr_release=server.release_address, npu_file="model.armnn")
     assert hub.fetch(ocr).read_bytes() == WEIGHTS
+
+
+def test_a_model_that_is_here_is_asked_for_its_npus_file_once_and_is_whole_without(
+    server: HubServer, tmp_path: Path
+) -> None:
+    model = Hub(tmp_path, server.endpoint).fetch(DETECTION)
+    server.requests.clear()
+    hub = Hub(tmp_path, server.endpoint, npu_file="model.armnn")
+    assert hub.verify(DETECTION) is None
+    assert [hub.fetch(DETECTION) for _ in range(3)] == [model] * 3
+    assert server.requests == [("list immich-app/buffalo_s", "")]
