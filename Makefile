@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 VARIANT ?= cpu
 
-.PHONY: help run demo install upgrade uninstall test test-trust lint bench image test-image bump publish clean
+.PHONY: help run demo install upgrade uninstall test test-trust mutants lint bench image test-image bump publish clean
 
 help:
 	@echo "make run    run the service (EXTRA=cuda or openvino for another device)"
@@ -19,6 +19,7 @@ help:
 	@echo "make install   run it for good, by systemd, as root; after git pull make upgrade; make uninstall"
 	@echo "make test   run the tests"
 	@echo "make test-trust   provoke faults, load and bad input (LONG=1: for an hour)"
+	@echo "make mutants   change the code in many small ways and list the changes that no test notices (an hour and more)"
 	@echo "make lint   check style, types and workflows"
 	@echo "make bench  measure it against bare models, for docs/benchmarks.md (QUICK=1: in two minutes, only printed)"
 	@echo "make image  build the image (VARIANT=cuda, openvino, armnn, rknn or rocm for another device)"
@@ -37,6 +38,9 @@ test: $(VENV)/test.done .venv-oldest/oldest.done
 
 test-trust: $(VENV)/test.done
 	$(BIN)/pytest tests/trust -n 4 $(if $(LONG),--long) $(ARGS)
+
+mutants: $(VENV)/mutants.done
+	@$(BIN)/python -m scripts.mutants $(ARGS)
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
@@ -64,16 +68,7 @@ uninstall:
 image: $(VENV)/test.done
 	$(BIN)/python -m scripts.build --variant $(VARIANT)
 
-test-install: $(VENV)/run.done
-	@$(BIN)/python -m scripts.service install $(ARGS)
-
-upgrade: $(VENV)/run.done
-	@$(BIN)/python -m scripts.service upgrade $(ARGS)
-
-uninstall:
-	@$(BIN)/python -m scripts.service uninstall $(ARGS)
-
-image: $(VENV)/test.done
+test-image: $(VENV)/test.done
 	$(BIN)/pytest tests/image $(ARGS)
 
 bump: $(VENV)/test.done
@@ -109,6 +104,10 @@ $(VENV)/test.done: $(VENV)/run.done
 	@$(PIP) install -c constraints.txt -e '.[$(EXTRA),heic,ocr,dev]'
 	@$(PIP) install -c constraints.txt --no-deps insightface
 	@$(PIP) install --no-deps --upgrade --target $(VENV)/rapidocr-3.4 'rapidocr==3.4.*' && touch $@
+
+$(VENV)/mutants.done: $(VENV)/test.done
+	@echo "installing mutmut, once"
+	@$(PIP) install -c constraints.txt -e '.[$(EXTRA),heic,ocr,dev,mutants]' && touch $@
 
 # The service on what the oldest base image has, which is older than constraints.txt: tests/unit/test_oldest.py
 .venv-oldest/oldest.done: $(VENV)/venv.done pyproject.toml VERSION tests/image/base/v2.5.6.txt

@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from .upstream import ROOT
@@ -191,9 +192,11 @@ def _survivors(module: str) -> Iterator[Survivor]:
 
 
 def _difference(module: str, first: int, before: list[str], after: list[str]) -> Survivor:
-    """The first line that differs, which is not the one with the function's name."""
-    at = next(i for i in range(len(before)) if i and (i >= len(after) or before[i] != after[i]))
-    return Survivor(module, first + at, before[at].strip(), after[at].strip() if at < len(after) else "")
+    """The first line that differs."""
+    at, was, is_now = next(
+        (at, *pair) for at, pair in enumerate(zip_longest(before, after, fillvalue="")) if len({*pair}) > 1
+    )
+    return Survivor(module, first + at, was.strip(), is_now.strip())
 
 
 def _functions(path: Path) -> dict[str, tuple[int, list[str]]]:
@@ -205,7 +208,9 @@ def _functions(path: Path) -> dict[str, tuple[int, list[str]]]:
             if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
                 own = isinstance(node, ast.Module) or "__mutmut_" in inner.name
                 name = inner.name if own else f"{node.name}.{inner.name}"  # type: ignore[attr-defined]
-                found[name] = inner.lineno, lines[inner.lineno - 1 : inner.end_lineno]
+                plain = inner.name.partition("__mutmut_")[0].rpartition("ǁ")[2].removeprefix("x_")
+                body = lines[inner.lineno - 1 : inner.end_lineno]
+                found[name] = inner.lineno, [body[0].replace(inner.name, plain, 1), *body[1:]]
     return found
 
 
