@@ -120,7 +120,6 @@ def _receive(file: RemoteFile, staged: Path, on_bytes: Callable[[], None]) -> No
     try:
         answer = open_url(file.address, f"bytes={start}-" if start else None)
     except HTTPError as error:
-        error.close()
         if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
         staged.unlink()
@@ -147,9 +146,14 @@ def _receive(file: RemoteFile, staged: Path, on_bytes: Callable[[], None]) -> No
 
 
 def open_url(address: str, byte_range: str | None) -> http.client.HTTPResponse:
-    """The answer to a GET, its body unread."""
+    """The answer to a GET, its body unread. Raises HTTPError where it is not one of success."""
     headers = {"User-Agent": "mt-photos-ml"} | ({"Range": byte_range} if byte_range else {})
-    answer = answer_soon(lambda: urlopen(Request(address, headers=headers), timeout=STALL_SECONDS))
+    request = Request(address, headers=headers)
+    try:
+        answer = answer_soon(lambda: urlopen(request, timeout=STALL_SECONDS))
+    except HTTPError as error:
+        error.close()  # it is the answer, too
+        raise
     assert isinstance(answer, http.client.HTTPResponse)
     return answer
 
