@@ -12,6 +12,7 @@ ORDER = (
     "requests sent",
     "requests answered",
     "requests answered 503 with Retry-After",
+    "requests cut off by the end of a killed process",
     "requests lost",
     "answers wrong",
 )

@@ -196,7 +196,7 @@ def test_a_mapped_model_that_goes_away_ends_the_process_which_comes_back_without
     asked = [request for request in mixed(each=2) if request.route == "/ocr"]
     asked = answered(mapped.url, asked)
     first = mapped.pid
-    with running_traffic(mapped.url, asked, clients=3) as seen:
+    with running_traffic(mapped.url, asked, clients=3, cut=3) as seen:
         time.sleep(0.3)
         for weights in prepared(own):
             os.truncate(weights, 4096)

@@ -74,13 +74,15 @@ def test_who_asks_twice_does_not_wait(service: Service) -> None:
 
 def test_a_service_that_is_killed_comes_back_by_itself(service: Service) -> None:
     asked = answered(service.url, mixed(each=1))
-    for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS):
-        killed = {0, service.pid}
-        os.kill(max(killed), number)
-        count("faults injected")
-        until(partial(another, service, killed))
-        assert answered(service.url, asked)  # waits at the socket, which was never closed
-        assert f"was ended by {number.name} and is started again" in service.log.read_text()
+    with running_traffic(service.url, asked, clients=4, cut=12) as seen:
+        for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS):
+            killed = {0, service.pid}
+            os.kill(max(killed), number)
+            count("faults injected")
+            until(partial(another, service, killed))
+            assert answered(service.url, asked)  # waits at the socket, which was never closed
+            assert f"was ended by {number.name} and is started again" in service.log.read_text()
+    assert (seen.wrong, len(seen.lost) <= 12) == ([], True), "no more than was on its way to the three"
 
 
 def another(service: Service, than: set[int]) -> bool:

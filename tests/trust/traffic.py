@@ -84,11 +84,12 @@ class Traffic:
 
 @contextlib.contextmanager
 def running_traffic(
-    url: str, requests: Sequence[Request], clients: int = 6, *, may_fail: Sequence[int] = (503,)
+    url: str, requests: Sequence[Request], clients: int = 6, *, may_fail: Sequence[int] = (503,), cut: int = 0
 ) -> Iterator[Traffic]:
     """Sends the requests from so many clients, over and over, until the context ends.
 
     may_fail: statuses that count as an answer where they come with Retry-After; all others than 200 are wrong.
+    cut: how many may break off, since they are on their way to a process that is killed.
     """
     seen, lock, end = Traffic(), threading.Lock(), threading.Event()
 
@@ -133,7 +134,8 @@ def running_traffic(
         count("requests sent", seen.sent)
         count("requests answered", seen.right)
         count("requests answered 503 with Retry-After", seen.statuses[503])
-        count("requests lost", len(seen.lost))
+        count("requests cut off by the end of a killed process", cut_off := min(len(seen.lost), cut))
+        count("requests lost", len(seen.lost) - cut_off)
         count("answers wrong", len(seen.wrong))
 
 
