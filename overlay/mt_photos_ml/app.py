@@ -3,7 +3,6 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
@@ -11,7 +10,6 @@ from typing import Protocol
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
-from . import version
 from .api.access_log import AccessLogMiddleware
 from .api.auth import ApiKeyMiddleware
 from .api.console import Console
@@ -23,10 +21,7 @@ from .api.status import Status
 from .benchmark import measure
 from .engine import Engine
 from .lifecycle import Lifecycle, LifecycleMiddleware
-from .models.selection import clip_vector_length, in_use
 from .settings import Settings
-
-log = logging.getLogger("mt_photos_ml")
 
 
 class Fallback(Protocol):
@@ -80,17 +75,3 @@ def from_settings(
     app.add_middleware(LifecycleMiddleware, lifecycle)
     app.add_middleware(AccessLogMiddleware, metrics)
     return app
-
-
-def announce(settings: Settings, where: str, *, is_exposed: bool = True) -> None:
-    """Says in the log what a person needs to know at the start. where: what the service listens on."""
-    log.info("mt-photos-ml %s on %s", version(), where)
-    if settings.key_warning and is_exposed:
-        log.warning("%s", settings.key_warning)
-    refs = in_use(settings)
-    for task in dict.fromkeys(network.switch for network in refs):
-        names = dict.fromkeys(ref.name for network, ref in refs.items() if network.switch == task)
-        length = f", vectors of {clip_vector_length(settings) or '?'} numbers" if task == "clip" else ""
-        log.info("%s: %s%s", task, ", ".join(names), length)
-    if settings.demo:
-        log.warning("this is the demo: it knows colours and drawn faces only")

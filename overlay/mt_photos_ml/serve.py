@@ -9,7 +9,8 @@ from ipaddress import ip_address
 
 import uvicorn
 
-from .app import announce, from_settings
+from .announce import announce
+from .app import from_settings
 from .lifecycle import Lifecycle, PatientH11Protocol
 from .memory import configure_malloc
 from .settings import Settings
@@ -18,9 +19,9 @@ from .supervise import RESTART, end_with_parent
 
 def serve(settings: Settings, host: str, listening: socket.socket) -> int:
     """Serves until a signal, answers what is in flight, and returns the exit code."""
-    lifecycle = Lifecycle()
+    lifecycle, is_exposed = Lifecycle(), not is_loopback(host)
     config = uvicorn.Config(
-        from_settings(settings, lifecycle, is_exposed=not is_loopback(host)),
+        from_settings(settings, lifecycle, is_exposed=is_exposed),
         http=PatientH11Protocol,  # h11 refuses endless headers; httptools takes them all
         ws="none",
         log_config=None,
@@ -31,8 +32,9 @@ def serve(settings: Settings, host: str, listening: socket.socket) -> int:
     )
     faulthandler.enable()  # where it was, in the log, should it crash
     configure_malloc()
-    port = listening.getsockname()[1]
-    announce(settings, f"http://{f'[{host}]' if ':' in host else host}:{port}", is_exposed=not is_loopback(host))
+    place = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    reached_at = place if host not in ("0.0.0.0", "::") else f"ADDRESS-OF-THIS-MACHINE:{place.rpartition(':')[2]}"
+    announce(settings, f"http://{place}", f"http://{reached_at}", is_exposed=is_exposed)
     # uvicorn raises the signal again when it has finished
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(RESTART if lifecycle.is_restarting else 0))
     end_with_parent()

@@ -4,7 +4,8 @@
 import signal
 import sys
 
-from mt_photos_ml.app import announce, from_settings
+from mt_photos_ml.announce import announce
+from mt_photos_ml.app import from_settings
 from mt_photos_ml.lifecycle import Lifecycle
 from mt_photos_ml.logs import to_stderr
 from mt_photos_ml.memory import configure_malloc
@@ -18,7 +19,9 @@ try:
     upstream = Upstream(at_once=settings.immich_api == "open") if settings.immich_api != "off" else None
     lifecycle = Lifecycle(restarts_on={signal.SIGINT})  # which upstream sends its own process when it is idle
     app = from_settings(settings, lifecycle, upstream)
-    announce(settings, "the port of the container")
+    announce(
+        settings, "the port of the container", "http://ADDRESS-OF-THIS-MACHINE:8060 (the port that it is published at)"
+    )
 except SettingsError as error:
     print(f"mt-photos-ml: {error}", file=sys.stderr)
     sys.exit(4)  # gunicorn's own code for an app that can't be loaded: it does not try again
