@@ -62,7 +62,7 @@ def open_page(chromium: "sync.Browser", service: Service) -> Iterator[Open]:
     """Opens the page, in a browser set so; fails where a script fails or anything is asked of another host."""
     contexts, wrong = [], list[str]()
 
-    def opened(key: str | None = KEY, **options: Any) -> "sync.Page":
+    def opened(key: str | None = KEY, url: str = service.url, **options: Any) -> "sync.Page":
         context = chromium.new_context(**options)
         contexts.append(context)
         page = context.new_page()
@@ -71,9 +71,9 @@ def open_page(chromium: "sync.Browser", service: Service) -> Iterator[Open]:
         page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
         page.on(
             "request",
-            lambda asked: None if asked.url.startswith((service.url, "data:", "blob:")) else wrong.append(asked.url),
+            lambda asked: None if asked.url.startswith((url, "data:", "blob:")) else wrong.append(asked.url),
         )
-        page.goto(service.url)
+        page.goto(url)
         if key is not None:
             page.fill("#key", key)
             page.press("#key", "Enter")
@@ -164,6 +164,22 @@ def test_what_is_no_photo_is_told_in_words(open_page: Open, service: Service) ->
     assert "not a photo" in page.inner_text("#text")
     page.click("summary")
     sync.expect(page.locator("#errors")).to_contain_text("not a photo")
+
+
+def test_tasks_that_are_off_are_not_shown_and_without_a_key_none_is_asked_for(
+    open_page: Open, service: Service, tmp_path: Path
+) -> None:
+    settings = {**demo_environment(service.log.parent / "cache"), "TASKS": "ocr", "API_AUTH_KEY": "no-key"}
+    with running(tmp_path, settings) as other:
+        page = open_page(None, other.url, locale="en-US")
+        page.wait_for_selector("#models td")
+        assert not page.is_visible("#login")
+        assert page.locator("#models tr").count() == 3
+        assert "search (clip), faces (faces)" in page.inner_text("#off")
+        page.set_input_files("#photo", photo_of(service, "people.jpg"))
+        sync.expect(page.locator("#text")).to_contain_text("Hello world")
+        assert page.locator("#timing tr").count() == 2
+        assert not any(page.is_visible(hidden) for hidden in ("#compare", "#search", "#faces h3"))
 
 
 def test_models_are_loaded_and_unloaded_and_the_service_is_restarted(open_page: Open, service: Service) -> None:

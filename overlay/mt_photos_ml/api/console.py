@@ -62,6 +62,7 @@ class Console:
             "length": str(clip_vector_length(settings) or "?"),
             "demo": str(settings.demo).lower(),
             "warned": str(bool(self._status.warnings)).lower(),
+            "open": str(settings.open_to_all).lower(),
         }
         html, policy = self._parts
         filled = Template(html).substitute({name: escape(value) for name, value in facts.items()})
@@ -72,7 +73,7 @@ class Console:
         """The page in one piece, and the policy under which its own script and style run, and no other."""
         style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
         html = (_HERE / "page.html").read_text(encoding="utf-8").replace("$", "$$")
-        for name in ("version", "address", "length", "demo", "warned"):
+        for name in ("version", "address", "length", "demo", "warned", "open"):
             html = html.replace(f"{{{{{name}}}}}", f"${{{name}}}")
         html = html.replace("/*style*/", style.replace("$", "$$")).replace("/*script*/", script.replace("$", "$$"))
         policy = (

@@ -16,7 +16,7 @@ const WORDS = {
     models_hint: "中文搜索：默认的 XLM-Roberta-Base 召回率 72.5%，XLM-Roberta-Large 77.2% 但慢十几倍，SigLIP2 反而更低（64–67%）。PP-OCRv6_small 与 PP-OCRv5_mobile 一样快，读得更准。buffalo_s 在东亚人脸上差很多（51 对 75），不建议。buffalo 和 antelopev2 的权重仅限非商业研究。换 CLIP 模型后要在 MT Photos 中重新识别。",
     wrong: "密钥不对。", slow: "错误的密钥太多，请一分钟后再试。", away: "连不上服务。", device: "运行于", card: "没有用上的显卡",
     memory: "内存", memory_told: (s) => `${s.memory.anonymous_mb} MB，另映射 ${s.memory.mapped_mb} MB（系统可随时收回）`,
-    photos: "照片", photos_told: (s, m) => `启动以来 ${s.photos.total} 张，最近一分钟 ${m} 张`, waiting: "排队",
+    photos: "照片", photos_told: (s, m) => `启动以来 ${s.photos.total} 张，本分钟 ${m} 张`, waiting: "排队",
     waiting_told: (w) => `照片 ${w.photos}，搜索 ${w.texts}，上传 ${w.uploads}`, up: "已运行", none: "没有",
     step: ["接口", "次数", "等待", "解码", "模型", "共（毫秒）"], head: ["模型", "运行于", "状态", "内存 / 磁盘", ""],
     task: { ocr: "文字", clip: "搜索", faces: "人脸" },
@@ -47,7 +47,7 @@ const WORDS = {
     wrong: "The key is wrong.", slow: "Too many wrong keys; try again in a minute.", away: "The service does not answer.",
     device: "Runs on", card: "A card that is not used", memory: "Memory",
     memory_told: (s) => `${s.memory.anonymous_mb} MB, and ${s.memory.mapped_mb} MB mapped, which the system can take back`,
-    photos: "Photos", photos_told: (s, m) => `${s.photos.total} since the start, ${m} in the last minute`, waiting: "Waiting",
+    photos: "Photos", photos_told: (s, m) => `${s.photos.total} since the start, ${m} in this minute`, waiting: "Waiting",
     waiting_told: (w) => `${w.photos} photos, ${w.texts} searches, ${w.uploads} uploads`, up: "Up for", none: "none",
     step: ["route", "count", "wait", "decode", "model", "total (ms)"], head: ["model", "runs on", "state", "memory / disk", ""],
     task: { ocr: "text", clip: "search", faces: "faces" },
@@ -66,7 +66,7 @@ const WORDS = {
 const $ = (id) => document.getElementById(id);
 const KEY = "mt-photos-ml-key", LANGUAGE = "mt-photos-ml-language", SAME = 0.5;
 let language = sessionStorage.getItem(LANGUAGE) || (navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en");
-let timer = 0, photo = null;
+let timer = 0, photo = null, tasks = {};
 
 function say(name) { return WORDS[language][name]; }
 
@@ -128,6 +128,9 @@ async function refresh() {
 }
 
 function show(status) {
+  tasks = status.tasks;
+  $("compare").hidden = !tasks.faces;
+  $("search").hidden = !tasks.clip;
   const minute = status.photos.per_minute.at(-1);
   const facts = [
     [say("device"), status.runtime], ...status.refused.map((card) => [say("card"), card]),
@@ -189,7 +192,8 @@ async function tryPhoto(file) {
   $("picture").src = photo.url;
   await $("picture").decode().catch(() => 0);
   $("boxes").replaceChildren();
-  const [text, faces, seen] = await Promise.all([send("/ocr", file), send("/represent", file), send("/clip/img", file)]);
+  const routes = { ocr: "/ocr", faces: "/represent", clip: "/clip/img" };
+  const [text, faces, seen] = await Promise.all(Object.entries(routes).map(([task, route]) => tasks[task] ? send(route, file) : {}));
   Object.assign(photo, { faces: faces.result || [], vector: seen.result });
   $("boxes").setAttribute("viewBox", `0 0 ${$("picture").naturalWidth || 1} ${$("picture").naturalHeight || 1}`);
   $("boxes").setAttribute("preserveAspectRatio", "none");
@@ -198,10 +202,10 @@ async function tryPhoto(file) {
   photo.faces.forEach(({ facial_area: at }, i) => box("face", at.x, at.y, at.w, at.h, String(i + 1)));
   const timings = { ocr: text.timing, clip: seen.timing, faces: faces.timing };
   const [, , ...steps] = say("step");
-  table("timing", ["", ...steps], Object.entries(timings).map(([task, told]) => [say("task")[task], ...["wait", "decode", "model", "total"].map(
+  table("timing", ["", ...steps], Object.entries(timings).filter(([task]) => tasks[task]).map(([task, told]) => [say("task")[task], ...["wait", "decode", "model", "total"].map(
     (step) => told.match(new RegExp(`${step};dur=([\\d.]+)`))?.[1] ?? "–")]));
-  $("text").replaceChildren(element("h3", say("text")), list(lines.map((line, i) => `${line} (${text.result.scores[i]})`), text.msg));
-  $("faces").replaceChildren(element("h3", say("faces")), list(photo.faces.map((face, i) => `${i + 1}: ${face.face_confidence.toFixed(2)}`), faces.msg));
+  if (tasks.ocr) $("text").replaceChildren(element("h3", say("text")), list(lines.map((line, i) => `${line} (${text.result.scores[i]})`), text.msg));
+  if (tasks.faces) $("faces").replaceChildren(element("h3", say("faces")), list(photo.faces.map((face, i) => `${i + 1}: ${face.face_confidence.toFixed(2)}`), faces.msg));
 }
 
 function list(items, problem) {
@@ -310,5 +314,6 @@ $("drop").ondrop = (event) => { event.preventDefault(); $("drop").classList.remo
 $("compare").onclick = choose("second", compare);
 $("search").onsubmit = (event) => { event.preventDefault(); rank($("words").value.split(/[,，、]/).map((word) => word.trim()).filter(Boolean)); };
 document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
+if (document.body.dataset.open === "true") sessionStorage.setItem(KEY, "none"); // no key is asked for
 translate();
 refresh();
