@@ -22,6 +22,8 @@ LOCKS = {"v3.3.0": "v3.0.3"}
 """Releases whose lock is not known, and the one that stands in for it."""
 RUNTIMES = {"openvino": "onnxruntime-openvino==1.23.0", "cuda": "onnxruntime-gpu==1.23.2"}
 """What a variant has in place of onnxruntime, as v2.5.6 has it."""
+MALLOCS = {"bookworm": "mimalloc", "trixie": "glibc"}
+"""As upstream's images on these. trixie has an early 3.0.1 of mimalloc alone, under which processes crash."""
 PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
 PUBLISHED_AS_SOURCE = ("antlr4-python3-runtime", "easydict")
 """Libraries without a wheel in the index; they are pure Python, so any machine can make one."""
@@ -51,7 +53,7 @@ def build(release: str = "v2.5.6", variant: str = "cpu", platform: str | None = 
     with tempfile.TemporaryDirectory() as temporary:
         context = Path(temporary, "context")
         lay_out(release, context)
-        _docker_build(context, tag, platform, LIBRARIES=libraries, DEVICE=variant, target=_malloc(variant))
+        _docker_build(context, tag, platform, LIBRARIES=libraries, DEVICE=variant, target=MALLOCS[debian])
     return tag
 
 
@@ -79,16 +81,12 @@ def lock(release: str, variant: str = "cpu", runtime: str | None = None) -> str:
     return re.sub(r"^onnxruntime==.*$", runtime, lines, flags=re.MULTILINE) if runtime else lines
 
 
-def _malloc(variant: str) -> str:
-    return "openvino" if variant == "openvino" else "mimalloc"
-
-
 def _os(debian: str, platform: str) -> str:
     tag = f"mt-photos-ml-standin-os:{debian}-{platform.partition('/')[2]}"
 
     def make(folder: Path) -> None:
         root, archive = folder / "os", folder / "os.tar"
-        packages = f"python3,python3-venv,tini,libgomp1,libmimalloc{'2.0' if debian == 'bookworm' else '3'}"
+        packages = "python3,python3-venv,tini,libgomp1" + (",libmimalloc2.0" if MALLOCS[debian] == "mimalloc" else "")
         architecture = f"--arch={platform.partition('/')[2]}"
         _run("debootstrap", "--variant=minbase", architecture, f"--include={packages}", debian, root)
         if libraries := sorted((root / "usr/lib").glob("*/libmimalloc.so.*")):
