@@ -5,6 +5,8 @@ from pathlib import Path
 
 from demo.__main__ import environment as demo_environment
 from demo.pictures import colour_photo
+from hub_server import HubServer
+from mt_photos_ml.settings import DEFAULT_CLIP
 from photos import jpeg
 from service import KEY, Service, anonymous_mb, loaded, post, running, until
 
@@ -42,3 +44,41 @@ def test_an_idle_model_is_dropped_after_its_time(cache: Path, tmp_path: Path) ->
         with service.client() as client:
             until(lambda: not loaded(client))
         assert "dropped clip/demo-colours/visual" in service.log.read_text()
+
+
+def test_a_download_is_shared_and_told_as_it_goes(tmp_path: Path) -> None:
+    photo = jpeg(colour_photo("red", (320, 240)))
+    with HubServer() as hub:
+        hub.repositories[f"immich-app/{DEFAULT_CLIP}"] = {
+            "config.json": b"{}",
+            "visual/preprocess_cfg.json": b"{}",
+            "visual/model.onnx": bytes(4_000_000),
+        }
+        hub.stalls, hub.after = 99, 1_000_000
+        settings = {"MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path / "cache"), "HF_ENDPOINT": hub.endpoint}
+        with running(tmp_path, settings) as service, service.client() as client:
+
+            def visual() -> dict[str, object]:
+                told = client.get("/api/status").json()["models"]
+                (model,) = [m for m in told if (m["task"], m["type"]) == ("clip", "visual")]
+                return dict(model)
+
+            assert visual()["state"] == "missing"
+            for _ in range(3):
+                client.post("/api/models/clip/visual/pull")
+            until(lambda: visual()["state"] == "downloading" and hub.sent.count("visual/model.onnx") == 1)
+            answer = client.post("/clip/img", files={"file": photo})
+            assert answer.status_code == 503
+            assert "clip" in answer.json()["msg"]
+            assert "still being downloaded" in answer.json()["msg"]
+            assert hub.sent.count("visual/model.onnx") >= 1
+            assert len([asked for asked, _ in hub.requests if asked.startswith("list ")]) == 1
+            hub.left.set()
+
+
+def test_the_machine_is_measured(service: Service) -> None:
+    with service.client() as client:
+        told = client.post("/api/bench").json()["result"]
+    assert {task["task"] for task in told["tasks"]} == {"ocr", "clip", "faces"}
+    assert all(task["milliseconds"] > 0 and task["per_day"] > 0 for task in told["tasks"])
+    assert {hint["code"] for hint in told["hints"]} == {"int8"}

@@ -1,20 +1,37 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The API behind the page, over HTTP: status, models, what is not used, the measurement, the documents."""
+"""The API behind the page: status, models, what is not used, the measurement, the documents."""
 
+import asyncio
 import base64
+import contextlib
 import hashlib
 import re
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
-from demo.__main__ import environment as demo_environment
-from demo.pictures import colour_photo
-from hub_server import HubServer
-from photos import jpeg
-from service import Service, loaded, post, running, until
+from inside import Inside
+from mt_photos_ml import version
+from mt_photos_ml.api import console as console_module
+from service import Service, post
 
-NAME = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"
+VISUAL = "clip/demo-colours/visual"
+
+
+@contextlib.asynccontextmanager
+async def asking(inside: Inside) -> AsyncIterator[httpx.AsyncClient]:
+    async with inside.client() as client:
+        yield client
+    inside.close()
+
+
+async def eventually(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not true():
+            await asyncio.sleep(0.01)
 
 
 def test_the_status_tells_models_photos_times_and_errors(service: Service, photo: bytes) -> None:
@@ -37,114 +54,264 @@ def test_the_status_tells_models_photos_times_and_errors(service: Service, photo
     assert "onnxruntime" in told["runtime"]
 
 
-def test_a_task_that_is_off_has_no_models(cache: Path, tmp_path: Path) -> None:
-    with running(tmp_path, {**demo_environment(cache), "TASKS": "ocr"}) as service, service.client() as client:
-        told = client.get("/api/status").json()
+@pytest.mark.anyio
+async def test_a_task_that_is_off_has_no_models(cache: Path) -> None:
+    async with asking(Inside(cache, TASKS="ocr")) as client:
+        told = (await client.get("/api/status")).json()
         assert {model["task"] for model in told["models"]} == {"ocr"}
         assert told["tasks"] == {"ocr": True, "clip": False, "faces": False}
-        assert client.post("/api/models/clip/visual/load").status_code == 404
+        answer = await client.post("/api/models/clip/visual/load")
+        assert (answer.status_code, answer.json()["msg"]) == (404, "clip/visual is no model in use")
 
 
-def test_a_model_can_be_loaded_and_unloaded(service: Service) -> None:
-    with service.client() as client:
-        assert client.post("/api/models/clip/visual/load").json() == {"result": "pass"}
-        until(lambda: loaded(client) == ["clip/demo-colours/visual"])
-        assert client.post("/api/models/clip/visual/unload").json() == {"result": "pass"}
-        assert loaded(client) == []
+@pytest.mark.anyio
+async def test_a_model_can_be_loaded_and_unloaded(cache: Path) -> None:
+    inside = Inside(cache)
+    store = inside.engine.store
+    async with asking(inside) as client:
+        assert (await client.post("/api/models/clip/visual/load")).json() == {"result": "pass"}
+        await eventually(lambda: store.loaded == [VISUAL])
+        assert (await client.post("/api/models/clip/visual/unload")).json() == {"result": "pass"}
+        assert store.loaded == []
 
 
-@pytest.mark.parametrize("path", ["clip/visual/explode", "clip/detection/load", "cats/visual/load"])
-def test_a_model_or_an_action_that_there_is_not_is_404(service: Service, path: str) -> None:
-    with service.client() as client:
-        answer = client.post(f"/api/models/{path}")
-        assert answer.status_code == 404
-        assert answer.json()["result"] == []
-        assert answer.json()["msg"]
+@pytest.mark.anyio
+async def test_a_model_that_is_at_work_is_not_unloaded(cache: Path) -> None:
+    inside = Inside(cache)
+    async with asking(inside) as client:
+        async with inside.engine.store.use(inside.engine.models.clip_visual):
+            answer = await client.post("/api/models/clip/visual/unload")
+        assert (answer.status_code, answer.json()) == (409, {"result": [], "msg": f"{VISUAL} is in use"})
+        assert inside.engine.store.loaded == [VISUAL]
 
 
-def test_a_download_is_shared_and_told_as_it_goes(tmp_path: Path) -> None:
-    photo = jpeg(colour_photo("red", (320, 240)))
-    with HubServer() as hub:
-        hub.repositories[f"immich-app/{NAME}"] = {
-            "config.json": b"{}",
-            "visual/preprocess_cfg.json": b"{}",
-            "visual/model.onnx": bytes(4_000_000),
-        }
-        hub.stalls, hub.after = 99, 1_000_000
-        settings = {"MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path / "cache"), "HF_ENDPOINT": hub.endpoint}
-        with running(tmp_path, settings) as service, service.client() as client:
-
-            def visual() -> dict[str, object]:
-                told = client.get("/api/status").json()["models"]
-                (model,) = [m for m in told if (m["task"], m["type"]) == ("clip", "visual")]
-                return dict(model)
-
-            assert visual()["state"] == "missing"
-            for _ in range(3):
-                client.post("/api/models/clip/visual/pull")
-            until(lambda: visual()["state"] == "downloading" and hub.sent.count("visual/model.onnx") == 1)
-            answer = client.post("/clip/img", files={"file": photo})
-            assert answer.status_code == 503
-            assert "clip" in answer.json()["msg"]
-            assert "still being downloaded" in answer.json()["msg"]
-            assert hub.sent.count("visual/model.onnx") >= 1
-            assert len([asked for asked, _ in hub.requests if asked.startswith("list ")]) == 1
-            hub.left.set()
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("clip/visual/explode", "explode: expected pull, load or unload"),
+        ("clip/detection/load", "clip/detection is no model in use"),
+        ("cats/visual/load", "cats/visual is no model in use"),
+    ],
+)
+async def test_a_model_or_an_action_that_there_is_not_is_404(cache: Path, path: str, why: str) -> None:
+    async with asking(Inside(cache)) as client:
+        answer = await client.post(f"/api/models/{path}")
+        assert (answer.status_code, answer.json()) == (404, {"result": [], "msg": why})
 
 
-def test_what_is_not_used_is_told_and_deleted(tmp_path: Path, cache: Path) -> None:
-    old = tmp_path / "cache" / "clip" / "ViT-B-32__openai" / "visual"
-    old.mkdir(parents=True)
-    (old / "model.onnx").write_bytes(bytes(3_000_000))
-    settings = {"MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path / "cache"), "TASKS": "ocr"}
-    with running(tmp_path, settings) as service, service.client() as client:
-        assert client.get("/api/models/unused").json() == {"result": {"clip/ViT-B-32__openai": 3}}
-        assert old.is_dir()
-        client.delete("/api/models/unused")
-        assert not old.exists()
-        assert client.get("/api/models/unused").json() == {"result": {}}
+@pytest.mark.anyio
+@pytest.mark.parametrize("action", ["pull", "load"])
+async def test_what_takes_long_goes_on_when_it_is_answered_and_may_fail(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    inside, may_end, asked = Inside(cache), asyncio.Event(), []
+    unheard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unheard.append(context))
+
+    async def long(key: Any) -> None:
+        asked.append(str(key.ref))
+        await may_end.wait()
+        asked.append("the end")
+        raise RuntimeError("no mirror")
+
+    monkeypatch.setattr(inside.engine.store, action, long)
+    async with asking(inside) as client:
+        answer = await client.post(f"/api/models/clip/textual/{action}")
+        assert (answer.status_code, answer.json()) == (200, {"result": "pass"})
+        await eventually(lambda: asked == ["clip/demo-colours/textual"])
+        (task,) = inside.console._background
+        may_end.set()
+        await eventually(lambda: not inside.console._background)
+    assert asked[-1] == "the end"
+    assert task.exception() is None
+    assert not unheard
 
 
-def test_the_machine_is_measured_and_two_at_a_time_are_not(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    with service.client() as client:
-        told = client.post("/api/bench").json()["result"]
-    assert {task["task"] for task in told["tasks"]} == {"ocr", "clip", "faces"}
-    assert all(task["milliseconds"] > 0 and task["per_day"] > 0 for task in told["tasks"])
-    assert {hint["code"] for hint in told["hints"]} == {"int8"}
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A cache with models that are not used."""
+    for name, size in (("ViT-B-32__openai", 2_600_000), ("RN50__openai", 400_000)):
+        visual = tmp_path / "clip" / name / "visual"
+        visual.mkdir(parents=True)
+        (visual / "model.onnx").write_bytes(bytes(size))
+    return tmp_path
 
 
-def test_the_documents_are_closed_and_stand_on_their_own(service: Service) -> None:
-    with service.client(key=None) as client:
-        assert client.get("/docs").status_code == client.get("/openapi.json").status_code == 401
-    with service.client() as client:
-        document, page = client.get("/openapi.json").json(), client.get("/docs").text
-    for path in document["paths"]:
-        assert f" {path}</code>" in page
-    served = {path for path in document["paths"] if not path.startswith(("/restart", "/api/bench"))}
-    with service.client() as client:
+@pytest.mark.anyio
+async def test_what_is_not_used_is_told_and_deleted(old: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sizes = {"clip/RN50__openai": 0, "clip/ViT-B-32__openai": 3}
+    async with asking(Inside(old, TASKS="ocr")) as client:
+        assert (await client.get("/api/models/unused")).json() == {"result": sizes}
+        assert (old / "clip" / "RN50__openai").is_dir()
+        with caplog.at_level("INFO", "mt_photos_ml"):
+            assert (await client.delete("/api/models/unused")).json() == {"result": sizes}
+            assert list((old / "clip").iterdir()) == []
+            assert (await client.delete("/api/models/unused")).json() == {"result": {}}
+    said = [record.getMessage() for record in caplog.records if record.name == "mt_photos_ml"]
+    assert said == ["deleted clip/RN50__openai, clip/ViT-B-32__openai", "deleted nothing"]
+
+
+@pytest.mark.anyio
+async def test_a_cache_that_can_not_be_written_is_told(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def delete(paths: list[Path]) -> None:
+        assert [path.name for path in paths] == ["RN50__openai", "ViT-B-32__openai"]
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(console_module, "delete", delete)
+    async with asking(Inside(old, TASKS="ocr")) as client:
+        answer = await client.delete("/api/models/unused")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "60"
+    assert answer.json() == {"result": [], "msg": "the cache can't be written: Permission denied"}
+
+
+@pytest.mark.anyio
+async def test_two_measurements_at_a_time_are_not_made(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, may_end = Inside(cache), asyncio.Event()
+
+    async def bench() -> object:
+        inside.benches += 1
+        await may_end.wait()
+        return {"tasks": [inside.benches]}
+
+    monkeypatch.setattr(inside.console, "_bench", bench)
+    async with asking(inside) as client:
+        first = asyncio.create_task(client.post("/api/bench"))
+        await eventually(lambda: inside.benches == 1)
+        answer = await client.post("/api/bench")
+        assert (answer.status_code, answer.json()["msg"]) == (409, "it is being measured already")
+        may_end.set()
+        assert (await first).json() == {"result": {"tasks": [1]}}
+        assert (await client.post("/api/bench")).json() == {"result": {"tasks": [2]}}
+
+
+@pytest.mark.anyio
+async def test_the_documents_stand_on_their_own_and_name_every_route(cache: Path) -> None:
+    inside = Inside(cache)
+    async with asking(inside) as client:
+        document, answer = (await client.get("/openapi.json")).json(), await client.get("/docs")
+        assert document["info"]["version"] == version()
+        page = answer.text
+        for path in document["paths"]:
+            assert f" {path}</code>" in page
+        assert f"<small>{version()}</small>" in page
+        served = {path for path in document["paths"] if not path.startswith(("/restart", "/api/bench", "/predict"))}
         for path in served:
             for method in document["paths"][path]:
                 asked = path.format(task="clip", type="visual", action="unload")
-                assert client.request(method, asked).status_code in (200, 422), path
+                assert (await client.request(method, asked)).status_code in (200, 422), path
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert not re.search(r"(src|href)\s*=|@import|url\(", page)
+    assert_runs_only(answer, "style")
 
 
-def test_the_page_runs_under_a_policy_that_allows_its_own_script_and_style_alone(service: Service) -> None:
-    with service.client(key=None) as client:
-        answer = client.get("/")
+def assert_runs_only(answer: httpx.Response, *tags: str) -> None:
+    """The policy allows what stands in these tags, as it stands there, and no other site may frame the page."""
+    rules = dict(rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; "))
+    assert rules["default-src"] == rules["base-uri"] == rules["frame-ancestors"] == "'none'"
+    for tag in tags:
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", answer.text, re.S)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert rules.pop(f"{tag}-src") == f"'sha256-{digest}'"
+    assert "script-src" not in rules
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.anyio
+async def test_the_page_runs_under_a_policy_that_allows_its_own_script_and_style_alone(cache: Path) -> None:
+    async with asking(Inside(cache)) as client:
+        answer = await client.get("/")
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'")
     assert "unsafe" not in policy
-    for tag in ("script", "style"):
-        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", answer.text, re.S)
-        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert_runs_only(answer, "script", "style")
     assert not re.search(r'\bsrc="|<link(?! rel="icon" href="data:,")|@import|\son\w+="', answer.text)
     assert "mt_photos_ai_extra" in answer.text
-    assert service.url in answer.text
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
 
 
-def test_a_host_that_somebody_made_up_can_not_write_into_the_page(service: Service) -> None:
-    with service.client(key=None) as client:
-        answer = client.get("/", headers={"host": 'x"><script>alert(1)</script>'})
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("settings", "warnings", "facts"),
+    [
+        ({}, [], {"length": "512", "demo": "true", "warned": "false"}),
+        (
+            {"CLIP_VISUAL_MODEL_NAME": "mine", "FACE_DETECTION_MODEL_NAME": "a", "FACE_RECOGNITION_MODEL_NAME": "a"},
+            ["there is no key"],
+            {"length": "?", "demo": "false", "warned": "true"},
+        ),
+    ],
+)
+async def test_the_page_knows_what_the_service_is(
+    cache: Path, settings: dict[str, str], warnings: list[str], facts: dict[str, str]
+) -> None:
+    async with asking(Inside(cache, warnings, **settings)) as client:
+        page = (await client.get("/")).text
+    (body,) = re.findall(r"<body ([^>]*)>", page)
+    told = dict(re.findall(r'data-([a-z]+)="([^"]*)"', body))
+    assert told == {"version": version(), "address": "http://inside:8060", **facts}
+    assert '<code id="address">http://inside:8060</code>' in page
+    assert f"<small>{version()}</small>" in page
+    assert f"<code>{facts['length']}</code>" in page
+
+
+@pytest.mark.anyio
+async def test_the_page_s_script_and_style_are_as_they_lie_on_the_disk(cache: Path) -> None:
+    async with asking(Inside(cache)) as client:
+        page, docs = (await client.get("/")).text, (await client.get("/docs")).text
+    folder = Path(console_module.__file__).parent / "page"
+    for tag, name in (("script", "page.js"), ("style", "page.css")):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.S)
+        assert content.strip() == (folder / name).read_text(encoding="utf-8").strip()
+    assert (folder / "page.css").read_text(encoding="utf-8") in docs
+
+
+@pytest.mark.anyio
+async def test_a_host_that_somebody_made_up_can_not_write_into_the_page(cache: Path) -> None:
+    async with asking(Inside(cache)) as client:
+        answer = await client.get("/", headers={"host": 'x"><script>alert(1)</script>'})
     assert "<script>alert" not in answer.text
+
+
+@pytest.mark.anyio
+async def test_the_status_is_kept_by_nobody(cache: Path) -> None:
+    async with asking(Inside(cache)) as client:
+        answer = await client.get("/api/status")
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.anyio
+async def test_the_metrics_are_those_of_the_service_unless_they_are_off(cache: Path) -> None:
+    async with asking(Inside(cache)) as client:
+        await client.post("/check")
+        answer = await client.get("/metrics")
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert 'mt_photos_ml_requests_total{path="/check",status="200"} 1\n' in answer.text
+        assert 'mt_photos_ml_waiting{queue="photos"} 0\n' in answer.text
+    async with asking(Inside(cache, METRICS="off")) as client:
+        assert (await client.get("/metrics")).status_code == 404
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/", {"GET", "HEAD"}),
+        ("/openapi.json", {"GET", "HEAD"}),
+        ("/docs", {"GET", "HEAD"}),
+        ("/api/status", {"GET", "HEAD"}),
+        ("/metrics", {"GET", "HEAD"}),
+        ("/api/models/unused", {"GET", "HEAD", "DELETE"}),
+        ("/api/models/clip/visual/unload", {"POST"}),
+        ("/api/bench", {"POST"}),
+    ],
+)
+async def test_only_what_changes_something_is_posted(cache: Path, path: str, methods: set[str]) -> None:
+    async with asking(Inside(cache)) as client:
+        for method in ("GET", "HEAD", "POST", "DELETE", "PUT"):
+            answer = await client.request(method, path)
+            assert (answer.status_code != 405) == (method in methods), method
