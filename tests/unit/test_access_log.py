@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
 from demo.__main__ import environment as demo_environment
 from mt_photos_ml.api.access_log import AccessLogMiddleware
@@ -68,14 +69,38 @@ async def fail(request: Request) -> Response:
     raise ValueError(request.query_params["why"])
 
 
-def said(caplog: pytest.LogCaptureFixture, address: str) -> tuple[str, str]:
-    """The level and the line in the log of a request."""
+def logged() -> Starlette:
     app = Starlette(routes=[Route("/fail", fail), Route("/{path:path}", answer, methods=["GET", "POST"])])
     app.add_middleware(AccessLogMiddleware, Metrics())
+    return app
+
+
+def said(caplog: pytest.LogCaptureFixture, address: str) -> tuple[str, str]:
+    """The level and the line in the log of a request."""
+    app = logged()
     with caplog.at_level("DEBUG", "mt_photos_ml.access"), TestClient(app, raise_server_exceptions=False) as client:
         client.get(address)
     (record,) = [record for record in caplog.records if record.name == "mt_photos_ml.access"]
+    assert vars(record)["record"].line() == record.getMessage(), "for a log in JSON"
     return record.levelname, record.getMessage()
+
+
+def test_the_headers_are_added_to_those_that_there_are() -> None:
+    with TestClient(logged()) as client:
+        raw = dict(client.get("/ocr").headers.raw)
+    assert re.fullmatch(rb"[0-9a-f]{12}", raw[b"x-request-id"])
+    assert re.fullmatch(rb"total;dur=[\d.]+", raw[b"server-timing"])
+    assert raw[b"content-length"] == b"4"
+
+
+def test_an_answer_without_headers_has_these() -> None:
+    async def bare(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 204})
+        await send({"type": "http.response.body"})
+
+    answer = TestClient(AccessLogMiddleware(bare, Metrics())).get("/")
+    assert answer.status_code == 204
+    assert answer.headers.keys() == {"x-request-id", "server-timing"}
 
 
 def test_the_line_says_method_path_status_what_others_added_and_the_time(caplog: pytest.LogCaptureFixture) -> None:
@@ -90,6 +115,8 @@ def test_the_line_says_method_path_status_what_others_added_and_the_time(caplog:
     [
         ("/ping", "DEBUG"),
         ("/check", "DEBUG"),
+        ("/metrics", "DEBUG"),
+        ("/api/status", "DEBUG"),
         ("/ping?status=503", "INFO"),
         ("/check?status=404", "INFO"),
         ("/", "INFO"),
