@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The routes in the process of the tests, with all that is behind them within reach."""
 
-from collections.abc import Iterable
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +67,18 @@ class Inside:
     def close(self) -> None:
         self.engine.runtime.close()
         self.routes.close()
+
+
+@contextlib.asynccontextmanager
+async def asking(inside: Inside) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of it, for as long as it lasts."""
+    async with inside.client() as client:
+        yield client
+    inside.close()
+
+
+async def eventually(true: Callable[[], bool]) -> None:
+    """Waits for it."""
+    async with asyncio.timeout(60):
+        while not true():
+            await asyncio.sleep(0.01)

@@ -3,35 +3,20 @@
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from inside import Inside
+from inside import Inside, asking, eventually
 from mt_photos_ml import version
 from mt_photos_ml.api import console as console_module
 from service import Service, post
 
 VISUAL = "clip/demo-colours/visual"
-
-
-@contextlib.asynccontextmanager
-async def asking(inside: Inside) -> AsyncIterator[httpx.AsyncClient]:
-    async with inside.client() as client:
-        yield client
-    inside.close()
-
-
-async def eventually(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 def test_the_status_tells_models_photos_times_and_errors(service: Service, photo: bytes) -> None:

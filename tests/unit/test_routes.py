@@ -9,13 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
 from demo.__main__ import environment as demo_environment
 from demo.pictures import colour_photo
-from inside import Inside
+from inside import Inside, asking, eventually
 from mt_photos_ml import version
 from mt_photos_ml.api import routes as routes_module
 from mt_photos_ml.api.record import RequestRecord
@@ -27,19 +26,6 @@ from service import post, running
 
 FORM = {"content-type": "multipart/form-data; boundary=b"}
 RED = {"text": "red"}
-
-
-@contextlib.asynccontextmanager
-async def asking(inside: Inside) -> AsyncIterator[httpx.AsyncClient]:
-    async with inside.client() as client:
-        yield client
-    inside.close()
-
-
-async def eventually(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
