@@ -80,7 +80,7 @@ def put(folder: Path, *files: str) -> None:
     for file in files:
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes(1_300_000))
+        path.write_bytes(bytes(1_250_001))
 
 
 async def test_each_part_tells_what_it_knows(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ class Metrics:
         steps = (record.waited_ms, record.decode_ms, record.model_ms, record.total_ms)
         for step, spent in zip(_STEPS, steps, strict=True):
             self._steps[path, step] += round(spent or 0)
-        minute = int(time.time() // 60)
+        minute = int(time.time() / 60)
         if not self._minutes or self._minutes[-1][0] != minute:
             self._minutes.append((minute, Counter()))
         self._minutes[-1][1][path] += 1
@@ -69,7 +69,7 @@ class Metrics:
 
     def per_minute(self) -> list[int]:
         """Photos in each of the last 60 minutes, the present one last."""
-        now, found = int(time.time() // 60), dict(self._minutes)
+        now, found = int(time.time() / 60), dict(self._minutes)
         counts = (found.get(minute, Counter[str]()) for minute in range(now - MINUTES + 1, now + 1))
         return [sum(count[route] for route in PHOTO_ROUTES) for count in counts]
 

@@ -75,7 +75,7 @@ class Status:
             "idle_s": None if state.idle is None else round(state.idle),
             "memory_mb": None if state.memory_mb is None else round(state.memory_mb),
             "error": state.error,
-            "disk_mb": round(size_of(folder) / 1e6) if folder.is_dir() else 0,
+            "disk_mb": round(size_of(folder) / 1e6),
             "prepared": (folder / FOLDER).is_dir(),
             "variant": ref.variant,
             "download": asdict(download) | {"ref": str(ref)} if download and name == "downloading" else None,
