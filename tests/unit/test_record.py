@@ -54,6 +54,12 @@ def test_an_error_is_counted_by_its_kind() -> None:
     assert (failed.error, failed.reason) == ("by what?", "ZeroDivisionError")
 
 
+def test_what_a_client_sent_can_not_draw_on_the_terminal_of_who_reads_the_log() -> None:
+    failed = of()
+    failed.fail(ValueError("\x1b[2J飞机: expected pull, load\nor unload \x07"))
+    assert failed.error == "\\x1b[2J飞机: expected pull, load or unload \\x07"
+
+
 def scope(*headers: tuple[bytes, bytes]) -> dict[str, Any]:
     return {"type": "http", "method": "GET", "path": "/check", "headers": list(headers)}
 

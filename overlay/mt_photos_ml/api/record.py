@@ -38,12 +38,13 @@ class RequestRecord:
 
     def fail(self, error: Exception) -> None:
         """Why the request failed: in words, and the kind of error by which it is counted."""
-        self.error = shorten(str(error) or type(error).__name__, 120, placeholder=" …")
+        said = shorten(str(error) or type(error).__name__, 120, placeholder=" …")
+        self.error = "".join(letter if letter.isprintable() else _escaped(letter) for letter in said)
         self.reason = type(error).__name__
 
     def line(self) -> str:
         """For a person."""
-        path = self.path[:200].encode("unicode_escape").decode()  # a line break would forge a line of the log
+        path = _escaped(self.path[:200])  # a line break would forge a line of the log
         return f"{self.method} {path} {self.status} {', '.join(self._fields())}"
 
     def _fields(self) -> Iterator[str]:
@@ -66,6 +67,10 @@ class RequestRecord:
         steps = (("wait", self.waited_ms), ("decode", self.decode_ms), ("model", self.model_ms))
         parts = [f"{name};dur={value:.1f}" for name, value in steps if value is not None]
         return ", ".join([*parts, f"total;dur={self.elapsed_ms():.1f}"])
+
+
+def _escaped(text: str) -> str:
+    return text.encode("unicode_escape").decode()
 
 
 def record_of(scope: Scope) -> RequestRecord:
