@@ -262,6 +262,14 @@ async def test_a_host_that_somebody_made_up_can_not_write_into_the_page(cache: P
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("host", ["{{length}}", "/*script*/", "${length}", "$length", "$"])
+async def test_a_host_that_looks_like_a_place_of_the_page_is_not_filled_in(cache: Path, host: str) -> None:
+    async with asking(Inside(cache)) as client:
+        page = (await client.get("/", headers={"host": host})).text
+    assert f'<code id="address">http://{host}</code>' in page
+
+
+@pytest.mark.anyio
 async def test_the_status_is_kept_by_nobody(cache: Path) -> None:
     async with asking(Inside(cache)) as client:
         answer = await client.get("/api/status")

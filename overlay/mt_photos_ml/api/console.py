@@ -5,11 +5,10 @@ import asyncio
 import base64
 import hashlib
 import logging
+import re
 from collections.abc import Awaitable, Callable
-from functools import cached_property
 from html import escape
 from pathlib import Path
-from string import Template
 
 import orjson
 from starlette.requests import Request
@@ -28,7 +27,7 @@ from .status import Status
 
 log = logging.getLogger("mt_photos_ml")
 
-_HERE = Path(__file__).parent / "page"
+_PLACE = re.compile(r"(?:{{|/\*)(\w+)(?:}}|\*/)")  # in page.html, where something is filled in
 
 
 class Console:
@@ -42,51 +41,44 @@ class Console:
 
     def routes(self) -> list[Route]:
         routes = [
-            Route("/", self.page, methods=["GET"]),
-            Route("/openapi.json", self.openapi, methods=["GET"]),
-            Route("/docs", self.docs, methods=["GET"]),
-            Route("/api/status", self.status, methods=["GET"]),
+            Route("/", self.page),
+            Route("/openapi.json", self.openapi),
+            Route("/docs", self.docs),
+            Route("/api/status", self.status),
             Route("/api/models/unused", self.unused, methods=["GET", "DELETE"]),
             Route("/api/models/{task}/{type}/{action}", self.model, methods=["POST"]),
             Route("/api/bench", self.bench, methods=["POST"]),
         ]
         if self._status.settings.metrics != "off":
-            routes.append(Route("/metrics", self.metrics, methods=["GET"]))
+            routes.append(Route("/metrics", self.metrics))
         return routes
 
     async def page(self, request: Request) -> Response:
+        """In one piece, under a policy by which its own script and style run, and no other."""
         settings = self._status.settings
         facts = {
             "version": version(),
-            "address": str(request.base_url).rstrip("/"),
+            "address": str(request.base_url).removesuffix("/"),
             "length": str(clip_vector_length(settings) or "?"),
             "demo": str(settings.demo).lower(),
             "warned": str(bool(self._status.warnings)).lower(),
             "open": str(settings.open_to_all).lower(),
         }
-        html, policy = self._parts
-        filled = Template(html).substitute({name: escape(value) for name, value in facts.items()})
-        return HTMLResponse(filled, headers={"content-security-policy": policy, **_SAFE})
-
-    @cached_property
-    def _parts(self) -> tuple[str, str]:
-        """The page in one piece, and the policy under which its own script and style run, and no other."""
-        style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-        html = (_HERE / "page.html").read_text(encoding="utf-8").replace("$", "$$")
-        for name in ("version", "address", "length", "demo", "warned", "open"):
-            html = html.replace(f"{{{{{name}}}}}", f"${{{name}}}")
-        html = html.replace("/*style*/", style.replace("$", "$$")).replace("/*script*/", script.replace("$", "$$"))
+        said = {name: escape(value) for name, value in facts.items()}
+        style, script, html = map(_read, ("page.css", "page.js", "page.html"))
         policy = (
             f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src 'self' data: blob:; "
             "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
-        return html, policy
+        said |= {"style": style, "script": script}
+        filled = _PLACE.sub(lambda place: said[place[1]], html)  # in one go: what is filled in has no places of its own
+        return HTMLResponse(filled, headers={"content-security-policy": policy, **_SAFE})
 
     async def openapi(self, request: Request) -> Response:
         return reply(_document())
 
     async def docs(self, request: Request) -> Response:
-        style = (_HERE / "page.css").read_text(encoding="utf-8")
+        style = _read("page.css")
         policy = f"default-src 'none'; style-src {_hash(style)}; base-uri 'none'; frame-ancestors 'none'"
         return HTMLResponse(render(_document(), style), headers={"content-security-policy": policy, **_SAFE})
 
@@ -158,6 +150,10 @@ def _document() -> dict[str, object]:
     document: dict[str, dict[str, object]] = orjson.loads(Path(__file__).with_name("openapi.json").read_bytes())
     document["info"]["version"] = version()
     return {**document}
+
+
+def _read(name: str) -> str:
+    return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")
 
 
 def _hash(content: str) -> str:

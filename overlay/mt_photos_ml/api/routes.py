@@ -65,7 +65,7 @@ class Routes:
             "/restart_v2": self.restart_v2,
         }
         return [
-            Route("/ping", self.ping, methods=["GET"]),
+            Route("/ping", self.ping),
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()),
         ]
 
