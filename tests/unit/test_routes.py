@@ -394,20 +394,21 @@ async def test_so_many_photos_are_worked_on_at_once_and_a_search_waits_for_none_
     tmp_path: Path, small: bytes, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(routes_module, "MAX_WAITING", 1)
-    inside, _ = fake(tmp_path, MACHINE_LEARNING_REQUEST_THREADS=2)
+    at_once = 33  # more than Python would take by itself
+    inside, _ = fake(tmp_path, MACHINE_LEARNING_REQUEST_THREADS=at_once)
     gate = Gate(tasks)
     async with asking(inside) as client:
-        photos = [asyncio.create_task(client.post("/ocr", files={"file": small})) for _ in range(3)]
-        await eventually(lambda: len(tasks.given) == 2 and inside.routes.photos.present == 3)
+        photos = [asyncio.create_task(client.post("/ocr", files={"file": small})) for _ in range(34)]
+        await eventually(lambda: len(tasks.given) == at_once and inside.routes.photos.present == 34)
         answer = await client.post("/represent", content=b"not read", headers=FORM)
-        assert (answer.status_code, answer.json()["msg"]) == (503, "3 requests are waiting already")
+        assert (answer.status_code, answer.json()["msg"]) == (503, "34 requests are waiting already")
         texts = [asyncio.create_task(client.post("/clip/txt", json={"text": text})) for text in "ab"]
-        await eventually(lambda: len(tasks.given) == 3 and inside.routes.texts.present == 2)
+        await eventually(lambda: len(tasks.given) == at_once + 1 and inside.routes.texts.present == 2)
         answer = await client.post("/clip/txt", content=b"not read")
         assert (answer.status_code, answer.json()["msg"]) == (503, "2 requests are waiting already")
         gate.open()
         assert {answer.status_code for answer in await asyncio.gather(*photos, *texts)} == {200}
-    assert len(tasks.given) == 5
+    assert len(tasks.given) == 36
     assert inside.routes.photos.present == inside.routes.texts.present == inside.routes.bodies.held == 0
 
 
@@ -455,3 +456,4 @@ async def test_the_workers_end_when_the_service_does(tmp_path: Path, small: byte
         assert all(worker.is_alive() for worker in workers)
     assert len({*workers} - before) == 2
     assert not any(worker.is_alive() for worker in workers)
+    assert [worker.name.rpartition("_")[0] for worker in workers] == ["photo", "text"], "for who looks at the process"
