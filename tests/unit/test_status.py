@@ -84,13 +84,12 @@ def put(folder: Path, *files: str) -> None:
 
 
 async def test_each_part_tells_what_it_knows(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts.photos.present, parts.texts.present = 2, 3
+    parts.photos.present, parts.texts.present, parts.metrics.started = 2, 3, 6000
+    monkeypatch.setattr(status_module.time, "time", lambda: 6090.6)
     parts.metrics.observe(RequestRecord("id", "POST", "/ocr", 200, total_ms=40))
     failed = RequestRecord("id", "POST", "/represent", 503)
     failed.fail(MemoryError("too little"))
     parts.metrics.observe(failed)
-    (at,) = (error.at for error in parts.metrics.errors)
-    monkeypatch.setattr(status_module, "time", SimpleNamespace(time=lambda: parts.metrics.started + 90.6))
     told = await parts.status.tell()
     assert len(told.pop("models")) == 6
     assert told.pop("photos") == {"total": 1, "per_minute": [0] * 59 + [1]}
@@ -106,7 +105,7 @@ async def test_each_part_tells_what_it_knows(parts: Parts, monkeypatch: pytest.M
         "uptime_s": 91,
         "memory": {"anonymous_mb": 13, "mapped_mb": 35},
         "waiting": {"photos": 2, "texts": 3, "uploads": 4},
-        "errors": [{"at": at, "path": "/represent", "status": 503, "message": "too little"}],
+        "errors": [{"at": 6090.6, "path": "/represent", "status": 503, "message": "too little"}],
     }
 
 
