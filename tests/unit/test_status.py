@@ -85,7 +85,7 @@ def put(folder: Path, *files: str) -> None:
 
 async def test_each_part_tells_what_it_knows(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     parts.photos.present, parts.texts.present, parts.metrics.started = 2, 3, 6000
-    monkeypatch.setattr(status_module.time, "time", lambda: 6090.6)
+    monkeypatch.setattr("mt_photos_ml.api.status.time.time", lambda: 6090.6)
     parts.metrics.observe(RequestRecord("id", "POST", "/ocr", 200, total_ms=40))
     failed = RequestRecord("id", "POST", "/represent", 503)
     failed.fail(MemoryError("too little"))
