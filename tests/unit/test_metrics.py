@@ -27,6 +27,14 @@ def record(path: str = "/ocr", status: int = 200, **known: Any) -> RequestRecord
     return RequestRecord("id", "POST", path, status, **known)
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time by the service's clock: what is in it."""
+    now = [600.0]
+    monkeypatch.setattr("mt_photos_ml.api.metrics.time.time", lambda: now[0])
+    return now
+
+
 def test_a_running_service_tells_requests_errors_steps_queues_models_and_memory(service: Service, photo: bytes) -> None:
     post(service, "/ocr", photo)
     post(service, "/ocr", b"no photo")
@@ -72,7 +80,7 @@ def test_odd_labels_are_escaped() -> None:
     assert read(text)["mt_photos_ml_odd"] == {(("name", odd),): 1}
 
 
-def test_only_what_was_answered_counts_as_a_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_was_answered_counts_as_a_photo(clock: list[float]) -> None:
     metrics = Metrics()
     metrics.observe(record(total_ms=40, model_ms=30))
     metrics.observe(record("/clip/img", total_ms=20))
@@ -85,17 +93,8 @@ def test_only_what_was_answered_counts_as_a_photo(monkeypatch: pytest.MonkeyPatc
     assert metrics.per_minute() == [0] * (MINUTES - 1) + [2]
     assert metrics.mean_ms()["/ocr"] == {"count": 1, "wait": 0, "decode": 0, "model": 30, "total": 40}
     assert [error.message for error in metrics.errors] == ["damaged"]
-    later = time.time() + 120
-    monkeypatch.setattr("mt_photos_ml.api.metrics.time.time", lambda: later)
+    clock[0] += 120
     assert metrics.per_minute()[-3:] == [2, 0, 0]
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time by the service's clock: what is in it."""
-    now = [600.0]
-    monkeypatch.setattr("mt_photos_ml.api.metrics.time.time", lambda: now[0])
-    return now
 
 
 def test_every_family_says_what_it_is_and_of_what_type() -> None:
