@@ -222,11 +222,16 @@ async def test_the_page_runs_under_a_policy_that_allows_its_own_script_and_style
 @pytest.mark.parametrize(
     ("settings", "warnings", "facts"),
     [
-        ({}, [], {"length": "512", "demo": "true", "warned": "false"}),
+        ({}, [], {"length": "512", "demo": "true", "warned": "false", "open": "false"}),
         (
-            {"CLIP_VISUAL_MODEL_NAME": "mine", "FACE_DETECTION_MODEL_NAME": "a", "FACE_RECOGNITION_MODEL_NAME": "a"},
+            {
+                "CLIP_VISUAL_MODEL_NAME": "mine",
+                "FACE_DETECTION_MODEL_NAME": "a",
+                "FACE_RECOGNITION_MODEL_NAME": "a",
+                "API_AUTH_KEY": "no-key",
+            },
             ["there is no key"],
-            {"length": "?", "demo": "false", "warned": "true"},
+            {"length": "?", "demo": "false", "warned": "true", "open": "true"},
         ),
     ],
 )
