@@ -43,6 +43,8 @@ _TESTS = {
     "models/checksums": ["hub", "transfer"],
     "models/hub": ["hub", "transfer"],
     "models/loader": ["loader", "store"],
+    "models/progress": ["progress"],
+    "models/prune": ["prune"],
     "models/sources": ["hub", "transfer"],
     "models/store": ["store"],
     "models/transfer": ["transfer", "hub"],
