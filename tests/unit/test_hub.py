@@ -420,6 +420,14 @@ def test_room_for_what_is_not_here_yet_is_enough_and_a_byte_less_is_not(
     assert server.ranges == ["bytes=100000-"]
 
 
+def test_where_nobody_tells_sizes_room_is_not_asked_for(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.sizes = False
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    assert Hub(tmp_path, server.endpoint).fetch(VISUAL).read_bytes() == WEIGHTS
+
+
 # what is on the disk
 
 
