@@ -10,6 +10,7 @@ import argparse
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,7 @@ _TESTS = {
 a service that tests speak to over a socket, is not seen."""
 
 _LOG_CALLS = r"\blog\.(debug|info|warning|error)\("  # what the log says is not for tests
+_HEADER = re.compile(r'headers\.get\("[^"]*"')  # of HTTP: capitals make no difference in its name
 _MYPY = "mypy src --output=json --no-warn-unused-ignores --disable-error-code=no-redef"  # both of mutmut's own making
 _SECONDS = 60  # that a test may take before a change counts as noticed: it hangs
 _STATES = {0: "survived", 1: "caught", 3: "caught", 33: "survived", 36: "caught", 37: "by types", -24: "caught"}
@@ -175,8 +177,12 @@ def _report(modules: Sequence[str]) -> int:
 
 
 def is_explained(survivor: Survivor, table: str) -> bool:
-    """Whether a row of the table names the module and, between backticks, the line as it was changed to."""
-    return any(f"`{survivor.module}`" in row and f"`{survivor.after}`" in row for row in table.splitlines())
+    """Whether a row of the table names the module and, between backticks, the line as it was changed to; or whether the
+    lines differ only in the capitals of a header's name."""
+    plain = (_HEADER.sub(lambda name: name[0].lower(), line) for line in (survivor.before, survivor.after))
+    return len({*plain}) == 1 or any(
+        f"`{survivor.module}`" in row and f"`{survivor.after}`" in row.replace("\\|", "|") for row in table.splitlines()
+    )
 
 
 def _codes(module: str) -> dict[str, int]:
