@@ -400,6 +400,9 @@ def test_a_place_that_cannot_be_written_is_told_with_what_to_do(server: HubServe
         f"It can't be stored: Not a directory ({tmp_path / CLIP / NAME}). Make the folder writable and the disk large "
         "enough, or let MACHINE_LEARNING_CACHE_FOLDER name another."
     )
+    lock = tmp_path / "other" / CLIP / NAME / ".lock"
+    lock.mkdir(parents=True)
+    assert f"It can't be stored: Is a directory ({lock}). " in why(Hub(tmp_path / "other", server.endpoint))
 
 
 def test_room_for_what_is_not_here_yet_is_enough_and_a_byte_less_is_not(
