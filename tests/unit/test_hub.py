@@ -387,6 +387,12 @@ def test_a_model_that_no_source_serves_is_told_with_what_to_do(
     )
 
 
+def test_of_an_address_no_more_than_the_last_slash_is_left_out(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, "https://mirror/X/", ocr_release="https://release/X/")
+    assert hub.endpoints == ("https://mirror/X",)
+    assert hub.ocr_release == "https://release/X"
+
+
 def test_a_model_of_ones_own_that_lacks_files_is_told_which(tmp_path: Path) -> None:
     assert why(Hub(tmp_path), ModelRef(CLIP, "mine", "visual")) == (
         f"mine is not a model that can be downloaded, and {tmp_path / CLIP / 'mine'} has no visual/model.onnx, "
