@@ -74,6 +74,7 @@ def test_a_model_that_is_there_asks_nobody(server: HubServer, tmp_path: Path) ->
     first = hub.fetch(VISUAL)
     server.requests.clear()
     assert hub.fetch(VISUAL) == first
+    assert Hub(tmp_path, server.endpoint).fetch(VISUAL) == first
     assert server.requests == []
 
 
@@ -261,6 +262,11 @@ def test_the_wheel_is_found_without_importing_it(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", program, str(tmp_path), carried_part("detection").name], env=environment, check=True
     )
+
+
+@carried_here
+def test_a_model_of_another_task_is_not_in_the_wheel_whatever_its_name() -> None:
+    assert file_in_wheel(ModelRef(FACES, carried_part("detection").name, "detection")) is None
 
 
 def carried_part(kind: str) -> ModelRef:
