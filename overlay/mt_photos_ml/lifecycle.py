@@ -98,7 +98,7 @@ class LifecycleMiddleware:
         async def received() -> Message:
             nonlocal is_read
             message = await receive()
-            is_read = is_read or not message.get("more_body", False)
+            is_read = is_read or not message.get("more_body")
             return message
 
         async def sent(message: Message) -> None:

@@ -74,10 +74,20 @@ def test_the_log_says_it_every_five_seconds_and_at_the_end(
     ]
 
 
-def test_where_nobody_knows_how_much_it_is_that_is_no_error() -> None:
-    assert str(Download(VISUAL, 0, 0, 0.0, "")) == "0.0 of 0.0 MB (0%), 0.0 MB/s"
+@pytest.mark.parametrize(
+    ("done", "total", "speed", "words"),
+    [
+        (0, 0, 0.0, "0.0 of 0.0 MB (0%), 0.0 MB/s"),  # nobody knows how much it is
+        (2_000_000, 4_000_000, 1_949_999.0, "2.0 of 4.0 MB (50%), 1.9 MB/s"),
+        (20_000_000, 20_000_000, 1_950_001.0, "20 of 20 MB (100%), 2.0 MB/s"),
+    ],
+)
+def test_how_far_it_is_is_said_in_words(done: int, total: int, speed: float, words: str) -> None:
+    assert str(Download(VISUAL, done, total, speed, "")) == words
 
 
-@pytest.mark.parametrize(("count", "words"), [(0, "0.0"), (9_449_999, "9.4"), (9_500_000, "10"), (123_456_789, "123")])
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0.0"), (9_449_999, "9.4"), (9_450_001, "9.5"), (9_500_000, "10"), (123_456_789, "123")]
+)
 def test_megabytes_have_a_decimal_place_where_they_are_few(count: int, words: str) -> None:
     assert megabytes(count) == words
