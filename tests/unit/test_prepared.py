@@ -670,6 +670,40 @@ def test_large_regions_begin_with_a_page_and_what_is_aligned_is_left_alone(tmp_p
     assert weights.stat() == before
 
 
+def test_regions_are_moved_as_they_are_to_a_multiple_of_64_and_those_over_a_megabyte_to_a_page(tmp_path: Path) -> None:
+    mebibyte, random = 1 << 20, np.random.default_rng(0)
+    contents = [random.bytes(length) for length in (3, mebibyte, mebibyte + 1, 64, 65)]
+    (weights := tmp_path / "weights.bin").write_bytes(b"".join(contents))
+    places = [(sum(map(len, contents[:i])), len(content)) for i, content in enumerate(contents)]
+
+    def tensor(place: tuple[int, int], **more: str) -> TensorProto:
+        entries = {"location": weights.name, "offset": str(place[0]), "length": str(place[1]), **more}
+        tensor = TensorProto(data_location=TensorProto.EXTERNAL)
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=value)
+        return tensor
+
+    packed = "|".join(["key", *(f"{offset};{length};more" for offset, length in places[3:])])
+    tensors = [tensor(places[0]), tensor(places[1]), tensor(places[2], prepacked_0=packed)]
+    graph = onnx.helper.make_graph([], "g", [], [], tensors)
+    (model := tmp_path / "model.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    layout.align(model, weights)
+
+    moved = onnx.load(model, load_external_data=False).graph.initializer
+    told = [{entry.key: entry.value for entry in tensor.external_data} for tensor in moved]
+    key, *regions = told[2]["prepacked_0"].split("|")
+    assert key == "key"
+    assert {region.split(";")[2] for region in regions} == {"more"}
+    found = [(int(entries["offset"]), int(entries["length"])) for entries in told]
+    found += [(int(offset), int(length)) for offset, length, _ in (region.split(";") for region in regions)]
+    written = weights.read_bytes()
+    assert [written[offset : offset + length] for offset, length in found] == contents
+    page = -(-(64 + mebibyte) // mmap.PAGESIZE) * mmap.PAGESIZE
+    behind = -(-(page + mebibyte + 1) // 64) * 64
+    assert [offset for offset, _ in found] == [0, 64, page, behind, behind + 64]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "weights.bin"]
+
+
 def test_weights_of_inner_graphs_are_found() -> None:
     def graph(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
         weight = onnx.helper.make_tensor(name, TensorProto.FLOAT, [1], [1.0])
