@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto
 
@@ -280,11 +281,12 @@ def test_a_prepared_model_that_answers_otherwise_is_not_kept(
     folder = tmp_path / "half"
     folder.mkdir()
     monkeypatch.setattr(prepare, "_close", lambda answers, expected: False)
-    with pytest.raises(PrepareError, match="answers otherwise"):
+    otherwise = "^prepared, it answers otherwise than the original$"
+    with pytest.raises(PrepareError, match=otherwise):
         prepare.prepare(model, folder, 1, SHAPE)
     monkeypatch.undo()
     monkeypatch.setattr(prepare, "align", lambda model, weights: spoil(weights))
-    with pytest.raises(PrepareError, match="answers otherwise"):
+    with pytest.raises(PrepareError, match=otherwise):
         prepare.prepare(model, folder, 1, SHAPE)
 
 
@@ -598,6 +600,22 @@ def test_small_weights_stay_in_the_model_and_the_example_is_kept_with_its_answer
     prepare.check_answer(open_plain(half / "model.onnx", 1), half)
 
 
+def test_it_is_prepared_on_the_processor_whatever_else_there_is(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def open_(
+        path: Path, options: Any, providers: Any = None, *, open_: Callable[..., Any] = onnxruntime.InferenceSession
+    ) -> Any:
+        asked.append(providers)
+        return open_(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_)
+    prepare.prepare(model, tmp_path, 1, SHAPE)
+    assert asked == [["CPUExecutionProvider"]] * 2
+
+
 def inputs(*nodes: tuple[str, str, list[object]]) -> Any:
     """A session with these inputs: name, type, shape."""
     told = [SimpleNamespace(name=name, type=type, shape=shape) for name, type, shape in nodes]
@@ -619,6 +637,8 @@ def test_an_example_has_the_models_own_shape_and_ours_where_that_is_free() -> No
     assert list(feed) == ["half", "long", "int"]
     assert set(feed["long"].ravel().tolist()) == {0, 1}
     assert len(np.unique(feed["half"])) > 100
+    for name, value in prepare._example(session, (2, 5, 8, 9)).items():
+        np.testing.assert_array_equal(value, feed[name])
 
 
 @pytest.mark.parametrize(

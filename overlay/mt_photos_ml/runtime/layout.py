@@ -71,5 +71,5 @@ def _tensors(graph: "GraphProto") -> Iterator["TensorProto"]:
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+            for inner in (attribute.g, *attribute.graphs):  # the former is empty where there is none
                 yield from _tensors(inner)
