@@ -202,7 +202,6 @@ def find_stale(folder: Path) -> list[Path]:
     have changed since, and what a killed `models optimize` left."""
     found = sorted(folder.rglob(".int8.partial"))
     for prepared in sorted(folder.rglob(FOLDER)):
-        model = prepared.parent / MODEL
-        kept = cache_key(model) if model.is_file() else ""
+        kept = cache_key(prepared.parent / MODEL)
         found += [path for path in sorted(prepared.iterdir()) if path.is_dir() and path.name != kept]
     return found
