@@ -123,7 +123,7 @@ class PreparedModels:
         arguments = [str(model), str(half), str(threads), "x".join(map(str, shape))]
         command = [sys.executable, "-m", f"{__package__}.prepare", *arguments]
         with subprocess.Popen(  # noqa: S603
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, errors="replace"
         ) as self._child:
             if self._closed:
                 self._child.terminate()
