@@ -16,6 +16,7 @@ import pytest
 from scripts.bump import resolve
 from scripts.compare import Release, compare, imported
 from scripts.docker import Contents
+from scripts.mutants import Survivor, is_explained
 from scripts.upstream import RECORD, ROOT, Base, Refused, Upstream, Variant, our_version
 
 UPSTREAM = Upstream.load()
@@ -315,3 +316,20 @@ def test_a_variant_at_a_version_of_its_own_is_recorded_so() -> None:
     with pytest.raises(Refused, match=r"rocm is still at v2\.5\.4"):
         upstream.base("rocm")
     assert json.loads(json.dumps([base.variant for base in upstream.bases])) == ["cpu", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "explained"),
+    [
+        ("a = 1", "a = 2", True),
+        ("a = 1", "a = 3", False),
+        ("a = b", "a = b | c", True),
+        ('a = headers.get("Range", "")', 'a = headers.get("RANGE", "")', True),
+        ('a = headers.get("Range", "a")', 'a = headers.get("Range", "A")', False),
+    ],
+)
+def test_a_mutant_is_explained_by_a_row_or_is_a_header_in_capitals(before: str, after: str, explained: bool) -> None:
+    table = "| `photo` | `a = 2` | why |\n| `photo` | `a = b \\| c` | why |\n"
+    assert is_explained(Survivor("photo", 1, before, after), table) is explained
+    if "headers" not in before:
+        assert not is_explained(Survivor("decoders", 1, before, after), table)
