@@ -127,7 +127,7 @@ def _orientation(image: Image.Image, data: bytes) -> int:
         return 1
     try:
         exif = image.getexif() if image.format != "PNG" else _png_exif(data)
-        value = exif.get(ExifTags.Base.Orientation, 1)
+        value = exif.get(ExifTags.Base.Orientation)
     except Exception:  # a damaged EXIF block is no reason to refuse the photo
         return 1
     return value if value in TURNS else 1
