@@ -20,7 +20,7 @@ from mt_photos_ml.models import store as store_module
 from mt_photos_ml.models.catalog import ModelRef
 from mt_photos_ml.models.hub import DownloadError
 from mt_photos_ml.models.loader import Loaded, Loader, Model, ModelKey, ModelUnavailable, T
-from mt_photos_ml.models.state import Entry
+from mt_photos_ml.models.state import Entry, ModelState
 from mt_photos_ml.models.store import Store
 from mt_photos_ml.runtime import RuntimeSession
 from mt_photos_ml.runtime.ort import OrtRuntime
@@ -336,7 +336,94 @@ async def test_a_preload_has_all_the_time_it_needs(runtime: Counting, source: Fo
 
     store = Patient(runtime, Loader(runtime, source, CpuScheduler(1, 1)), 0, [VISUAL])
     await store.preload()
-    assert patiences == [None]
+    await store.load(VISUAL)
+    assert patiences == [None, None]
+
+
+# what a person asks for, and is told
+
+NO_MIRROR = "clip/mine/visual can't be downloaded: no mirror answers"
+
+
+async def test_a_person_is_told_what_is_the_matter_with_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_fetch, may_open = threading.Event(), threading.Event()
+
+    class HeldSource(Folder):
+        def fetch(self, ref: ModelRef) -> Path:
+            assert may_fetch.wait(10)
+            return super().fetch(ref)
+
+    class HeldRuntime(Counting):
+        def open(self, model: Path) -> RuntimeSession:
+            assert may_open.wait(10)
+            return super().open(model)
+
+    async def comes(name: str) -> None:
+        async with asyncio.timeout(10):
+            while store.state(VISUAL.ref) != ModelState(name):
+                await asyncio.sleep(0.01)
+
+    store, now = make(HeldRuntime(), HeldSource(tmp_path)), 1000.0
+    monkeypatch.setattr(store_module, "time", SimpleNamespace(monotonic=lambda: now))
+    await comes("not loaded")
+    waiting = asyncio.create_task(used(store, VISUAL))
+    await comes("downloading")
+    may_fetch.set()
+    await comes("loading")
+    may_open.set()
+    await waiting
+    memory_mb = store._entries[VISUAL.ref].loaded.memory_mb
+    async with store.use(VISUAL):
+        assert store.state(VISUAL.ref) == ModelState("in use", None, memory_mb)
+    now += 7
+    assert store.state(VISUAL.ref) == ModelState("ready", 7, memory_mb)
+    assert store.state(TEXTUAL.ref) == ModelState("not loaded")
+
+
+async def test_a_person_is_told_why_a_model_failed_until_it_is_tried_again(
+    runtime: Counting, source: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, now = make(runtime, source), 1000.0
+    monkeypatch.setattr(store_module, "time", SimpleNamespace(monotonic=lambda: now))
+    source.failure = "no mirror answers"
+    with pytest.raises(ModelUnavailable):
+        await used(store, VISUAL)
+    for seconds in (0, 29.5):
+        now = 1000.0 + seconds
+        assert store.state(VISUAL.ref) == ModelState("failed", error=NO_MIRROR)
+    now = 1030.0
+    assert store.state(VISUAL.ref) == ModelState("not loaded")
+
+
+@pytest.mark.parametrize("by_hand", [Store.load, Store.pull])
+async def test_what_a_person_asks_for_is_tried_at_once(
+    runtime: Counting, source: Folder, by_hand: Callable[[Store, ModelKey[Any]], Any]
+) -> None:
+    store = make(runtime, source)
+    source.failure = "no mirror answers"
+    for tried in (1, 2):
+        with pytest.raises(ModelUnavailable) as raised:
+            await by_hand(store, VISUAL)
+        assert str(raised.value) == NO_MIRROR
+        assert len(source.fetched) == tried
+    with pytest.raises(ModelUnavailable):
+        await used(store, VISUAL)
+    source.failure = None
+    await by_hand(store, VISUAL)
+    assert store.loaded == (["clip/mine/visual"] if by_hand is Store.load else [])
+    await used(store, VISUAL)
+
+
+async def test_a_model_is_unloaded_by_hand_where_nobody_uses_it(runtime: Counting, source: Folder) -> None:
+    store = make(runtime, source)
+    assert await store.unload(VISUAL) is True
+    async with store.use(TEXTUAL), store.use(VISUAL):
+        assert await store.unload(VISUAL) is False
+        assert store.loaded == ["clip/mine/textual", "clip/mine/visual"]
+    assert await store.unload(VISUAL) is True
+    assert store.loaded == ["clip/mine/textual"]
 
 
 # models whose files are replaced
