@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from demo.models import build_clip
+from mt_photos_ml.models import loader
 from mt_photos_ml.models.catalog import ModelRef
 from mt_photos_ml.models.loader import Loader, ModelKey, ModelUnavailable, first_line, stamp_of
 from mt_photos_ml.runtime import InferenceError
@@ -71,6 +72,15 @@ def test_the_log_says_what_was_loaded(
     with caplog.at_level(logging.INFO):
         load(source, key)
     assert re.fullmatch(re.escape(f"loaded {name} in ") + r"\d\.\d\d s", caplog.messages[-1])
+
+
+@pytest.mark.parametrize(("before", "after", "grew"), [(100.0, 350.5, 250.5), (300.0, 100.0, 0.0)])
+def test_by_how_much_memory_grew_is_kept(
+    source: Folder, monkeypatch: pytest.MonkeyPatch, before: float, after: float, grew: float
+) -> None:
+    monkeypatch.setattr(loader, "anonymous_mb", iter([before, after]).__next__)
+    loading = Loader(OrtRuntime(1), source, CpuScheduler(1, 1)).load(VISUAL)
+    assert asyncio.run(loading).memory_mb == grew
 
 
 def test_a_model_that_cannot_compute_is_named(source: Folder) -> None:

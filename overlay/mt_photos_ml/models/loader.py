@@ -127,7 +127,7 @@ class Loader:
     def _open(self, key: ModelKey[T], path: Path) -> Loaded[T]:
         """The model, whose own files, such as a large vocabulary, are read while its session is opened."""
         started, stamp, before = time.perf_counter(), stamp_of(key.ref, path), anonymous_mb()
-        with ThreadPoolExecutor(1, "open") as opener:
+        with ThreadPoolExecutor() as opener:
             opening = opener.submit(self._open_session, key.ref, path)
             try:
                 model = key.load(ScheduledSession(str(key.ref), opening, self._scheduler), path.parent)

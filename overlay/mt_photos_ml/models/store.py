@@ -217,7 +217,7 @@ class Store:
     async def run_maintenance(self) -> None:
         """For as long as the service runs: drops models that are idle or replaced, prepares them, and in a pause gives
         back what photos left free."""
-        pause, trimmed = min((self._ttl if self._ttl is not None else _TTL) / 2 or 10, _PAUSE), 0.0
+        pause, trimmed = min((self._ttl if self._ttl is not None else _TTL) / 2 or _PAUSE, _PAUSE), 0.0
         while True:
             await asyncio.sleep(pause)
             await self.reload_replaced()
