@@ -2,9 +2,11 @@
 """A model is loaded, or it is said in words why not; what is damaged is fetched once more."""
 
 import asyncio
+import gc
 import logging
 import os
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from demo.models import build_clip
 from mt_photos_ml.models import loader
 from mt_photos_ml.models.catalog import ModelRef
+from mt_photos_ml.models.hub import DownloadError
 from mt_photos_ml.models.loader import Loader, ModelKey, ModelUnavailable, first_line, stamp_of
 from mt_photos_ml.runtime import InferenceError
 from mt_photos_ml.runtime.ort import OrtRuntime
@@ -87,6 +90,32 @@ def test_a_model_that_cannot_compute_is_named(source: Folder) -> None:
     session = load(source).session
     with pytest.raises(InferenceError, match=r"^clip/mine/visual can't compute this"):
         session.run({session.inputs[0].name: np.zeros((1, 3, 5, 5), np.float32)})
+
+
+def test_a_download_that_fails_when_nobody_waits_any_more_is_not_said_by_asyncio(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    may_fail = threading.Event()
+
+    class Failing(Folder):
+        def fetch(self, ref: ModelRef) -> Path:
+            assert may_fail.wait(10)
+            raise DownloadError("no mirror answers")
+
+    async def hang_up() -> None:
+        loader = Loader(OrtRuntime(1), Failing(tmp_path), CpuScheduler(1, 1))
+        waiting = asyncio.create_task(loader.fetch(VISUAL.ref))
+        while not loader.fetching:
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        may_fail.set()
+        while loader.fetching:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(hang_up())
+    gc.collect()
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(

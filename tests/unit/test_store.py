@@ -372,6 +372,8 @@ async def test_a_person_is_told_what_is_the_matter_with_a_model(
     await comes("downloading")
     may_fetch.set()
     await comes("loading")
+    with pytest.raises(ModelUnavailable, match=r"^clip/mine/visual is still being loaded$"):
+        await store._get(VISUAL, patience=0.01)
     may_open.set()
     await waiting
     memory_mb = store._entries[VISUAL.ref].loaded.memory_mb
