@@ -18,8 +18,9 @@ class HubServer:
     Faults, to be set before or during the test: `status` answers everything with this error, `silent` accepts and never
     answers, `cuts` breaks off that many transfers of a model file after `after` bytes, `stalls` lets that many go quiet
     there instead, `spoiled` changes the bytes but not their number, `ignores_ranges` sends all always, `shifts` sends
-    another piece than was asked for, `pause` waits before a file, no `sizes` leaves sizes and checksums out of the
-    list, `claimed` tells other sizes there. `said` is what clients told of themselves.
+    another piece than was asked for, `no_range` answers 416 to whatever file, `pause` waits before a file, no `sizes`
+    leaves sizes and checksums out of the list, `claimed` tells other sizes there. `said` is what clients told of
+    themselves.
     """
 
     def __init__(self) -> None:
@@ -28,7 +29,7 @@ class HubServer:
         self.requests: list[tuple[str, str]] = []
         self.said: set[tuple[str, str | None]] = set()
         self.status = 0
-        self.silent = self.spoiled = self.ignores_ranges = self.shifts = False
+        self.silent = self.spoiled = self.ignores_ranges = self.shifts = self.no_range = False
         self.sizes = True
         self.claimed: dict[str, int] = {}
         self.cuts = self.stalls = 0
@@ -132,6 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("Range", "")
         if self.command == "GET" and wanted != "bytes=0-0":
             hub.requests.append((f"file@{name}", wanted))
+        if hub.no_range:
+            self._reply(416, b"")
+            return
         whole = content
         if hub.spoiled:
             content = bytes(byte ^ 1 for byte in content)

@@ -169,6 +169,15 @@ def test_a_server_that_answers_with_an_error_is_not_asked_again(
         transfer.download(RemoteFile("a", f"{server.endpoint}/no", None, None), tmp_path / "a", lambda: None)
 
 
+def test_a_server_that_finds_fault_with_a_range_that_nobody_asked_for_is_given_up(
+    server: HubServer, other: HubServer, tmp_path: Path
+) -> None:
+    server.no_range = True
+    model = Hub(tmp_path, endpoints=[server.endpoint, other.endpoint]).fetch(VISUAL)
+    assert model.read_bytes() == WEIGHTS
+    assert why(tmp_path / "other", server) == "HTTP 416 Requested Range Not Satisfiable"
+
+
 def test_errors_of_the_disk_stay_what_they_are(server: HubServer, tmp_path: Path) -> None:
     server.release["a"] = WEIGHTS
     file = RemoteFile("a", f"{server.release_address}/a", None, None)

@@ -120,10 +120,10 @@ def _receive(file: RemoteFile, staged: Path, on_bytes: Callable[[], None]) -> No
     try:
         answer = open_url(file.address, f"bytes={start}-" if start else None)
     except HTTPError as error:
-        if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if not start or error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
-        staged.unlink()
-        raise _BrokenOffError("the file there is a shorter one") from None
+        staged.unlink()  # the file there is a shorter one
+        raise _BrokenOffError from None
     with answer, staged.open("ab") as target:
         if answer.status != HTTPStatus.PARTIAL_CONTENT:
             start = 0
