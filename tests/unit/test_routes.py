@@ -107,17 +107,6 @@ def test_a_full_queue_is_503_at_once_and_every_answer_is_one_or_the_other(cache:
     assert busy.headers["retry-after"] == "5"
 
 
-def test_a_text_is_remembered_until_restart(service: Service) -> None:
-    with service.client() as client:
-        answers = [client.post("/clip/txt", json={"text": "a red photo"}).json() for _ in range(3)]
-        assert service.log.read_text().count("remembered") == 2
-        client.post("/restart")
-        answers.append(client.post("/clip/txt", json={"text": "a red photo"}).json())
-        assert loaded(client) == ["clip/demo-colours/textual"]
-    assert service.log.read_text().count("remembered") == 2
-    assert answers == answers[:1] * 4
-
-
 def test_a_model_that_cannot_be_had_is_503_and_a_photo_to_be_sent_again(tmp_path: Path, photo: bytes) -> None:
     settings = {"MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path / "cache"), "HF_ENDPOINT": "http://127.0.0.1:9"}
     with running(tmp_path, settings) as service:
