@@ -410,6 +410,48 @@ def test_room_for_just_what_it_may_become_is_enough(
 # the process that writes it
 
 
+def test_one_that_another_was_quicker_to_make_is_kept(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(tmp_path, model)
+    (folder,) = made(model)
+    theirs = folder.rename(tmp_path / "theirs")
+    number = theirs.stat().st_ino
+    (models := PreparedModels(tmp_path)).open(model, open_plain, 1)
+    monkeypatch.setattr(prepared, "sync", lambda paths: theirs.rename(folder))
+    assert models.prepare(model, 1, SHAPE)
+    assert folder.stat().st_ino == number
+
+
+def test_one_that_somebody_removed_is_made_again_by_the_same_process(tmp_path: Path, model: Path) -> None:
+    models = PreparedModels(tmp_path)
+    for _ in range(2):
+        models.open(model, open_plain, 1)
+        assert models.prepare(model, 1, SHAPE)
+        (folder,) = made(model)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "is_close"),
+    [
+        ([1000.5], [1000], True),
+        ([1003], [1000], False),
+        ([5e-5], [0], True),
+        ([0.5], [0], False),
+        ([np.nan], [np.nan], True),
+        ([np.nan], [0], False),
+        ([[1]], [1], False),
+    ],
+)
+def test_answers_are_as_close_as_other_kernels_make_them(
+    answer: list[Any], expected: list[Any], is_close: bool
+) -> None:
+    one, other = [np.array(answer, np.float32)], [np.array(expected, np.float32)]
+    assert prepare._close(one, other) == is_close
+    assert not prepare._close(one, [*other, *other])
+
+
 def tried(
     cache: Path, model: Path, monkeypatch: pytest.MonkeyPatch, script: str, models: PreparedModels | None = None
 ) -> bool:
