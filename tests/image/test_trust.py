@@ -97,8 +97,9 @@ def test_no_secret_is_in_a_layer_or_in_what_docker_tells(image: str, start: Star
     secret = tmp_path / "key"
     secret.write_text(KEY)
     secret.chmod(0o444)
-    with start(f"--volume={secret}:/run/secrets/key:ro", API_AUTH_KEY="", API_AUTH_KEY_FILE="/run/secrets/key") as held:
-        assert held.client().post("/check").status_code == 200
+    settings = {"API_AUTH_KEY": "", "API_AUTH_KEY_FILE": "/run/secrets/key"}
+    with start(f"--volume={secret}:/run/secrets/key:ro", **settings) as held, held.client() as client:
+        assert client.post("/check").status_code == 200
         assert KEY not in docker("inspect", held.name)
         assert KEY not in held.log
     history = docker("history", "--no-trunc", image) + docker("inspect", image)
