@@ -19,7 +19,7 @@ help:
 	@echo "make install   run it for good, by systemd, as root; after git pull make upgrade; make uninstall"
 	@echo "make test   run the tests"
 	@echo "make test-trust   provoke faults, load and bad input (LONG=1: for an hour)"
-	@echo "make mutants   change the code in many small ways and list the changes that no test notices (an hour and more)"
+	@echo "make mutants   change the code in many small ways and list the changes that no test notices (for some hours; ARGS=api/auth: one module)"
 	@echo "make lint   check style, types and workflows"
 	@echo "make bench  measure it against bare models, for docs/benchmarks.md (QUICK=1: in two minutes, only printed)"
 	@echo "make image  build the image (VARIANT=cuda, openvino, armnn, rknn or rocm for another device)"
