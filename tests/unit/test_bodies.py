@@ -135,6 +135,26 @@ def test_who_finds_no_room_waits_until_another_is_answered() -> None:
 
 
 @pytest.mark.usefixtures("patience")
+def test_room_goes_to_who_holds_least_and_among_equals_to_who_waits_longest() -> None:
+    async def scene() -> list[tuple[float, int]]:
+        all_ = Bodies(100)
+        first = asyncio.create_task(taken(all_, upload(*[(1, 0)] * 20)))  # is there, holds nothing
+        holds = asyncio.create_task(taken(all_, upload((0, 45)), answering=5))
+        await asyncio.sleep(0)
+        requests = (
+            upload((0, 30), (1, 40)),  # holds 30, waits from 1 on
+            upload((0, 20), (2, 35)),  # holds 20, waits from 2 on
+            upload((3, 20)),  # holds nothing: the first to get what is free at 5
+            upload((4, 20)),  # as much, but later
+        )
+        answers = await asyncio.gather(*(taken(all_, request, answering=1) for request in requests))
+        await asyncio.gather(first, holds)
+        return answers
+
+    assert clock.run(scene()) == [(7, 70), (6, 55), (5, 20), (5, 20)]
+
+
+@pytest.mark.usefixtures("patience")
 def test_all_together_hold_the_limit_and_not_a_byte_more() -> None:
     async def scene(size: int) -> float:
         all_ = Bodies(100)
@@ -173,6 +193,19 @@ def test_while_anybody_waits_for_room_who_is_silent_has_two_seconds() -> None:
         return both, still, nobody
 
     assert clock.run(scene()) == (3, 6, 37)
+
+
+def test_who_is_silent_already_has_two_seconds_from_when_somebody_waits_for_room() -> None:
+    async def scene() -> float:
+        all_ = Bodies(10)
+        silent_one = asyncio.create_task(given_up(all_, silent()))
+        await asyncio.sleep(0)
+        holds, waits = (asyncio.create_task(taken(all_, upload((late, 10)), answering=50)) for late in (0, 5))
+        answer = await silent_one
+        await asyncio.gather(holds, waits)
+        return answer
+
+    assert clock.run(scene()) == 5
 
 
 def test_the_time_that_one_waits_for_room_is_not_held_against_it() -> None:

@@ -4,7 +4,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
@@ -23,12 +23,17 @@ _SLOWEST = 50_000  # bytes a second that an upload must bring on average, once i
 
 @dataclass(eq=False)
 class _Body:
-    """size: bytes of it that are held. started, last: when it began, and when something came, by the loop's clock."""
+    """size: bytes of it that are held. started, last: when it began, and when something came, by the loop's clock.
+
+    wanted: bytes for which it waits until there is room.
+    """
 
     started: float
     last: float
     size: int = 0
     timeout: asyncio.Timeout | None = None
+    wanted: int = 0
+    room: asyncio.Event = field(default_factory=asyncio.Event)
 
     def due(self, silence: float) -> float:
         """When it is given up if nothing comes until then."""
@@ -42,9 +47,8 @@ class Bodies:
         """limit: bytes of all together; the one that began first may go beyond, so that one always ends."""
         self._limit = limit
         self.held = 0
-        self._waiting = 0
+        self._waiting: dict[_Body, None] = {}
         self._reading: dict[_Body, None] = {}
-        self._changed = asyncio.Event()
         self._silence = SILENCE
 
     @property
@@ -82,36 +86,41 @@ class Bodies:
                 raise TooSlow from None
             finally:
                 body.timeout = None
-            await self._take(body, len(piece))
-            yield piece
+            if piece:  # the last one is empty
+                await self._take(body, len(piece))
+                yield piece
         self._ended(body)
 
     async def _take(self, body: _Body, size: int) -> None:
         """Waits for room; that time is not held against the upload."""
         clock = asyncio.get_running_loop().time
         body.last = began = clock()
-        if not self._has_room(body, size):
-            self._waiting += 1
+        body.wanted = size
+        body.room.clear()
+        self._waiting[body] = None
+        self._give_room()
+        try:
+            await body.room.wait()
+        finally:
+            self._waiting.pop(body, None)
             self._reschedule()
-            try:
-                while not self._has_room(body, size):
-                    await self._changed.wait()
-            finally:
-                self._waiting -= 1
-                self._reschedule()
-            body.started += clock() - began
-            body.last = clock()
-        body.size += size
-        self.held += size
+        body.started += clock() - began
+        body.last = clock()
 
-    def _has_room(self, body: _Body, size: int) -> bool:
-        return self.held + size <= self._limit or next(iter(self._reading)) is body
+    def _give_room(self) -> None:
+        """To who holds least, that no photo waits for many that stall, and always to the one that began first."""
+        first = next(iter(self._reading), None)
+        for body in sorted(self._waiting, key=lambda body: body.size):
+            if body is first or self.held + body.wanted <= self._limit:
+                del self._waiting[body]
+                body.size += body.wanted
+                self.held += body.wanted
+                body.room.set()
+        self._reschedule()
 
     def _ended(self, body: _Body) -> None:
         self._reading.pop(body, None)
-        self._changed.set()
-        self._changed = asyncio.Event()
-        self._reschedule()
+        self._give_room()
 
     def _reschedule(self) -> None:
         """Who waits for a byte is given as long as there is time now."""
