@@ -76,8 +76,8 @@ def test_who_drips_is_given_up_when_the_average_is_under_fifty_thousand_bytes_a_
     assert clock.run(given_up(Bodies(1 << 30), drips([5_000_000, 5_000_000]))) == 230
 
 
-@pytest.mark.parametrize(("uploads", "seconds"), [(128, 30), (129, 2)])
-def test_in_a_crowd_of_more_than_128_who_is_silent_has_two_seconds(uploads: int, seconds: float) -> None:
+@pytest.mark.parametrize(("uploads", "seconds"), [(256, 30), (257, 2)])
+def test_in_a_crowd_of_more_than_256_who_is_silent_has_two_seconds(uploads: int, seconds: float) -> None:
     async def crowd() -> list[float]:
         all_ = Bodies(100)
         return await asyncio.gather(*(given_up(all_, silent()) for _ in range(uploads)))
@@ -91,7 +91,7 @@ def test_who_is_silent_already_when_a_crowd_comes_has_less_time_and_more_again_w
         patient = asyncio.create_task(given_up(all_, upload((9.5, 5_000_000), ends=False)))
         early = asyncio.create_task(given_up(all_, silent()))
         await asyncio.sleep(10)
-        others = [asyncio.create_task(taken(all_, upload((1, 1)))) for _ in range(128)]
+        others = [asyncio.create_task(taken(all_, upload((1, 1)))) for _ in range(256)]
         await asyncio.gather(*others)
         return await early, await patient
 

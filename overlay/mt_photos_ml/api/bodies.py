@@ -17,7 +17,7 @@ SILENCE_IN_A_CROWD = 2.0
 MOST = 512
 """Uploads at once; one more is answered 503."""
 
-_CROWD = 128  # uploads at once, from which on they are a crowd
+_CROWD = 256  # uploads at once, beyond which they are a crowd
 _SLOWEST = 50_000  # bytes a second that an upload must bring on average, once it has taken that long
 
 
