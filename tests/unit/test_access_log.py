@@ -147,7 +147,9 @@ def test_an_error_that_goes_on_is_in_the_line_as_500(caplog: pytest.LogCaptureFi
         (ValueError("a\nb  c"), "a b c"),
         (ValueError(), "ValueError"),
         (ValueError("long " * 24), ("long " * 24).rstrip()),
-        (ValueError("long " * 25), "long " * 23 + "…"),
+        (ValueError("long " * 25), "long " * 23 + "long…"),
+        (ValueError("a" * 120), "a" * 120),
+        (ValueError("a" * 121), "a" * 119 + "…"),
     ],
 )
 def test_why_it_failed_is_said_in_one_short_line(error: Exception, words: str) -> None:

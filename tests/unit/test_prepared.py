@@ -168,12 +168,12 @@ def test_a_preparation_under_way_is_ended_with_the_service(
 
 def test_another_model_file_is_prepared_anew_and_the_old_one_is_stale(tmp_path: Path, model: Path) -> None:
     (old,) = made_by_opening(tmp_path, model)
-    assert find_stale(tmp_path) == []
+    assert find_stale(model.parents[1]) == []
     write(model, seed=1)
-    assert find_stale(tmp_path) == [old]
+    assert find_stale(model.parents[1]) == [old]
     new = next(path for path in made_by_opening(tmp_path, model) if path != old)
     assert files_opened(tmp_path, model) == [new / "model.onnx"]
-    assert find_stale(tmp_path) == [old]
+    assert find_stale(model.parents[1]) == [old]
 
 
 def test_the_key_stands_for_onnxruntime_and_the_processor_too(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -578,18 +578,22 @@ def test_a_second_session_that_cannot_be_opened_any_more_is_done_without(tmp_pat
     assert session.run({"x": np.ones((1, 64), np.float32)})[0].shape == (1, 64)
 
 
-def test_what_is_of_no_use_is_found_in_all_folders(tmp_path: Path, model: Path) -> None:
-    other = tmp_path / "clip" / "other" / "visual" / "model.onnx"
-    write(other, seed=0)
-    (kept,) = made_by_opening(tmp_path, model)
-    stale = [folder / "prepared" / name for folder in (model.parent, other.parent) for name in (".half", "0123")]
-    half = other.parent / ".int8.partial"
-    for folder in (*stale, half):
+def test_what_is_of_no_use_is_found_in_the_folders_of_all_types(tmp_path: Path, model: Path) -> None:
+    textual = model.parents[1] / "textual" / "model.onnx"
+    write(textual, seed=0)
+    made_by_opening(tmp_path, model)
+    stale = [at / "prepared" / name for at in (textual.parent, model.parent) for name in (".half", "0123")]
+    half, gone = textual.parent / ".int8.partial", model.parents[1] / "gone" / "prepared" / "0123"
+    for folder in (half, gone, *stale):
         folder.mkdir(parents=True)
-    gone = tmp_path / "gone" / "prepared" / "0123"
-    gone.mkdir(parents=True)
-    assert find_stale(tmp_path) == [half, *stale, gone]
-    assert kept not in find_stale(tmp_path)
+        os.utime(folder, (1, 1))
+    assert find_stale(model.parents[1]) == [half, gone, *stale]
+
+
+def test_what_is_being_written_is_of_use(model: Path) -> None:
+    for folder in ("prepared/.half", ".int8.partial"):
+        (model.parent / folder).mkdir(parents=True)
+    assert find_stale(model.parents[1]) == []
 
 
 # what it is known by

@@ -5,11 +5,11 @@ import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from textwrap import shorten
 from time import perf_counter
 
 from starlette.types import Scope
 
+_LONGEST = 120  # characters of why a request failed
 _ID = re.compile(rb"[\w.:-]{1,64}")
 
 
@@ -38,7 +38,8 @@ class RequestRecord:
 
     def fail(self, error: Exception) -> None:
         """Why the request failed: in words, and the kind of error by which it is counted."""
-        said = shorten(str(error) or type(error).__name__, 120, placeholder=" …")
+        said = " ".join(str(error).split()) or type(error).__name__
+        said = said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1]}…"
         self.error = "".join(letter if letter.isprintable() else _escaped(letter) for letter in said)
         self.reason = type(error).__name__
 

@@ -35,7 +35,7 @@ _MIN_SIZE = 1_000_000  # bytes of a model that is worth it
 _GROWTH = 2.2  # the prepared form of a model is at most so much larger
 _FOR_GOOD = (REFUSED, -signal.SIGSEGV, -signal.SIGFPE, -signal.SIGILL)
 _REASONS = {-9: "there was not enough memory to prepare it", -signal.SIGSEGV: "the attempt crashed"}  # -9: SIGKILL
-_ABANDONED = 3600.0  # seconds after which a half-written folder is one of a process that was killed
+_ABANDONED = 3600.0  # seconds without a file more or less in a half-written folder, after which nobody writes to it
 
 
 class PreparedModels:
@@ -98,7 +98,7 @@ class PreparedModels:
         if needed > free:
             raise PrepareError(f"{folder.parent} has {free // 1_000_000} MB free, {needed // 1_000_000} are needed")
         for left in folder.parent.glob(".*/"):
-            if left.stat().st_mtime < time.time() - _ABANDONED:
+            if _is_abandoned(left):
                 shutil.rmtree(left, ignore_errors=True)
         half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
@@ -198,10 +198,19 @@ def _size(model: Path) -> int:
 
 
 def find_stale(folder: Path) -> list[Path]:
-    """What lies below a folder and is of no use: models prepared for another onnxruntime or processor, or of files that
-    have changed since, and what a killed `models optimize` left."""
-    found = sorted(folder.rglob(".int8.partial"))
-    for prepared in sorted(folder.rglob(FOLDER)):
+    """What lies in a model's folder and is of no use: models prepared for another onnxruntime or processor, or of files
+    that have changed since, and half-written ones that a process left which was killed."""
+    stale = [path for path in sorted(folder.glob("*/.int8.partial")) if _is_abandoned(path)]
+    for prepared in sorted(folder.glob(f"*/{FOLDER}")):
         kept = cache_key(prepared.parent / MODEL)
-        found += [path for path in sorted(prepared.iterdir()) if path.is_dir() and path.name != kept]
-    return found
+        others = (path for path in sorted(prepared.iterdir()) if path.is_dir() and path.name != kept)
+        stale += [path for path in others if not path.name.startswith(".") or _is_abandoned(path)]
+    return stale
+
+
+def _is_abandoned(half: Path) -> bool:
+    """Whether the process that is writing a folder was killed, rather than being at it."""
+    try:
+        return half.stat().st_mtime < time.time() - _ABANDONED
+    except OSError:
+        return False  # put in place meanwhile
