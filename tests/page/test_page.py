@@ -257,3 +257,20 @@ def test_files_that_are_not_used_are_shown_and_deleted(open_page: Open, service:
     page.click("#unused button")
     sync.expect(page.locator("#unused")).to_have_text("Deleted.")
     assert not old.exists()
+
+
+def test_a_service_that_does_not_answer_is_told_wherever_one_asks(open_page: Open, service: Service) -> None:
+    page = open_page(locale="en-GB")
+    page.wait_for_selector("#models tr:nth-child(6)")
+    page.context.set_offline(True)
+    for press, told in (("#find-unused", "#unused"), ("#measure", "#measured")):
+        page.click(press)
+        sync.expect(page.locator(told)).to_have_text("The service does not answer.")
+    page.set_input_files("#photo", photo_of(service, "people.jpg"))
+    for told in ("#text li", "#faces li"):
+        sync.expect(page.locator(told)).to_have_text("The service does not answer.")
+    page.set_input_files("#second", photo_of(service, "second.jpg"))
+    sync.expect(page.locator("#compared")).to_contain_text("The service does not answer.")
+    page.fill("#words", "red")
+    page.press("#words", "Enter")
+    sync.expect(page.locator("#ranked")).to_contain_text("The service does not answer.")

@@ -102,11 +102,19 @@ async function ask(path, options = {}) {
   return fetch(path, { ...options, headers });
 }
 
-async function send(path, file) {
+// What a reply says, with msg where it could not be had: why, in words.
+async function answer(path, options = {}) {
+  try {
+    const reply = await ask(path, options), told = await reply.json();
+    const msg = told.msg ?? told.detail ?? (reply.ok ? "" : String(reply.status));
+    return { ...told, msg, timing: reply.headers.get("server-timing") || "" };
+  } catch { return { msg: say("away"), timing: "" }; }
+}
+
+function send(path, file) {
   const form = new FormData();
   form.append("file", file);
-  const reply = await ask(path, { method: "POST", body: form });
-  return { ...(await reply.json()), timing: reply.headers.get("server-timing") || "" };
+  return answer(path, { method: "POST", body: form });
 }
 
 async function refresh() {
@@ -179,7 +187,7 @@ function modelRow(model) {
   const cell = element("td");
   if (action) {
     const button = element("button", say(action), { type: "button", "aria-label": `${say(action)} ${model.task} ${model.type}` });
-    button.onclick = async () => { button.disabled = true; await ask(`/api/models/${model.task}/${model.type}/${action}`, { method: "POST" }); refresh(); };
+    button.onclick = async () => { button.disabled = true; $("said").textContent = (await answer(`/api/models/${model.task}/${model.type}/${action}`, { method: "POST" })).msg; refresh(); };
     cell.append(button);
   }
   return [`${say("task")[model.task]}, ${say("type")[model.type]}: ${model.name}${model.variant ? ` (${model.variant})` : ""}`, model.runs_on, state, size, cell];
@@ -194,7 +202,7 @@ async function tryPhoto(file) {
   $("boxes").replaceChildren();
   const routes = { ocr: "/ocr", faces: "/represent", clip: "/clip/img" };
   const [text, faces, seen] = await Promise.all(Object.entries(routes).map(([task, route]) => tasks[task] ? send(route, file) : {}));
-  Object.assign(photo, { faces: faces.result || [], vector: seen.result });
+  Object.assign(photo, { faces: faces.result || [], vector: seen.result, problem: seen.msg });
   $("boxes").setAttribute("viewBox", `0 0 ${$("picture").naturalWidth || 1} ${$("picture").naturalHeight || 1}`);
   $("boxes").setAttribute("preserveAspectRatio", "none");
   const lines = text.result?.texts || [];
@@ -229,34 +237,33 @@ function box(kind, x, y, width, height, label = "") {
 const dot = (a, b) => a.reduce((sum, value, i) => sum + Number(value) * Number(b[i]), 0);
 
 async function compare(file) {
-  const second = (await send("/represent", file)).result || [];
+  const { result: second = [], msg } = await send("/represent", file);
   const rows = photo.faces.flatMap((one, i) => second.map((two, k) => {
     const alike = dot(one.embedding, two.embedding);
     return [i + 1, k + 1, alike.toFixed(3), alike >= SAME ? say("same") : say("other")];
   }));
-  table("compared", say("pair"), rows.length ? rows : [[say("nothing"), "", "", ""]]);
+  table("compared", say("pair"), rows.length ? rows : [[msg || say("nothing"), "", "", ""]]);
 }
 
 async function rank(words) {
   const found = await Promise.all(words.map(async (word) => {
-    const reply = await ask("/clip/txt", { method: "POST", body: JSON.stringify({ text: word }), headers: { "content-type": "application/json" } });
-    const { result, msg } = await reply.json();
-    return [word, reply.ok && photo.vector?.length === result.length ? dot(photo.vector, result) : msg];
+    const { result, msg } = await answer("/clip/txt", { method: "POST", body: JSON.stringify({ text: word }), headers: { "content-type": "application/json" } });
+    return [word, result?.length && photo.vector?.length === result.length ? dot(photo.vector, result) : msg || photo.problem || "–"];
   }));
   found.sort((a, b) => b[1] - a[1]);
   table("ranked", say("word"), found.map(([word, near]) => [word, typeof near === "number" ? near.toFixed(3) : near]));
 }
 
 async function unused() {
-  const { result } = await (await ask("/api/models/unused")).json();
+  const { result, msg } = await answer("/api/models/unused");
+  if (msg) return $("unused").replaceChildren(msg);
   const entries = Object.entries(result), sum = entries.reduce((all, [, mb]) => all + mb, 0);
   $("unused").replaceChildren(say("unused")(entries.length, sum), list(entries.map(([path, mb]) => `${path}, ${mb} MB`), " "));
   if (!entries.length) return $("unused").replaceChildren(say("unused")(0, 0));
   const button = element("button", say("remove"), { type: "button" });
   button.onclick = async () => {
     if (!confirm(say("sure"))) return;
-    const reply = await ask("/api/models/unused", { method: "DELETE" });
-    $("unused").textContent = reply.ok ? say("removed") : (await reply.json()).msg;
+    $("unused").textContent = (await answer("/api/models/unused", { method: "DELETE" })).msg || say("removed");
   };
   $("unused").append(button);
 }
@@ -264,13 +271,11 @@ async function unused() {
 async function measure() {
   $("measure").disabled = true;
   $("measured").replaceChildren(row("td", [say("measuring")]));
-  try {
-    const reply = await ask("/api/bench", { method: "POST" }), told = await reply.json();
-    if (!reply.ok) throw new Error(told.msg);
-    table("measured", say("measured"), told.result.tasks.map((task) => task.problem ? [say("task")[task.task], task.problem, ""]
-      : [say("task")[task.task], task.milliseconds, task.per_day.toLocaleString(language)]));
-    $("hints").replaceChildren(...told.result.hints.map((hint) => element("li", say("hint")[hint.code] || hint.text)));
-  } catch (error) { table("measured", [error.message], []); $("measured").replaceChildren(row("td", [error.message])); }
+  const { result, msg } = await answer("/api/bench", { method: "POST" });
+  if (msg) $("measured").replaceChildren(row("td", [msg]));
+  else table("measured", say("measured"), result.tasks.map((task) => task.problem ? [say("task")[task.task], task.problem, ""]
+    : [say("task")[task.task], task.milliseconds, task.per_day.toLocaleString(language)]));
+  $("hints").replaceChildren(...(result?.hints ?? []).map((hint) => element("li", say("hint")[hint.code] || hint.text)));
   $("measure").disabled = false;
 }
 
