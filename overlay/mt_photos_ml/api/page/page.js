@@ -282,11 +282,12 @@ async function measure() {
 async function restart() {
   $("said").textContent = say("restarting");
   await ask("/restart_v2", { method: "POST" }).catch(() => 0);
-  for (let tries = 0; tries < 60; tries++) {
+  let isBack = false;
+  for (let tries = 0; tries < 60 && !isBack; tries++) {
     await new Promise((done) => setTimeout(done, 1000));
-    if (await fetch("/ping").then((reply) => reply.ok, () => false)) break;
+    isBack = await fetch("/ping").then((reply) => reply.ok, () => false);
   }
-  $("said").textContent = say("restarted");
+  $("said").textContent = say(isBack ? "restarted" : "away");
   refresh();
 }
 
