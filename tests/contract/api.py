@@ -84,7 +84,7 @@ class Api:
 @contextlib.contextmanager
 def connected(url: str, key: str) -> Iterator[Api]:
     """The API at this address."""
-    with httpx.Client(base_url=url, headers={"api-key": key}, timeout=60, trust_env=False) as http:
+    with httpx.Client(base_url=url, headers={"api-key": key}, timeout=300, trust_env=False) as http:
         yield Api(url, key, http)
 
 
