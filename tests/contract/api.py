@@ -83,7 +83,7 @@ class Api:
 
 @contextlib.contextmanager
 def connected(url: str, key: str) -> Iterator[Api]:
-    """The API at this address."""
+    """The API at this address, in which text takes a minute where the machine is emulated."""
     with httpx.Client(base_url=url, headers={"api-key": key}, timeout=300, trust_env=False) as http:
         yield Api(url, key, http)
 
