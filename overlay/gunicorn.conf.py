@@ -9,10 +9,10 @@ import sys
 import warnings
 from typing import Any
 
-from mt_photos_ml.lifecycle import PatientH11Protocol
+from mt_photos_ml.api.middleware.lifecycle import PatientH11Protocol
 from mt_photos_ml.models.checks import check_models
+from mt_photos_ml.server.supervise import MAPPING_GONE
 from mt_photos_ml.settings import SettingsError, load
-from mt_photos_ml.supervise import MAPPING_GONE
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # the package that takes its place is not in the base

@@ -11,13 +11,13 @@ import httpx
 from starlette.applications import Starlette
 
 from demo.__main__ import environment as demo_environment
-from mt_photos_ml.api.access_log import AccessLogMiddleware
-from mt_photos_ml.api.console import Console
 from mt_photos_ml.api.errors import HANDLERS
-from mt_photos_ml.api.metrics import Metrics
+from mt_photos_ml.api.middleware.access_log import AccessLogMiddleware
 from mt_photos_ml.api.record import RequestRecord
 from mt_photos_ml.api.routes import Routes
-from mt_photos_ml.api.status import Status
+from mt_photos_ml.dashboard.metrics import Metrics
+from mt_photos_ml.dashboard.routes import Console
+from mt_photos_ml.dashboard.status import Status
 from mt_photos_ml.engine import Engine
 from mt_photos_ml.settings import Settings
 

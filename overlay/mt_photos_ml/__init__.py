@@ -5,7 +5,7 @@ import os
 from importlib import metadata
 from pathlib import Path
 
-from .processor import require_processor
+from .machine.cpu import require_processor
 
 require_processor()
 

@@ -10,17 +10,17 @@ from typing import Protocol
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
-from .api.access_log import AccessLogMiddleware
-from .api.auth import ApiKeyMiddleware
-from .api.console import Console
 from .api.errors import HANDLERS
-from .api.limits import BodyLimitMiddleware
-from .api.metrics import Metrics
+from .api.middleware.access_log import AccessLogMiddleware
+from .api.middleware.auth import ApiKeyMiddleware
+from .api.middleware.body_limit import BodyLimitMiddleware
+from .api.middleware.lifecycle import Lifecycle, LifecycleMiddleware
 from .api.routes import Routes
-from .api.status import Status
-from .benchmark import measure
+from .dashboard.metrics import Metrics
+from .dashboard.routes import Console
+from .dashboard.status import Status
 from .engine import Engine
-from .lifecycle import Lifecycle, LifecycleMiddleware
+from .engine.benchmark import measure
 from .settings import Settings
 
 

@@ -4,13 +4,13 @@
 import signal
 import sys
 
-from mt_photos_ml.announce import announce
+from mt_photos_ml.api.middleware.lifecycle import Lifecycle
+from mt_photos_ml.api.upstream import Upstream
 from mt_photos_ml.app import from_settings
-from mt_photos_ml.lifecycle import Lifecycle
-from mt_photos_ml.logs import to_stderr
-from mt_photos_ml.memory import configure_malloc
+from mt_photos_ml.machine.memory import configure_malloc
+from mt_photos_ml.server.announce import announce
+from mt_photos_ml.server.logs import to_stderr
 from mt_photos_ml.settings import SettingsError, load
-from mt_photos_ml.upstream import Upstream
 
 try:
     settings = load()

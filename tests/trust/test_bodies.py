@@ -15,7 +15,7 @@ import pytest
 
 from demo.__main__ import environment as demo_environment
 from demo.pictures import colour_photo
-from mt_photos_ml.api import bodies
+from mt_photos_ml.api import uploads as bodies
 from photos import jpeg
 from service import KEY, Service, anonymous_mb, post, running, until
 from trust.raw import answer_to, connect, received, stalled, status_of, upload_head

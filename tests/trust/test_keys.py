@@ -12,9 +12,9 @@ from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
 from demo.__main__ import environment as demo_environment
-from mt_photos_ml.api.auth import WRONG_KEYS_A_MINUTE, ApiKeyMiddleware
+from mt_photos_ml.api.middleware.auth import WRONG_KEYS_A_MINUTE, ApiKeyMiddleware
+from mt_photos_ml.api.middleware.lifecycle import Lifecycle
 from mt_photos_ml.app import from_settings
-from mt_photos_ml.lifecycle import Lifecycle
 from mt_photos_ml.settings import Settings
 from service import KEY, Service, running
 from trust.tally import count
@@ -110,7 +110,7 @@ def test_an_old_key_sent_over_and_over_is_no_guess(at: At) -> None:
 
 def test_after_the_minute_it_may_try_again(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("mt_photos_ml.api.auth.time.monotonic", lambda: now)
+    monkeypatch.setattr("mt_photos_ml.api.middleware.auth.time.monotonic", lambda: now)
     for i in range(WRONG_KEYS_A_MINUTE):
         at.status("198.51.100.7", f"guess {i}")
     assert at.status("198.51.100.7", KEY) == 429
@@ -121,7 +121,7 @@ def test_after_the_minute_it_may_try_again(at: At, monkeypatch: pytest.MonkeyPat
 
 
 def test_any_number_of_addresses_takes_bounded_memory(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mt_photos_ml.api.auth._REMEMBERED", 50)
+    monkeypatch.setattr("mt_photos_ml.api.middleware.auth._REMEMBERED", 50)
     for i in range(200):
         at.status(f"198.51.{i // 250}.{i % 250}", "wrong")
         at.status(f"198.51.{i // 250}.{i % 250}", KEY)

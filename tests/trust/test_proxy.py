@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from demo.__main__ import environment as demo_environment
-from mt_photos_ml.api.auth import WRONG_KEYS_A_MINUTE
+from mt_photos_ml.api.middleware.auth import WRONG_KEYS_A_MINUTE
 from service import KEY, Service, free_port, running, until
 from trust.tally import count
 from trust.traffic import alike, answered, mixed

@@ -12,7 +12,7 @@ import httpx
 
 from demo.__main__ import environment as demo_environment
 from demo.pictures import text_page
-from mt_photos_ml import lifecycle
+from mt_photos_ml.api.middleware import lifecycle
 from photos import jpeg
 from service import KEY, Service, loaded, post, running, until
 from trust.raw import stalled

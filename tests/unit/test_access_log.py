@@ -15,9 +15,9 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from demo.__main__ import environment as demo_environment
-from mt_photos_ml.api.access_log import AccessLogMiddleware
-from mt_photos_ml.api.metrics import Metrics
+from mt_photos_ml.api.middleware.access_log import AccessLogMiddleware
 from mt_photos_ml.api.record import RequestRecord, record_of
+from mt_photos_ml.dashboard.metrics import Metrics
 from service import Service, post, running, until
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from demo.__main__ import environment as demo_environment
-from mt_photos_ml.announce import misspelt
+from mt_photos_ml.server.announce import misspelt
 from service import KEY, running
 
 

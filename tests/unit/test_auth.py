@@ -14,8 +14,8 @@ from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from demo.__main__ import environment as demo_environment
-from mt_photos_ml.api import auth
-from mt_photos_ml.api.auth import ApiKeyMiddleware, Guesses
+from mt_photos_ml.api.middleware import auth
+from mt_photos_ml.api.middleware.auth import ApiKeyMiddleware, Guesses
 from service import running
 
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from demo.__main__ import environment as demo_environment
-from mt_photos_ml import benchmark
+from mt_photos_ml.engine import benchmark
 from mt_photos_ml.photo import Photo
 from service import run_command
 

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.types import Message
 
 import clock
-from mt_photos_ml.api import bodies
-from mt_photos_ml.api.bodies import Bodies
+from mt_photos_ml.api import uploads as bodies
 from mt_photos_ml.api.errors import Busy, TooSlow
+from mt_photos_ml.api.uploads import Bodies
 
 FOR_EVER = 1e6
 

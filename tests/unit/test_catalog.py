@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from demo.models import build_clip
-from mt_photos_ml.languages import flores_code
-from mt_photos_ml.models import catalog, selection
+from mt_photos_ml.models import catalog
+from mt_photos_ml.models import choice as selection
 from mt_photos_ml.models.checks import check_models
+from mt_photos_ml.models.languages import flores_code
 from mt_photos_ml.settings import Settings, SettingsError
 
 

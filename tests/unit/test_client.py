@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from demo.pictures import colour_photo, group_photo, text_page
-from mt_photos_ml.client import ApiError, Client
+from mt_photos_ml.cli.client import ApiError, Client
 from photos import jpeg, turned
 from service import KEY, Service, free_port, run_command
 

@@ -13,7 +13,7 @@ import pytest
 
 from inside import Inside, asking, eventually
 from mt_photos_ml import version
-from mt_photos_ml.api import console as console_module
+from mt_photos_ml.dashboard import routes as console_module
 from service import Service, post
 
 VISUAL = "clip/demo-colours/visual"

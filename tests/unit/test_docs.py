@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mt_photos_ml.api.docs import render
+from mt_photos_ml.dashboard.docs import render
 
 SCHEMA: dict[str, Any] = {"type": "object"}
 

@@ -11,10 +11,10 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from mt_photos_ml.api import errors
-from mt_photos_ml.api.access_log import AccessLogMiddleware
-from mt_photos_ml.api.metrics import Metrics
-from mt_photos_ml.decoders import DecoderMissing, PhotoError
+from mt_photos_ml.api.middleware.access_log import AccessLogMiddleware
+from mt_photos_ml.dashboard.metrics import Metrics
 from mt_photos_ml.models.loader import ModelUnavailable
+from mt_photos_ml.photo.decoders import DecoderMissing, PhotoError
 from mt_photos_ml.runtime import InferenceError
 from mt_photos_ml.tasks.vectors import NotAVector
 

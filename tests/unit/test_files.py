@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import pytest
 
-from mt_photos_ml.files import size_of
+from mt_photos_ml.machine.files import size_of
 
 
 @pytest.fixture

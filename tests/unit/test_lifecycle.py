@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 import clock
-from mt_photos_ml import lifecycle
-from mt_photos_ml.lifecycle import Lifecycle, LifecycleMiddleware, PatientH11Protocol
+from mt_photos_ml.api.middleware import lifecycle
+from mt_photos_ml.api.middleware.lifecycle import Lifecycle, LifecycleMiddleware, PatientH11Protocol
 
 Headers = list[tuple[bytes, bytes]]
 CLOSE = (b"connection", b"close")

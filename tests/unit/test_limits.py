@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from demo.__main__ import environment as demo_environment
 from mt_photos_ml.api.errors import Busy, TooLarge
-from mt_photos_ml.api.limits import BodyLimitMiddleware, Queue
+from mt_photos_ml.api.middleware.body_limit import BodyLimitMiddleware, Queue
 from service import running
 
 pytestmark = pytest.mark.anyio

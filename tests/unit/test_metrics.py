@@ -9,8 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo.__main__ import environment as demo_environment
-from mt_photos_ml.api.metrics import MINUTES, Metrics, Sample
 from mt_photos_ml.api.record import RequestRecord
+from mt_photos_ml.dashboard.metrics import MINUTES, Metrics, Sample
 from service import Service, post, running
 
 
@@ -31,7 +31,7 @@ def record(path: str = "/ocr", status: int = 200, **known: Any) -> RequestRecord
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time by the service's clock: what is in it."""
     now = [600.0]
-    monkeypatch.setattr("mt_photos_ml.api.metrics.time.time", lambda: now[0])
+    monkeypatch.setattr("mt_photos_ml.dashboard.metrics.time.time", lambda: now[0])
     return now
 
 

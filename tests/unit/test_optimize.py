@@ -20,9 +20,9 @@ from mt_photos_ml.int8.measure import OptimizeError
 from mt_photos_ml.int8.optimize import optimize
 from mt_photos_ml.models.catalog import SWITCHES, ModelRef
 from mt_photos_ml.models.checks import check_models
+from mt_photos_ml.models.choice import in_use
 from mt_photos_ml.models.hub import Hub
 from mt_photos_ml.models.loader import Loader, ModelKey, ModelUnavailable
-from mt_photos_ml.models.selection import in_use
 from mt_photos_ml.models.variants import variant_of
 from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.runtime.scheduler import CpuScheduler

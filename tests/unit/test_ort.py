@@ -35,7 +35,7 @@ def test_what_a_large_run_needed_comes_back_when_the_model_is_dropped(tmp_path: 
     """In a process of its own: in this one other tests' sessions live."""
     script = """
 import gc, numpy, pathlib, sys
-from mt_photos_ml import memory
+from mt_photos_ml.machine import memory
 from mt_photos_ml.runtime.ort import OrtRuntime
 def anonymous():
     status = pathlib.Path("/proc/self/status").read_text()

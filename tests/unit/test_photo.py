@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image, ImageFile
 
 from demo.pictures import colour_photo
-from mt_photos_ml import decoders
-from mt_photos_ml.decoders import DecoderMissing, PhotoError
-from mt_photos_ml.photo import Box, Photo, Pixels
+from mt_photos_ml.photo import Box, Photo, Pixels, decoders
+from mt_photos_ml.photo.decoders import DecoderMissing, PhotoError
 from photos import chunk, encoded, exif, stored, that_claims
 
 pillow_heif.register_heif_opener()

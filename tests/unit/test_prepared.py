@@ -26,10 +26,13 @@ from onnx import TensorProto
 from demo.graph import Graph
 from mt_photos_ml.models.catalog import OCR, ModelRef
 from mt_photos_ml.models.sources import file_in_wheel
-from mt_photos_ml.runtime import RuntimeSession, fingerprint, layout, prepare, prepared
+from mt_photos_ml.runtime import RuntimeSession
 from mt_photos_ml.runtime.ort import OrtRuntime
-from mt_photos_ml.runtime.prepare import PrepareError
-from mt_photos_ml.runtime.prepared import PreparedModels, find_stale
+from mt_photos_ml.runtime.prepared import fingerprint, layout
+from mt_photos_ml.runtime.prepared import models as prepared
+from mt_photos_ml.runtime.prepared import write as prepare
+from mt_photos_ml.runtime.prepared.models import PreparedModels, find_stale
+from mt_photos_ml.runtime.prepared.write import PrepareError
 from service import until
 
 FINGERPRINT = [1048576, "f446d798c07d499f"]
@@ -503,7 +506,7 @@ def test_a_process_that_fails_is_told_and_where_it_would_always_fail_it_is_not_t
 def test_the_process_is_told_what_to_do(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried(tmp_path, model, monkeypatch, f'echo "$@" > {tmp_path}/told; exit 3')
     module, name, folder, threads, shape = (tmp_path / "told").read_text().removeprefix("-m ").split()
-    assert (module, name, threads, shape) == ("mt_photos_ml.runtime.prepare", str(model), "1", "1x64")
+    assert (module, name, threads, shape) == ("mt_photos_ml.runtime.prepared.write", str(model), "1", "1x64")
     assert Path(folder).parent == model.parent / "prepared"
 
 

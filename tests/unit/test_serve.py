@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hub_server import HubServer
-from mt_photos_ml.supervise import bind
+from mt_photos_ml.server.supervise import bind
 from service import Service, anonymous_mb, loaded, post, running, until
 
 RESTART_LOG = "starting afresh"

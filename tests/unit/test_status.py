@@ -10,17 +10,17 @@ from typing import Any, cast
 import pytest
 
 from mt_photos_ml import version
-from mt_photos_ml.api import status as status_module
-from mt_photos_ml.api.bodies import Bodies
-from mt_photos_ml.api.limits import Queue
-from mt_photos_ml.api.metrics import Metrics
+from mt_photos_ml.api.middleware.body_limit import Queue
 from mt_photos_ml.api.record import RequestRecord
-from mt_photos_ml.api.status import Status
+from mt_photos_ml.api.uploads import Bodies
+from mt_photos_ml.dashboard import status as status_module
+from mt_photos_ml.dashboard.metrics import Metrics
+from mt_photos_ml.dashboard.status import Status
 from mt_photos_ml.engine import Engine
 from mt_photos_ml.models.catalog import ModelRef
 from mt_photos_ml.models.progress import Download
 from mt_photos_ml.models.state import ModelState
-from mt_photos_ml.runtime.prepared import FOLDER
+from mt_photos_ml.runtime.prepared.models import FOLDER
 from mt_photos_ml.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -85,7 +85,7 @@ def put(folder: Path, *files: str) -> None:
 
 async def test_each_part_tells_what_it_knows(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     parts.photos.present, parts.texts.present, parts.metrics.started = 2, 3, 6000
-    monkeypatch.setattr("mt_photos_ml.api.status.time.time", lambda: 6090.6)
+    monkeypatch.setattr("mt_photos_ml.dashboard.status.time.time", lambda: 6090.6)
     parts.metrics.observe(RequestRecord("id", "POST", "/ocr", 200, total_ms=40))
     failed = RequestRecord("id", "POST", "/represent", 503)
     failed.fail(MemoryError("too little"))

@@ -10,9 +10,10 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from mt_photos_ml.api import bodies, upload
-from mt_photos_ml.api.bodies import Bodies
+from mt_photos_ml.api import forms as upload
+from mt_photos_ml.api import uploads as bodies
 from mt_photos_ml.api.errors import BadForm, TooLarge, TooSlow
+from mt_photos_ml.api.uploads import Bodies
 
 FORM = "multipart/form-data; boundary=b"
 PHOTO = bytes(range(256)) * 40 + b"\r\n--not the boundary\r\n"

@@ -8,8 +8,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
-from ..decoders import DecoderMissing, PhotoError
 from ..models.loader import ModelUnavailable
+from ..photo.decoders import DecoderMissing, PhotoError
 from ..runtime import InferenceError
 from ..tasks.vectors import NotAVector
 from .record import record_of

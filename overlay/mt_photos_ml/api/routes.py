@@ -15,15 +15,15 @@ from starlette.routing import Route
 
 from .. import version
 from ..engine import Engine
-from ..models.selection import clip_vector_length
+from ..models.choice import clip_vector_length
 from ..photo import Photo
 from ..tasks import clip, faces, ocr
 from . import replies
-from .bodies import Bodies
 from .errors import TaskOff
-from .limits import Queue
+from .forms import read_file, read_text
+from .middleware.body_limit import Queue
 from .record import RequestRecord, record_of
-from .upload import read_file, read_text
+from .uploads import Bodies
 
 log = logging.getLogger("mt_photos_ml")
 

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..decoders import DecoderMissing, PhotoError
 from ..models.catalog import FACES, ModelRef
 from ..photo import Photo
-from ..photos_of import photos_of
+from ..photo.decoders import DecoderMissing, PhotoError
 from ..runtime import Node, Session, Tensors
 from ..runtime.ort import OrtSession, session_options
 from ..settings import Settings
 from ..tasks import clip, faces
+from .photos import photos_of
 
 log = logging.getLogger("mt_photos_ml")
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import onnxruntime
 
-from ..files import size_of, sync
+from ..machine.files import size_of, sync
 from ..models.catalog import CLIP, FACES, ModelRef
 from ..models.variants import variant_of, write_record
-from ..runtime.fingerprint import Fingerprint, fingerprint
+from ..runtime.prepared.fingerprint import Fingerprint, fingerprint
 from ..settings import Settings, clean_name
 from .measure import OptimizeError, compare, record_requests, sample_photos
 from .quantize import WAYS, write_plain

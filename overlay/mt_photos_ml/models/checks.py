@@ -3,10 +3,10 @@
 
 import difflib
 
-from ..languages import flores_code
 from ..settings import Settings, SettingsError, variable
 from .catalog import CLIP, CLIP_MODELS, KNOWN, NETWORKS, ModelRef
-from .selection import clip_vector_length, in_use, preload_names
+from .choice import clip_vector_length, in_use, preload_names
+from .languages import flores_code
 from .variants import INT8, is_fresh
 
 

@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..files import has_sha256
+from ..machine.files import has_sha256
 from .catalog import OCR, OCR_MODELS, ModelRef
 
 CHECKSUMS = "SHA256SUMS"

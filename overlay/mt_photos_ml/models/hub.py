@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ..files import locked, sha256_of, size_of, sync
+from ..machine.files import locked, sha256_of, size_of, sync
 from .catalog import OCR, OCR_MODELS, OCR_RELEASE, ModelRef
 from .checksums import known_checksums, record_checksums, spoiled_files
 from .progress import Meter, Progress, megabytes

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from ..daemon import run_in_daemon
-from ..memory import anonymous_mb
+from ..machine.background import run_in_daemon
+from ..machine.memory import anonymous_mb
 from ..runtime import ModelDamaged, Runtime, RuntimeSession, Session
 from ..runtime.scheduler import CpuScheduler, ScheduledSession
 from .catalog import ModelRef

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import size_of
+from ..machine.files import size_of
 from .catalog import ModelRef
 
 log = logging.getLogger("mt_photos_ml")

@@ -5,10 +5,10 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..runtime.prepared import find_stale
+from ..runtime.prepared.models import find_stale
 from ..settings import Settings
 from .catalog import KNOWN
-from .selection import in_use
+from .choice import in_use
 
 
 def find_unused(settings: Settings) -> list[Path]:

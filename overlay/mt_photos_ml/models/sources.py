@@ -5,7 +5,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from ..files import has_sha256
+from ..machine.files import has_sha256
 from . import transfer
 from .catalog import OCR, OCR_MODELS, ModelRef
 from .transfer import RemoteFile, SourceError, answer_soon, open_url, translate_source_errors

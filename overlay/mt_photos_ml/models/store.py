@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .. import memory
-from ..daemon import run_in_daemon
+from ..machine import memory
+from ..machine.background import run_in_daemon
 from ..runtime import Runtime
 from .catalog import ModelRef
 from .hub import DownloadError

@@ -19,8 +19,8 @@ from typing import TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from ..daemon import run_in_daemon
-from ..files import git_sha1_of, has_sha256, size_of
+from ..machine.background import run_in_daemon
+from ..machine.files import git_sha1_of, has_sha256, size_of
 
 ANSWER_SECONDS = 6.0
 """How long an endpoint may take to begin an answer, from the look-up of its name to the first line."""

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..runtime.fingerprint import Fingerprint, fingerprint
+from ..runtime.prepared.fingerprint import Fingerprint, fingerprint
 
 INT8 = "int8"
 _RECORD = "record.json"

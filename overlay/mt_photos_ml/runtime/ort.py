@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from . import ModelDamaged, Node, RuntimeSession, Tensors
 from .devices import IDENTITY, Devices
-from .prepared import PreparedModels
+from .prepared.models import PreparedModels
 
 if TYPE_CHECKING:
     import onnxruntime

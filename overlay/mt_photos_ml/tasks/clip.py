@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..languages import flores_code, flores_of_script
+from ..models.languages import flores_code, flores_of_script
 from ..photo import Photo
 from ..runtime import Session
 from .shapes import expect

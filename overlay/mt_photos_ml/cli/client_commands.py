@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from ..int8.photos import SUFFIXES, photos_of
+from ..settings import DEFAULT_KEY
 from .client import ApiError, Box, Client, read
-from .photos_of import SUFFIXES, photos_of
-from .settings import DEFAULT_KEY
 
 Found = Sequence[tuple[Sequence[object], Box | None]]
 """Rows of a table, each with where it is in the photo."""

@@ -7,7 +7,8 @@ import sys
 
 import click
 
-from . import logs, version
+from .. import version
+from ..server import logs
 
 
 def _port(value: str | int) -> int:
@@ -30,7 +31,7 @@ def serve(host: str, port: int | None, fd: int | None) -> None:
     """Run the service."""
     if fd is None:
         port = port or _port_of_the_environment()
-        from .supervise import bind, supervise
+        from ..server.supervise import bind, supervise
 
         try:
             listening = bind(host, port)
@@ -42,8 +43,8 @@ def serve(host: str, port: int | None, fd: int | None) -> None:
             sys.exit(supervise(command, listening))
     else:
         listening = socket.socket(fileno=fd)
+    from ..server.serve import serve
     from .commands import settings_or_exit
-    from .serve import serve
 
     settings = settings_or_exit(check=True)
     sys.exit(serve(settings, host, listening))

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from .record import RequestRecord
+from ..api.record import RequestRecord
 
 PHOTO_ROUTES = ("/ocr", "/clip/img", "/represent")
 TASK_ROUTES = (*PHOTO_ROUTES, "/clip/txt")

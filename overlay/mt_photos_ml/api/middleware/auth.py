@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .replies import reply
+from ..replies import reply
 
 WRONG_KEYS_A_MINUTE = 10
 """Different ones from one address; after that it is answered 429 until the minute is over. Who sends an old key over

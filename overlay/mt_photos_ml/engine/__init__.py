@@ -6,20 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-from .models.catalog import ModelRef
-from .models.hub import Hub
-from .models.loader import Loader
-from .models.progress import Download
-from .models.selection import preloaded
-from .models.store import Store
-from .runtime import Runtime
-from .runtime.devices import Devices
-from .runtime.npu import NpuRuntime, find_npu
-from .runtime.ort import OrtRuntime
-from .runtime.prepared import PreparedModels
-from .runtime.scheduler import CpuScheduler
-from .settings import Settings
-from .tasks.models import Models
+from ..models.catalog import ModelRef
+from ..models.choice import preloaded
+from ..models.hub import Hub
+from ..models.loader import Loader
+from ..models.progress import Download
+from ..models.store import Store
+from ..runtime import Runtime
+from ..runtime.devices import Devices
+from ..runtime.npu import NpuRuntime, find_npu
+from ..runtime.ort import OrtRuntime
+from ..runtime.prepared.models import PreparedModels
+from ..runtime.scheduler import CpuScheduler
+from ..settings import Settings
+from ..tasks.networks import Models
 
 
 @dataclass(frozen=True)

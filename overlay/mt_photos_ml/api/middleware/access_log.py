@@ -5,8 +5,8 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .metrics import Metrics
-from .record import begin
+from ...dashboard.metrics import Metrics
+from ..record import begin
 
 log = logging.getLogger("mt_photos_ml.access")
 

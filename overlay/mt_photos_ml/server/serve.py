@@ -9,11 +9,11 @@ from ipaddress import ip_address
 
 import uvicorn
 
+from ..api.middleware.lifecycle import Lifecycle, PatientH11Protocol
+from ..app import from_settings
+from ..machine.memory import configure_malloc
+from ..settings import Settings
 from .announce import announce
-from .app import from_settings
-from .lifecycle import Lifecycle, PatientH11Protocol
-from .memory import configure_malloc
-from .settings import Settings
 from .supervise import RESTART, end_with_parent
 
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
-from . import version
-from .models.selection import clip_vector_length, in_use
-from .settings import KEY_FILE, Settings, variable
+from .. import version
+from ..models.choice import clip_vector_length, in_use
+from ..settings import KEY_FILE, Settings, variable
 
 log = logging.getLogger("mt_photos_ml")
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from PIL import features
 
-from .models.catalog import OCR_RELEASE
-from .models.checks import check_models
-from .models.hub import DEFAULT_ENDPOINTS
-from .models.selection import in_use
-from .models.sources import file_in_wheel
-from .runtime.devices import Devices
-from .runtime.npu import find_npu
-from .runtime.ort import OrtRuntime
-from .settings import Settings, SettingsError
+from ..models.catalog import OCR_RELEASE
+from ..models.checks import check_models
+from ..models.choice import in_use
+from ..models.hub import DEFAULT_ENDPOINTS
+from ..models.sources import file_in_wheel
+from ..runtime.devices import Devices
+from ..runtime.npu import find_npu
+from ..runtime.ort import OrtRuntime
+from ..settings import Settings, SettingsError
 
 Check = tuple[str, str, str]
 """ok, warn or FAIL; what was looked at; what was found."""

@@ -14,11 +14,11 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .engine import Engine, cores
-from .models.loader import ModelUnavailable
-from .models.sources import file_in_wheel
-from .photo import Photo
-from .tasks import clip, faces, ocr
+from ..models.loader import ModelUnavailable
+from ..models.sources import file_in_wheel
+from ..photo import Photo
+from ..tasks import clip, faces, ocr
+from . import Engine, cores
 
 _SIZE = (4000, 3000)
 _ALONE, _TOGETHER = 3.0, 5.0  # seconds of each task

@@ -16,13 +16,13 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from .. import version
-from ..files import size_of
+from ..api.errors import Conflict, NotThere
+from ..api.replies import nothing, reply
+from ..machine.files import size_of
+from ..models.choice import clip_vector_length
 from ..models.loader import Model, ModelKey
 from ..models.prune import delete, find_unused
-from ..models.selection import clip_vector_length
 from .docs import render
-from .errors import Conflict, NotThere
-from .replies import nothing, reply
 from .status import Status
 
 log = logging.getLogger("mt_photos_ml")

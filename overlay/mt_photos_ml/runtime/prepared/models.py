@@ -20,10 +20,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ..files import locked, sync
-from . import RuntimeSession, Session
+from ...machine.files import locked, sync
+from .. import RuntimeSession, Session
 from .fingerprint import Fingerprint, cache_key, fingerprint, model_files
-from .prepare import MODEL, REFUSED, PrepareError, check_answer
+from .write import MODEL, REFUSED, PrepareError, check_answer
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -121,7 +121,7 @@ class PreparedModels:
         log.info("preparing %s, once", self._name(model))
         started = time.perf_counter()
         arguments = [str(model), str(half), str(threads), "x".join(map(str, shape))]
-        command = [sys.executable, "-m", f"{__package__}.prepare", *arguments]
+        command = [sys.executable, "-m", f"{__package__}.write", *arguments]
         with subprocess.Popen(  # noqa: S603
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, errors="replace"
         ) as self._child:

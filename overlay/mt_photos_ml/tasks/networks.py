@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from ..models.catalog import NETWORKS, Network
+from ..models.choice import model_of
 from ..models.loader import Model, ModelKey
-from ..models.selection import model_of
 from ..settings import Settings
 from . import clip, faces, ocr
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import Busy, TooLarge, answer
-from .replies import nothing
+from ..errors import Busy, TooLarge, answer
+from ..replies import nothing
 
 
 class BodyLimitMiddleware:

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import logs
-from .files import size_of
-from .models import catalog, checks, selection
-from .models.catalog import ModelRef
-from .settings import Settings, SettingsError, load
+from ..machine.files import size_of
+from ..models import catalog, checks
+from ..models import choice as selection
+from ..models.catalog import ModelRef
+from ..server import logs
+from ..settings import Settings, SettingsError, load
 
 if TYPE_CHECKING:
-    from .benchmark import Report
+    from ..engine.benchmark import Report
 
 
 def settings_or_exit(check: bool = False) -> Settings:
@@ -52,9 +53,9 @@ def bench(as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .benchmark import measure
-    from .engine import Engine
-    from .memory import configure_malloc
+    from ..engine import Engine
+    from ..engine.benchmark import measure
+    from ..machine.memory import configure_malloc
 
     settings = settings_or_exit(check=True)
     configure_malloc()
@@ -92,8 +93,8 @@ def list_() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .models.prune import find_cached
-    from .runtime.prepared import FOLDER
+    from ..models.prune import find_cached
+    from ..runtime.prepared.models import FOLDER
 
     settings = settings_or_exit()
     used = {(ref.task, ref.name) for ref in selection.in_use(settings).values()}
@@ -123,8 +124,8 @@ def pull() -> None:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
-    from .models.hub import DownloadError, Hub
-    from .models.progress import Download
+    from ..models.hub import DownloadError, Hub
+    from ..models.progress import Download
 
     settings, failed = settings_or_exit(), False
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
@@ -150,10 +151,10 @@ def pull() -> None:
 @models.command()
 def verify() -> None:
     """Check the files in use, and that the runtime can open them."""
-    from .models.hub import Hub
-    from .models.sources import file_in_wheel
-    from .runtime.devices import Devices
-    from .runtime.ort import OrtRuntime
+    from ..models.hub import Hub
+    from ..models.sources import file_in_wheel
+    from ..runtime.devices import Devices
+    from ..runtime.ort import OrtRuntime
 
     settings, failed = settings_or_exit(), False
     hub, runtime = Hub(settings.cache_folder, settings.hf_endpoint), OrtRuntime(devices=Devices.of(settings))
@@ -174,7 +175,7 @@ def verify() -> None:
 @click.option("-y", "--yes", is_flag=True, help="do not ask")
 def prune(yes: bool) -> None:
     """Delete models that are no longer used, and outdated prepared ones."""
-    from .models.prune import delete, find_unused
+    from ..models.prune import delete, find_unused
 
     stale = find_unused(settings_or_exit())
     if not stale:
@@ -199,6 +200,6 @@ def prune(yes: bool) -> None:
 def optimize(name: str, photos: tuple[Path, ...]) -> None:
     """Write int8 variants of the CLIP or face model NAME, quicker on the processor; measured on PHOTOS, photos or
     folders."""
-    from .int8.report import optimize_and_report
+    from ..int8.report import optimize_and_report
 
     sys.exit(optimize_and_report(settings_or_exit(), name, photos))

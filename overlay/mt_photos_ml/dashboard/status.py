@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .. import memory, version
+from .. import version
+from ..api.middleware.body_limit import Queue
+from ..api.uploads import Bodies
 from ..engine import Engine
-from ..files import size_of
+from ..machine import memory
+from ..machine.files import size_of
 from ..models.catalog import Network
-from ..models.selection import clip_vector_length
+from ..models.choice import clip_vector_length
 from ..models.sources import file_in_wheel
-from ..runtime.prepared import FOLDER
+from ..runtime.prepared.models import FOLDER
 from ..settings import TASKS, Settings
-from .bodies import Bodies
-from .limits import Queue
 from .metrics import Metrics, Sample
 
 

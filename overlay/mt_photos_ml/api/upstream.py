@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .api.replies import nothing
+from .replies import nothing
 
 log = logging.getLogger("mt_photos_ml")
 
