@@ -13,25 +13,14 @@ from starlette.applications import Starlette
 from demo.__main__ import environment as demo_environment
 from mt_photos_ml.api.errors import HANDLERS
 from mt_photos_ml.api.middleware.access_log import AccessLogMiddleware
-from mt_photos_ml.api.record import RequestRecord
 from mt_photos_ml.api.routes import Routes
+from mt_photos_ml.api.trace import RequestTrace
+from mt_photos_ml.api.uploads import Uploads
 from mt_photos_ml.dashboard.metrics import Metrics
 from mt_photos_ml.dashboard.routes import Console
 from mt_photos_ml.dashboard.status import Status
 from mt_photos_ml.engine import Engine
 from mt_photos_ml.settings import Settings
-
-
-class _Noting(Metrics):
-    """Keeps the records, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[RequestRecord] = []
-
-    def observe(self, record: RequestRecord) -> None:
-        self.records.append(record)
-        super().observe(record)
 
 
 class Inside:
@@ -41,13 +30,13 @@ class Inside:
         """settings: by the names of their variables."""
         given = {"PREPARE_MODELS": False, "MACHINE_LEARNING_REQUEST_THREADS": 1, **demo_environment(cache), **settings}
         self.restarts = self.benches = 0
-        self.engine, self.metrics = Engine.of(Settings(**given)), _Noting()
-        self.routes = Routes(self.engine, self._restart, tuple(warnings))
-        queues = self.routes.photos, self.routes.texts, self.routes.bodies
-        self.status = Status(self.engine, self.metrics, tuple(warnings), *queues)
+        self.engine, self.metrics = Engine(Settings(**given)), Metrics()
+        self.uploads, self.traces = Uploads(2_000_000 * self.engine.settings.max_upload_mb), list[RequestTrace]()
+        self.routes = Routes(self.engine, self.uploads, self._restart, tuple(warnings))
+        self.status = Status(self.engine, self.uploads, self.metrics, tuple(warnings))
         self.console = Console(self.status, self.bench)
         self.app = Starlette(routes=[*self.routes.all(), *self.console.routes()], exception_handlers=HANDLERS)
-        self.app.add_middleware(AccessLogMiddleware, self.metrics)
+        self.app.add_middleware(AccessLogMiddleware, [self.metrics.observe, self.traces.append])
 
     def _restart(self) -> None:
         self.restarts += 1
@@ -57,16 +46,15 @@ class Inside:
         return {"benches": self.benches}
 
     @property
-    def record(self) -> RequestRecord:
+    def trace(self) -> RequestTrace:
         """Of the last request that was answered."""
-        return self.metrics.records[-1]
+        return self.traces[-1]
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://inside:8060")
 
     def close(self) -> None:
-        self.engine.runtime.close()
-        self.routes.close()
+        self.engine.close()
 
 
 @contextlib.asynccontextmanager

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """Puts the service together."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -16,6 +15,7 @@ from .api.middleware.auth import ApiKeyMiddleware
 from .api.middleware.body_limit import BodyLimitMiddleware
 from .api.middleware.lifecycle import Lifecycle, LifecycleMiddleware
 from .api.routes import Routes
+from .api.uploads import Uploads
 from .dashboard.metrics import Metrics
 from .dashboard.routes import Console
 from .dashboard.status import Status
@@ -28,39 +28,33 @@ class Fallback(Protocol):
     """An app that is asked for what is none of our routes."""
 
     def lifespan(self) -> AbstractAsyncContextManager[None]:
-        """For as long as our own app runs."""
+        """Lasts as long as our own app runs."""
         ...
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
-def from_settings(
+def create_app(
     settings: Settings, lifecycle: Lifecycle, fallback: Fallback | None = None, *, is_exposed: bool = True
 ) -> Starlette:
-    """The whole service with the devices, the models and the mirrors of these settings, which are checked already.
+    """The whole service, with the devices, models and mirrors of these settings, which are checked already.
 
     is_exposed: whether other machines can reach it.
     """
-    engine, metrics = Engine.of(settings, lifecycle.restart), Metrics()
+    engine, metrics = Engine(settings, lifecycle.restart), Metrics()
+    uploads = Uploads(2_000_000 * settings.max_upload_mb)
     warnings = [settings.key_warning] if settings.key_warning and is_exposed else []
-    routes = Routes(engine, lifecycle.restart, warnings)
-    status = Status(engine, metrics, warnings, routes.photos, routes.texts, routes.bodies)
-    console = Console(status, lambda: measure(engine))
-    store = engine.store
+    routes = Routes(engine, uploads, lifecycle.restart, warnings)
+    dashboard = Console(Status(engine, uploads, metrics, warnings), lambda: measure(engine))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(store.run_maintenance()), asyncio.create_task(store.preload())]
-        async with fallback.lifespan() if fallback is not None else contextlib.nullcontext():
+        async with engine.running(), fallback.lifespan() if fallback is not None else contextlib.nullcontext():
             with lifecycle.signals():
                 yield
-        for task in tasks:
-            task.cancel()
-        engine.runtime.close()
-        routes.close()
 
     app = Starlette(
-        routes=[*routes.all(), *console.routes()],
+        routes=[*routes.all(), *dashboard.routes()],
         lifespan=lifespan,
         exception_handlers=HANDLERS,
     )
@@ -73,5 +67,5 @@ def from_settings(
         also_open |= {("GET", "/metrics")} if settings.metrics == "open" else set()
         app.add_middleware(ApiKeyMiddleware, settings.api_auth_key, also_open)
     app.add_middleware(LifecycleMiddleware, lifecycle)
-    app.add_middleware(AccessLogMiddleware, metrics)
+    app.add_middleware(AccessLogMiddleware, [metrics.observe])
     return app

@@ -6,7 +6,7 @@ import sys
 
 from mt_photos_ml.api.middleware.lifecycle import Lifecycle
 from mt_photos_ml.api.upstream import Upstream
-from mt_photos_ml.app import from_settings
+from mt_photos_ml.app import create_app
 from mt_photos_ml.machine.memory import configure_malloc
 from mt_photos_ml.server.announce import announce
 from mt_photos_ml.server.logs import to_stderr
@@ -18,7 +18,7 @@ try:
     configure_malloc()
     upstream = Upstream(at_once=settings.immich_api == "open") if settings.immich_api != "off" else None
     lifecycle = Lifecycle(restarts_on={signal.SIGINT})  # which upstream sends its own process when it is idle
-    app = from_settings(settings, lifecycle, upstream)
+    app = create_app(settings, lifecycle, upstream)
     announce(
         settings, "the port of the container", "http://ADDRESS-OF-THIS-MACHINE:8060 (the port that it is published at)"
     )

@@ -29,9 +29,9 @@ from mt_photos_ml.models.sources import file_in_wheel
 from mt_photos_ml.runtime import RuntimeSession
 from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.runtime.prepared import fingerprint, layout
-from mt_photos_ml.runtime.prepared import models as prepared
+from mt_photos_ml.runtime.prepared import runtime as prepared
 from mt_photos_ml.runtime.prepared import write as prepare
-from mt_photos_ml.runtime.prepared.models import PreparedModels, find_stale
+from mt_photos_ml.runtime.prepared.runtime import PreparedModels, find_stale
 from mt_photos_ml.runtime.prepared.write import PrepareError
 from service import until
 

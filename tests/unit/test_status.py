@@ -20,7 +20,7 @@ from mt_photos_ml.engine import Engine
 from mt_photos_ml.models.catalog import ModelRef
 from mt_photos_ml.models.progress import Download
 from mt_photos_ml.models.state import ModelState
-from mt_photos_ml.runtime.prepared.models import FOLDER
+from mt_photos_ml.runtime.prepared.runtime import FOLDER
 from mt_photos_ml.settings import Settings
 
 pytestmark = pytest.mark.anyio

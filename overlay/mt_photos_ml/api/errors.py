@@ -8,12 +8,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
+from ..engine import TaskOff
+from ..engine.workers import Busy
 from ..models.loader import ModelUnavailable
 from ..photo.decoders import DecoderMissing, PhotoError
 from ..runtime import InferenceError
 from ..tasks.vectors import NotAVector
-from .record import record_of
 from .replies import nothing
+from .trace import trace_of
 
 
 class BadForm(ValueError):
@@ -32,20 +34,12 @@ class TooSlow(TimeoutError):
     """The body stopped coming."""
 
 
-class TaskOff(LookupError):
-    """The settings switch this task off."""
-
-
 class NotThere(LookupError):
     """There is nothing of this name."""
 
 
 class Conflict(RuntimeError):
     """It can't be done as long as something else is going on."""
-
-
-class Busy(RuntimeError):
-    """So many requests wait that no more are taken."""
 
 
 # Status, and in seconds when it may help to send it again
@@ -85,7 +79,7 @@ def answer(error: Exception) -> Response:
 
 
 async def _answer_known(request: Request, error: Exception) -> Response:
-    record_of(request.scope).fail(error)
+    trace_of(request.scope).fail(error)
     return answer(error)
 
 

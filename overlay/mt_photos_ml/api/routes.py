@@ -1,58 +1,38 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The routes: each takes what the request carries, has a worker do the task, and replies."""
+"""The routes of MT Photos: each takes the upload, awaits the engine and shapes the reply."""
 
-import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from starlette.background import BackgroundTask
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from .. import version
 from ..engine import Engine
 from ..models.choice import clip_vector_length
-from ..photo import Photo
-from ..tasks import clip, faces, ocr
 from . import replies
-from .errors import TaskOff
 from .forms import read_file, read_text
-from .middleware.body_limit import Queue
-from .record import RequestRecord, record_of
-from .uploads import Bodies
+from .trace import trace_of
+from .uploads import Uploads, unless_disconnected
 
 log = logging.getLogger("mt_photos_ml")
-
-MAX_WAITING = 100
-"""Photos, and searches, that wait for a worker; one more is answered 503."""
-
-_REMEMBERED = 1000  # texts whose vectors are kept, 2 to 6 KB each
-_MEMORABLE = 200  # characters of such a text at most
-
-T = TypeVar("T")
 
 
 class Routes:
     """The routes of one service."""
 
-    def __init__(self, engine: Engine, restart: Callable[[], None], warnings: Sequence[str] = ()) -> None:
-        """restart: makes the process end once what is in flight is answered, and a new one take its place.
+    def __init__(
+        self, engine: Engine, uploads: Uploads, restart: Callable[[], None], warnings: Sequence[str] = ()
+    ) -> None:
+        """restart: ends the process once what is in flight is answered; another takes its place.
 
         warnings: what the person who runs the service should know.
         """
-        self._settings, self._store, self._models = engine.settings, engine.store, engine.models
-        self._scheduler = engine.scheduler
+        self._engine, self._uploads = engine, uploads
         self._restart, self._warnings = restart, list(warnings)
-        threads = engine.settings.request_threads
-        self._photo_workers = ThreadPoolExecutor(threads, "photo")
-        self._text_worker = ThreadPoolExecutor(1, "text")  # who searches does not wait behind photos
-        self._remembered: dict[tuple[int, str], clip.Float] = {}
-        self.photos, self.texts = Queue(threads, MAX_WAITING), Queue(1, MAX_WAITING)
-        self.bodies = Bodies(2_000_000 * engine.settings.max_upload_mb)
 
     def all(self) -> list[Route]:
         endpoints = {
@@ -69,93 +49,39 @@ class Routes:
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()),
         ]
 
-    def close(self) -> None:
-        """Ends the workers once they have finished what they are at."""
-        self._photo_workers.shutdown()
-        self._text_worker.shutdown()
-
     async def ocr(self, request: Request) -> Response:
-        self._check_on("ocr")
-        async with (
-            self._store.use(self._models.ocr_detector) as detector,
-            self._store.use(self._models.ocr_recogniser) as recogniser,
-        ):
-            score = self._settings.ocr_min_score
-            found = await self._of_photo(request, lambda photo: ocr.read(photo, detector, recogniser, score))
-        return replies.lines(found)
+        async with self._photo(request, "ocr") as photo:
+            lines = await unless_disconnected(request, self._engine.read_text(photo, trace_of(request.scope)))
+        return replies.lines(lines)
 
     async def clip_photo(self, request: Request) -> Response:
-        self._check_on("clip")
-        async with self._store.use(self._models.clip_visual) as visual:
-            vector = await self._of_photo(request, lambda photo: clip.encode_photo(photo, visual))
+        async with self._photo(request, "clip") as photo:
+            vector = await unless_disconnected(request, self._engine.embed_photo(photo, trace_of(request.scope)))
         return replies.vector(vector)
 
     async def represent(self, request: Request) -> Response:
-        self._check_on("faces")
-        async with (
-            self._store.use(self._models.face_detector) as detector,
-            self._store.use(self._models.face_recogniser) as recogniser,
-        ):
-            score = self._settings.face_min_score
-            found = await self._of_photo(request, lambda photo: faces.find(photo, detector, recogniser, score))
-        return replies.faces(found, self._settings.face_recognition_model_name)
+        async with self._photo(request, "faces") as photo:
+            faces = await unless_disconnected(request, self._engine.find_faces(photo, trace_of(request.scope)))
+        return replies.faces(faces, self._engine.settings.face_recognition_model_name)
 
     async def clip_text(self, request: Request) -> Response:
-        self._check_on("clip")
-        self.texts.check()
-        async with self.bodies.receive(request) as pieces:
+        self._engine.require("clip", text=True)
+        async with self._uploads.receive(request) as pieces:
             text = await read_text(pieces)
-        remembered = self._store.generation(self._models.clip_textual), text
-        if (vector := self._remembered.pop(remembered, None)) is not None:
-            record_of(request.scope).note = "remembered"
-        else:
-            async with self._store.use(self._models.clip_textual) as textual, self.texts.place():
-                remembered = self._store.generation(self._models.clip_textual), text
-                encode = partial(clip.encode_text, text, textual, self._settings.clip_language)
-                vector = await _run(self._text_worker, lambda: self._work(encode, record_of(request.scope)))
-        if len(text) <= _MEMORABLE:
-            self._remembered[remembered] = vector  # at the end: what goes first was not asked for the longest
-            if len(self._remembered) > _REMEMBERED:
-                del self._remembered[next(iter(self._remembered))]
-        return replies.vector(vector)
+        return replies.vector(await self._engine.embed_text(text, trace_of(request.scope)))
 
-    def _check_on(self, task: str) -> None:
-        if task not in self._settings.tasks:
-            raise TaskOff(f"the task {task} is switched off (TASKS)")
-
-    async def _of_photo(self, request: Request, task: Callable[[Photo], T]) -> T:
-        """The task's answer for the photo that the request carries, from a worker, once it is its turn."""
-        self.photos.check()
-        async with self.bodies.receive(request) as pieces:
-            data = await read_file(request.headers.get("content-type", ""), pieces)
-            async with self.photos.place():
-                if await request.is_disconnected():  # nobody waits for the answer any more
-                    raise ClientDisconnect
-                return await _run(self._photo_workers, lambda: self._look(data, task, record_of(request.scope)))
-
-    def _look(self, data: bytes, task: Callable[[Photo], T], record: RequestRecord) -> T:
-        """Runs in a worker."""
-        record.megabytes = len(data) / 1e6
-        photo = Photo.open(data)
-        record.photo = str(photo)
-        try:
-            return self._work(lambda: task(photo), record)
-        finally:
-            record.decode_ms = photo.decode_ms
-
-    def _work(self, task: Callable[[], T], record: RequestRecord) -> T:
-        record.waited_ms = record.elapsed_ms()
-        with self._scheduler.worker() as usage:
-            try:
-                return task()
-            finally:
-                record.model_ms = usage.model_ms
+    @contextlib.asynccontextmanager
+    async def _photo(self, request: Request, task: str) -> AsyncIterator[bytes]:
+        """The photo that the request carries, for this task."""
+        self._engine.require(task)  # before it is received
+        async with self._uploads.receive(request) as pieces:
+            yield await read_file(request.headers.get("content-type", ""), pieces)
 
     async def ping(self, request: Request) -> Response:
         return PlainTextResponse("pong")
 
     async def check(self, request: Request) -> Response:
-        settings = self._settings
+        settings = self._engine.settings
         return replies.reply(
             {
                 "result": "pass",
@@ -170,7 +96,7 @@ class Routes:
                 "clip_model": settings.clip_visual_model_name,
                 "ocr_model": settings.ocr_model_name,
                 "tasks": sorted(settings.tasks),
-                "loaded": self._store.loaded,
+                "loaded": self._engine.store.loaded,
                 "demo": settings.demo,
                 "warnings": self._warnings,
                 "version": version(),
@@ -178,10 +104,9 @@ class Routes:
         )
 
     async def restart(self, request: Request) -> Response:
-        await self._store.drop_unused()
-        self._remembered.clear()
+        await self._engine.store.drop_unused()
         response = replies.reply({"result": "pass"})
-        response.background = BackgroundTask(self._store.preload)
+        response.background = BackgroundTask(self._engine.store.preload)
         return response
 
     async def restart_v2(self, request: Request) -> Response:
@@ -192,7 +117,3 @@ class Routes:
     async def _restart_soon(self) -> None:
         log.info("starting afresh, as asked for")
         self._restart()
-
-
-async def _run(workers: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(workers, work)

@@ -1,133 +1,127 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Bodies on their way in: no worker waits for one, and who stalls loses only his own."""
+"""Receives uploads in memory, within a bound on the bytes of all, without tying up a worker. A stalled upload affects
+only its own client."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
-from .errors import Busy, TooSlow
+from ..engine.workers import Busy
+from .errors import TooSlow
 
-SILENCE = 30.0
+UPLOAD_IDLE_TIMEOUT = 30.0
 """Seconds without a byte after which an upload is given up."""
-SILENCE_IN_A_CROWD = 2.0
-"""The same while others wait for room."""
-MOST = 512
-"""Uploads at once; one more is answered 503."""
+YIELD_SECONDS = 2.0
+"""Seconds without a byte after which an upload gives way if another needs its room."""
+MAX_UPLOADS = 512
+"""Uploads at once."""
 
-_CROWD = 256  # uploads at once, beyond which they are a crowd
-_SLOWEST = 50_000  # bytes a second that an upload must bring on average, once it has taken that long
+_MIN_BYTES_PER_SECOND = 50_000  # on average, once an upload has taken UPLOAD_IDLE_TIMEOUT
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
-class _Body:
-    """size: bytes of it that are held. started, last: when it began, and when something came, by the loop's clock.
-
-    wanted: bytes for which it waits until there is room.
-    """
+class _Upload:
+    """started, last: when it began and when its last byte came, by the loop's clock. size: bytes that are held."""
 
     started: float
     last: float
     size: int = 0
     timeout: asyncio.Timeout | None = None
-    wanted: int = 0
-    room: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def due(self, silence: float) -> float:
-        """When it is given up if nothing comes until then."""
-        return min(self.last, self.started + self.size / _SLOWEST) + silence
-
-
-class Bodies:
-    """The bodies of all requests, from their first byte until the request is answered."""
-
-    def __init__(self, limit: int) -> None:
-        """limit: bytes of all together; the one that began first may go beyond, so that one always ends."""
-        self._limit = limit
-        self.held = 0
-        self._waiting: dict[_Body, None] = {}
-        self._reading: dict[_Body, None] = {}
-        self._silence = SILENCE
 
     @property
-    def present(self) -> int:
+    def deadline(self) -> float:
+        """When it is given up if nothing comes until then."""
+        return min(self.last, self.started + self.size / _MIN_BYTES_PER_SECOND) + UPLOAD_IDLE_TIMEOUT
+
+
+class Uploads:
+    """The uploads of all requests, each from its first byte until its request is answered."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """max_bytes: of all together."""
+        self._max_bytes = max_bytes
+        self.held_bytes = 0
+        self._coming: dict[_Upload, None] = {}
+
+    @property
+    def coming(self) -> int:
         """How many are coming in."""
-        return len(self._reading)
+        return len(self._coming)
 
     @contextlib.asynccontextmanager
     async def receive(self, request: Request) -> AsyncIterator[AsyncGenerator[bytes, None]]:
-        """The pieces of a request's body, which count as held until the context ends. Raises Busy.
+        """The pieces of a request's body, which count as held until the context ends.
 
-        The pieces raise TooSlow where nothing, or next to nothing, comes.
+        If there is no room, the upload that was silent longest, over YIELD_SECONDS, is given up; if there is none, this
+        one is refused. Raises Busy then, as the pieces do, which also raise TooSlow.
         """
-        if len(self._reading) >= MOST:
-            raise Busy(f"{MOST} uploads are coming in already")
+        if len(self._coming) >= MAX_UPLOADS:
+            self._make_room()
         now = asyncio.get_running_loop().time()
-        body = _Body(now, now)
-        self._reading[body] = None
-        self._reschedule()
+        upload = _Upload(now, now)
+        self._coming[upload] = None
         try:
-            yield self._pieces(body, request)
+            yield self._pieces(upload, request)
         finally:
-            self.held -= body.size
-            self._ended(body)
+            self._forget(upload)
 
-    async def _pieces(self, body: _Body, request: Request) -> AsyncGenerator[bytes, None]:
+    async def _pieces(self, upload: _Upload, request: Request) -> AsyncGenerator[bytes, None]:
         pieces = request.stream()
         while True:
             try:
-                async with asyncio.timeout_at(body.due(self._silence)) as body.timeout:
+                async with asyncio.timeout_at(upload.deadline) as upload.timeout:
                     piece = await anext(pieces)
             except StopAsyncIteration:
                 break
             except TimeoutError:
                 raise TooSlow from None
             finally:
-                body.timeout = None
-            if piece:  # the last one is empty
-                await self._take(body, len(piece))
-                yield piece
-        self._ended(body)
+                upload.timeout = None
+            upload.last = asyncio.get_running_loop().time()
+            while self.held_bytes + len(piece) > self._max_bytes:
+                self._make_room()
+            upload.size += len(piece)
+            self.held_bytes += len(piece)
+            yield piece
+        self._coming.pop(upload, None)
 
-    async def _take(self, body: _Body, size: int) -> None:
-        """Waits for room; that time is not held against the upload."""
-        clock = asyncio.get_running_loop().time
-        body.last = began = clock()
-        body.wanted = size
-        body.room.clear()
-        self._waiting[body] = None
-        self._give_room()
-        try:
-            await body.room.wait()
-        finally:
-            self._waiting.pop(body, None)
-            self._reschedule()
-        body.started += clock() - began
-        body.last = clock()
+    def _make_room(self) -> None:
+        silent = min(self._coming, key=lambda upload: upload.last, default=None)
+        now = asyncio.get_running_loop().time()
+        if silent is None or silent.timeout is None or silent.last > now - YIELD_SECONDS:
+            raise Busy("there is no room for more uploads")
+        if not silent.timeout.expired():
+            silent.timeout.reschedule(now)
+        self._forget(silent)
 
-    def _give_room(self) -> None:
-        """To who holds least, that no photo waits for many that stall, and always to the one that began first."""
-        first = next(iter(self._reading), None)
-        for body in sorted(self._waiting, key=lambda body: body.size):
-            if body is first or self.held + body.wanted <= self._limit:
-                del self._waiting[body]
-                body.size += body.wanted
-                self.held += body.wanted
-                body.room.set()
-        self._reschedule()
+    def _forget(self, upload: _Upload) -> None:
+        self._coming.pop(upload, None)
+        self.held_bytes -= upload.size
+        upload.size = 0
 
-    def _ended(self, body: _Body) -> None:
-        self._reading.pop(body, None)
-        self._give_room()
 
-    def _reschedule(self) -> None:
-        """Who waits for a byte is given as long as there is time now."""
-        silence = SILENCE_IN_A_CROWD if self._waiting or len(self._reading) > _CROWD else SILENCE
-        if silence == self._silence:
-            return
-        self._silence = silence
-        for body in self._reading:
-            if body.timeout is not None and not body.timeout.expired():
-                body.timeout.reschedule(body.due(silence))
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What the work returns; if the client hangs up first, the work is cancelled. Raises ClientDisconnect then.
+
+    Only for a request whose body was received.
+    """
+    working, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -61,11 +61,11 @@ def bench(as_json: bool) -> None:
     configure_malloc()
 
     async def run() -> "Report":
-        engine = Engine.of(settings)
+        engine = Engine(settings)
         try:
             return await measure(engine)
         finally:
-            engine.runtime.close()
+            engine.close()
 
     report = asyncio.run(run())
     if as_json:
@@ -94,7 +94,7 @@ def list_() -> None:
     from rich.table import Table
 
     from ..models.prune import find_cached
-    from ..runtime.prepared.models import FOLDER
+    from ..runtime.prepared.runtime import FOLDER
 
     settings = settings_or_exit()
     used = {(ref.task, ref.name) for ref in selection.in_use(settings).values()}

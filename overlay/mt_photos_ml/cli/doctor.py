@@ -16,8 +16,6 @@ from ..models.choice import in_use
 from ..models.hub import DEFAULT_ENDPOINTS
 from ..models.sources import file_in_wheel
 from ..runtime.devices import Devices
-from ..runtime.npu import find_npu
-from ..runtime.ort import OrtRuntime
 from ..settings import Settings, SettingsError
 
 Check = tuple[str, str, str]
@@ -64,8 +62,7 @@ def _decoders() -> Iterator[Check]:
 
 def _runtime(settings: Settings) -> Check:
     try:
-        runtime = OrtRuntime(devices=Devices.of(settings)).describe()
-        return "ok", "runtime", f"{npu.name}, else {runtime}" if (npu := find_npu(settings)) else runtime
+        return "ok", "runtime", Devices.of(settings).describe()
     except ImportError as error:
         return "FAIL", "runtime", f"{error}; install the extra cpu, cuda or openvino"
 

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ..api.record import RequestRecord
+from ..api.trace import RequestTrace
 
 PHOTO_ROUTES = ("/ocr", "/clip/img", "/represent")
 TASK_ROUTES = (*PHOTO_ROUTES, "/clip/txt")
@@ -43,18 +43,18 @@ class Metrics:
         self._done: Counter[str] = Counter()
         self._minutes: deque[tuple[int, Counter[str]]] = deque(maxlen=MINUTES)
 
-    def observe(self, record: RequestRecord) -> None:
+    def observe(self, trace: RequestTrace) -> None:
         """Counts a request that is answered."""
-        path = record.path if record.path in _COUNTED else "other"
-        self.requests[path, record.status] += 1
-        if record.reason:
-            self.failures[path, record.reason] += 1
-        if record.error and path != "other":
-            self.errors.appendleft(Failure(time.time(), path, record.status, record.error))
-        if record.status != 200 or record.error or path not in TASK_ROUTES:
+        path = trace.path if trace.path in _COUNTED else "other"
+        self.requests[path, trace.status] += 1
+        if trace.reason:
+            self.failures[path, trace.reason] += 1
+        if trace.error and path != "other":
+            self.errors.appendleft(Failure(time.time(), path, trace.status, trace.error))
+        if trace.status != 200 or trace.error or path not in TASK_ROUTES:
             return
         self._done[path] += 1
-        steps = (record.waited_ms, record.decode_ms, record.model_ms, record.total_ms)
+        steps = (trace.waited_ms, trace.decode_ms, trace.model_ms, trace.total_ms)
         for step, spent in zip(_STEPS, steps, strict=True):
             self._steps[path, step] += round(spent or 0)
         minute = int(time.time() / 60)

@@ -49,13 +49,13 @@ class Console:
             Route("/api/models/{task}/{type}/{action}", self.model, methods=["POST"]),
             Route("/api/bench", self.bench, methods=["POST"]),
         ]
-        if self._status.settings.metrics != "off":
+        if self._status.engine.settings.metrics != "off":
             routes.append(Route("/metrics", self.metrics))
         return routes
 
     async def page(self, request: Request) -> Response:
         """In one piece, under a policy by which its own script and style run, and no other."""
-        settings = self._status.settings
+        settings = self._status.engine.settings
         facts = {
             "version": version(),
             "address": str(request.base_url).removesuffix("/"),
@@ -107,8 +107,8 @@ class Console:
 
     def _key(self, request: Request) -> ModelKey[Model]:
         asked = request.path_params["task"], request.path_params["type"]
-        for network, key in self._status.engine.models.by_network().items():
-            if asked == (network.switch, network.type) and network.switch in self._status.settings.tasks:
+        for network, key in self._status.engine.networks.by_network().items():
+            if asked == (network.switch, network.type) and network.switch in self._status.engine.settings.tasks:
                 return key
         raise NotThere("/".join(asked) + " is no model in use")
 
@@ -125,8 +125,8 @@ class Console:
 
     async def unused(self, request: Request) -> Response:
         """What `models prune` would delete, and how large it is; DELETE deletes it."""
-        paths = await asyncio.to_thread(find_unused, self._status.settings)
-        cache = self._status.settings.cache_folder
+        paths = await asyncio.to_thread(find_unused, self._status.engine.settings)
+        cache = self._status.engine.settings.cache_folder
         sizes = {str(path.relative_to(cache)): round(size_of(path) / 1e6) for path in paths}
         if request.method == "DELETE":
             try:

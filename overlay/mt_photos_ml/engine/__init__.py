@@ -1,67 +1,196 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What recognises, without HTTP: devices, models and where they come from, put together by the settings."""
+"""What recognises, without HTTP: text and faces in photos, vectors of photos and of words."""
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Self
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import lru_cache
+from typing import TypeVar
 
+from ..machine.cpu import cores
 from ..models.catalog import ModelRef
 from ..models.choice import preloaded
 from ..models.hub import Hub
-from ..models.loader import Loader
+from ..models.loader import Loader, Stamp
 from ..models.progress import Download
 from ..models.store import Store
+from ..photo import Photo
 from ..runtime import Runtime
 from ..runtime.devices import Devices
-from ..runtime.npu import NpuRuntime, find_npu
+from ..runtime.npu import NpuRuntime
 from ..runtime.ort import OrtRuntime
-from ..runtime.prepared.models import PreparedModels
+from ..runtime.prepared.runtime import PreparedRuntime
 from ..runtime.scheduler import CpuScheduler
 from ..settings import Settings
-from ..tasks.networks import Models
+from ..tasks import clip, faces, ocr
+from ..tasks.networks import Networks
+from .status import EngineStatus, ModelStatus
+from .trace import Trace
+from .workers import Workers
+
+REMEMBERED_TEXTS = 1000
+"""Texts whose vectors are kept, 2 to 6 KB each."""
+
+_MAX_REMEMBERED_LENGTH = 200  # characters
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+class TaskOff(LookupError):
+    """The settings switch this task off."""
+
+
 class Engine:
-    """downloads: how far those are that were begun, the last word of each."""
+    """One for a process; its coroutines belong to one event loop.
 
-    settings: Settings
-    runtime: Runtime
-    store: Store
-    models: Models
-    scheduler: CpuScheduler
-    downloads: dict[ModelRef, Download]
+    Each verb raises TaskOff, Busy, ModelUnavailable, MemoryError or InferenceError; those that take a photo also raise
+    PhotoError and DecoderMissing. A photo is the bytes of its file. The trace is filled in on the way.
+    """
 
-    @classmethod
-    def of(cls, settings: Settings, restart: Callable[[], None] = lambda: None) -> Self:
-        """By the settings, which are checked already. restart: has the process end for another to take its place."""
-        prepared = PreparedModels(settings.cache_folder) if settings.prepare_models else None
-        threads = threads_of_inference(settings)
-        runtime: Runtime = OrtRuntime(threads, prepared, Devices.of(settings))
-        if npu := find_npu(settings):
-            runtime = NpuRuntime(npu, runtime)
-        downloads: dict[ModelRef, Download] = {}
+    def __init__(self, settings: Settings, restart: Callable[[], None] = lambda: None) -> None:
+        """settings: checked already. restart: ends the process so that another takes its place."""
+        self.settings, self.devices = settings, Devices.of(settings)
+        self.networks = Networks.of(settings)
+        self._runtime, self._prepared = _runtimes(settings, self.devices)
+        self._downloads: dict[ModelRef, Download] = {}  # the last state of each that was begun
+        npu_file = self.devices.npu.file if self.devices.npu else None
+        hub = Hub(settings.cache_folder, settings.hf_endpoint, npu_file=npu_file, progress=self._note_download)
+        at_start = preloaded(settings)
+        self._scheduler = CpuScheduler(cores(), inference_threads(settings))
+        self.store = Store(
+            Loader(self._runtime, hub, self._scheduler),
+            self.devices,
+            settings.model_ttl,
+            [key for key in self.networks.all() if key.ref in at_start],
+            restart,
+            self._describe_download,
+            *([self._prepared.prepare] if self._prepared else []),
+        )
+        self._photos = Workers("photo", settings.request_threads)
+        self._texts = Workers("text", 1)  # a search does not wait behind photos
+        self._remembered = lru_cache(REMEMBERED_TEXTS)(_new_slot)
 
-        def note(download: Download) -> None:
-            downloads[download.ref] = download
+    def require(self, task: str, *, text: bool = False) -> None:
+        """Raises TaskOff, or Busy if no more can be taken: asked before an upload is received."""
+        if task not in self.settings.tasks:
+            raise TaskOff(f"the task {task} is switched off (TASKS)")
+        (self._texts if text else self._photos).require_room()
 
-        def progress(ref: ModelRef) -> str:
-            return f"downloaded: {downloads[ref]}" if ref in downloads else "downloaded"
+    async def read_text(self, photo: bytes, trace: Trace) -> list[ocr.Line]:
+        """The lines of text, in reading order."""
+        self.require("ocr")
+        use, min_score = self.store.use, self.settings.ocr_min_score
+        async with use(self.networks.ocr_detector) as detector, use(self.networks.ocr_recogniser) as recogniser:
+            return await self._look(photo, trace, lambda opened: ocr.read(opened, detector, recogniser, min_score))
 
-        hub = Hub(settings.cache_folder, settings.hf_endpoint, npu_file=npu.file if npu else None, progress=note)
-        scheduler, models, at_start = CpuScheduler(cores(), threads), Models.of(settings), preloaded(settings)
-        kept = [key for key in models.all() if key.ref in at_start]
-        loader = Loader(runtime, hub, scheduler)
-        store = Store(runtime, loader, settings.model_ttl, kept, restart, progress)
-        return cls(settings, runtime, store, models, scheduler, downloads)
+    async def find_faces(self, photo: bytes, trace: Trace) -> list[faces.Face]:
+        """The faces, the surest first."""
+        self.require("faces")
+        use, min_score = self.store.use, self.settings.face_min_score
+        async with use(self.networks.face_detector) as detector, use(self.networks.face_recogniser) as recogniser:
+            return await self._look(photo, trace, lambda opened: faces.find(opened, detector, recogniser, min_score))
+
+    async def embed_photo(self, photo: bytes, trace: Trace) -> clip.Float:
+        """(D,) vector of unit length."""
+        self.require("clip")
+        async with self.store.use(self.networks.clip_visual) as visual:
+            return await self._look(photo, trace, lambda opened: clip.encode_photo(opened, visual))
+
+    async def embed_text(self, text: str, trace: Trace) -> clip.Float:
+        """(D,) vector of unit length; of a text that was asked for lately, the one that the loaded model gave then."""
+        self.require("clip", text=True)
+        key, language = self.networks.clip_textual, self.settings.clip_language
+        if slot := self._slot(text):
+            trace.note = "remembered"
+            return slot[0]
+        async with self.store.use(key) as textual:
+            slot = self._slot(text)  # of the model that is loaded now
+            vector = await self._texts.run(lambda: self._work(lambda: clip.encode_text(text, textual, language), trace))
+        slot[:] = [vector]
+        return vector
+
+    def _slot(self, text: str) -> list[clip.Float]:
+        """Where the vector of this text is kept: empty, or with one item."""
+        stamp = self.store.stamp(self.networks.clip_textual)
+        return self._remembered(stamp, text) if stamp and len(text) <= _MAX_REMEMBERED_LENGTH else []
+
+    async def _look(self, data: bytes, trace: Trace, task: Callable[[Photo], T]) -> T:
+        """What the task makes of the photo, in a worker."""
+
+        def look() -> T:
+            trace.megabytes = len(data) / 1e6
+            photo = Photo.open(data)
+            trace.photo = str(photo)
+            try:
+                return self._work(lambda: task(photo), trace)
+            finally:
+                trace.decode_ms = photo.decode_ms
+
+        return await self._photos.run(look)
+
+    def _work(self, task: Callable[[], T], trace: Trace) -> T:
+        trace.waited_ms = trace.elapsed_ms()
+        with self._scheduler.worker() as usage:
+            try:
+                return task()
+            finally:
+                trace.model_ms = usage.model_ms
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """How many photos and texts wait or are being looked at."""
+        return {"photos": self._photos.present, "texts": self._texts.present}
+
+    def status(self) -> EngineStatus:
+        """How things are. Reads the disk and may ask the devices: not for the event loop."""
+        return EngineStatus(self.devices.describe(), list(self.devices.refused), list(self._model_states()))
+
+    def _model_states(self) -> Iterator[ModelStatus]:
+        cache = self.settings.cache_folder
+        for network, key in self.networks.by_network().items():
+            if network.switch in self.settings.tasks:
+                runs_on, state = self._runtime.runs_on(key.ref.path(cache)), self.store.state(key.ref)
+                yield ModelStatus.of(network, key.ref, cache, state, runs_on, self._downloads.get(key.ref))
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Loads what is to be preloaded and looks after the models until the context ends, then closes."""
+        background = [asyncio.create_task(self.store.run_maintenance()), asyncio.create_task(self.store.preload())]
+        try:
+            yield
+        finally:
+            for task in background:
+                task.cancel()
+            self.close()
+
+    def close(self) -> None:
+        """Ends the preparation of models; waits for the photos that are being looked at."""
+        if self._prepared:
+            self._prepared.close()
+        self._photos.close()
+        self._texts.close()
+
+    def _note_download(self, download: Download) -> None:
+        self._downloads[download.ref] = download
+
+    def _describe_download(self, ref: ModelRef) -> str:
+        return f"downloaded: {self._downloads[ref]}" if ref in self._downloads else "downloaded"
 
 
-def threads_of_inference(settings: Settings) -> int:
-    """What is set, else the cores up to four: beyond that a network of these sizes gains little by one more."""
+def _new_slot(stamp: Stamp, text: str) -> list[clip.Float]:
+    return []
+
+
+def _runtimes(settings: Settings, devices: Devices) -> tuple[Runtime, PreparedRuntime | None]:
+    """What opens the sessions, and the part of it that prepares models, if they are to be."""
+    threads = inference_threads(settings)
+    runtime: Runtime = OrtRuntime(threads, devices)
+    prepared = None
+    if settings.prepare_models:
+        runtime = prepared = PreparedRuntime(runtime, OrtRuntime(1, devices), settings.cache_folder, threads)
+    return NpuRuntime(devices.npu, runtime) if devices.npu else runtime, prepared
+
+
+def inference_threads(settings: Settings) -> int:
+    """What is set, else the cores, up to four: beyond that a network of these sizes gains little."""
     return settings.model_intra_op_threads or min(cores(), 4)
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,8 +5,6 @@ import asyncio
 import statistics
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from io import BytesIO
@@ -14,17 +12,16 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..machine.cpu import cores
 from ..models.loader import ModelUnavailable
 from ..models.sources import file_in_wheel
-from ..photo import Photo
-from ..tasks import clip, faces, ocr
-from . import Engine, cores
+from . import Engine
+from .trace import Trace
 
 _SIZE = (4000, 3000)
-_ALONE, _TOGETHER = 3.0, 5.0  # seconds of each task
-_DAY = 86_400
+_ALONE_SECONDS, _TOGETHER_SECONDS, _DAY_SECONDS = 3.0, 5.0, 86_400
 
-Work = Callable[[Photo], object]
+Verb = Callable[[bytes, Trace], Awaitable[object]]
 
 
 @dataclass(frozen=True)
@@ -73,61 +70,35 @@ def make_photo() -> bytes:
 
 
 async def measure(engine: Engine) -> Report:
-    """Half a minute. Models that are not there are not downloaded; their tasks are left out with a word."""
+    """Takes half a minute. Models that are not there are not downloaded; their tasks are left out, with why."""
     photo, tasks = await asyncio.to_thread(make_photo), engine.settings.tasks
-    found = [await _measure(engine, task, photo) for task in ("ocr", "clip", "faces") if task in tasks]
-    device = await asyncio.to_thread(engine.runtime.describe)
+    verbs: dict[str, Verb] = {"ocr": engine.read_text, "clip": engine.embed_photo, "faces": engine.find_faces}
+    found = [await _measure(engine, task, partial(verb, photo)) for task, verb in verbs.items() if task in tasks]
+    device = await asyncio.to_thread(engine.devices.describe)
     return Report(device, _SIZE[0] * _SIZE[1] / 1e6, found, hints(engine))
 
 
-async def _measure(engine: Engine, task: str, photo: bytes) -> Measured:
-    keys = [key for network, key in engine.models.by_network().items() if network.switch == task]
-    keys = [key for key in keys if key.ref.type != "textual"]
-    cache = engine.settings.cache_folder
-    if absent := [str(key.ref) for key in keys if key.ref.missing(cache) and not file_in_wheel(key.ref)]:
+async def _measure(engine: Engine, task: str, look: Callable[[Trace], Awaitable[object]]) -> Measured:
+    keys = [key for network, key in engine.networks.by_network().items() if network.switch == task]
+    refs, cache = [key.ref for key in keys if key.ref.type != "textual"], engine.settings.cache_folder
+    if absent := [str(ref) for ref in refs if ref.missing(cache) and not file_in_wheel(ref)]:
         return Measured(task, problem=f"{', '.join(absent)} is not there: `mt-photos-ml models pull`")
+
+    async def timed() -> float:
+        """Milliseconds of one photo, from its bytes."""
+        trace = Trace()
+        await look(trace)
+        return trace.elapsed_ms()
+
     try:
-        async with AsyncExitStack() as stack:
-            work = await _work(engine, task, stack)
-            with ThreadPoolExecutor(engine.settings.request_threads, "bench") as workers:
-                run = partial(_run, engine, workers, work, photo)
-                await run()  # which is slow
-                alone = [await run()]
-                until = time.monotonic() + _ALONE
-                while time.monotonic() < until:
-                    alone.append(await run())
-                rate = await _together(run, engine.settings.request_threads)
+        await timed()  # loads the models
+        alone, until = [await timed()], time.monotonic() + _ALONE_SECONDS
+        while time.monotonic() < until:
+            alone.append(await timed())
+        rate = await _together(timed, engine.settings.request_threads)
     except ModelUnavailable as error:
         return Measured(task, problem=str(error))
-    return Measured(task, round(statistics.median(alone), 1), round(rate * _DAY))
-
-
-async def _work(engine: Engine, task: str, stack: AsyncExitStack) -> Work:
-    use, models = engine.store.use, engine.models
-    if task == "ocr":
-        text, reader = (
-            await stack.enter_async_context(use(models.ocr_detector)),
-            await stack.enter_async_context(use(models.ocr_recogniser)),
-        )
-        return lambda photo: ocr.read(photo, text, reader)
-    if task == "clip":
-        visual = await stack.enter_async_context(use(models.clip_visual))
-        return lambda photo: clip.encode_photo(photo, visual)
-    finder = await stack.enter_async_context(use(models.face_detector))
-    knower = await stack.enter_async_context(use(models.face_recogniser))
-    return lambda photo: faces.find(photo, finder, knower)
-
-
-async def _run(engine: Engine, workers: ThreadPoolExecutor, work: Work, photo: bytes) -> float:
-    """Milliseconds of one photo, from its bytes."""
-
-    def timed() -> float:
-        with engine.scheduler.worker():
-            started = time.perf_counter()
-            work(Photo.open(photo))
-            return (time.perf_counter() - started) * 1000
-
-    return await asyncio.get_running_loop().run_in_executor(workers, timed)
+    return Measured(task, round(statistics.median(alone), 1), round(rate * _DAY_SECONDS))
 
 
 async def _together(run: Callable[[], Awaitable[float]], at_once: int) -> float:
@@ -136,7 +107,7 @@ async def _together(run: Callable[[], Awaitable[float]], at_once: int) -> float:
 
     async def client() -> None:
         nonlocal done
-        while time.monotonic() < started + _TOGETHER:
+        while time.monotonic() < started + _TOGETHER_SECONDS:
             await run()
             done += 1
 
@@ -147,8 +118,8 @@ async def _together(run: Callable[[], Awaitable[float]], at_once: int) -> float:
 def hints(engine: Engine) -> list[Hint]:
     """What would make it faster on this machine."""
     settings, found = engine.settings, list[Hint]()
-    on_processor = not engine.runtime.is_accelerated
-    found += [Hint("card", f"a card is not used: {refused}") for refused in engine.runtime.refused]
+    on_processor = not engine.devices.is_accelerated
+    found += [Hint("card", f"a card is not used: {refused}") for refused in engine.devices.refused]
     plain = settings.tasks & {"clip", "faces"} - settings.int8_tasks
     if on_processor and plain:
         text = "int8 variants take about half the time: `mt-photos-ml models optimize NAME PHOTOS`, then INT8_TASKS="

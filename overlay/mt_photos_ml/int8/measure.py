@@ -60,6 +60,7 @@ def _open(model: Path, threads: int) -> OrtSession:
 class _RecordingSession:
     """Stands in for a session and remembers what it is asked."""
 
+    one_thread = None
     outputs: Sequence[Node] = ()
     metadata: Mapping[str, str] = {}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ..engine import threads_of_inference
+from ..engine import inference_threads
 from ..models.catalog import SWITCHES
 from ..models.variants import variant_of
 from ..settings import Settings
@@ -21,7 +21,7 @@ def optimize_and_report(settings: Settings, name: str, photos: Sequence[Path]) -
     trials: list[Trial] = []
     failure = None
     try:
-        trials.extend(optimize(settings, name, photos, threads_of_inference(settings)))
+        trials.extend(optimize(settings, name, photos, inference_threads(settings)))
     except OptimizeError as error:  # what came before it is there
         failure = error
     table = Table("part", "int8", "ms", "MB", "mean cosine", "worst", "worst on", "", box=None, pad_edge=False)

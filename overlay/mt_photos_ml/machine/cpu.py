@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Whether this processor runs the libraries: asked before they are imported, when it would be too late for a word."""
+"""The processor: whether it runs the libraries, asked before they are imported, and how many cores there are."""
 
 import ctypes
+import os
 import sys
 from importlib import metadata
 
@@ -46,3 +47,8 @@ def _numpy() -> tuple[int, ...]:
         return tuple(int(number) for number in metadata.version("numpy").split(".")[:2])
     except (metadata.PackageNotFoundError, ValueError):
         return ()
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 from ..machine.background import run_in_daemon
 from ..machine.memory import anonymous_mb
-from ..runtime import ModelDamaged, Runtime, RuntimeSession, Session
+from ..runtime import ModelDamaged, Runtime, Session
 from ..runtime.scheduler import CpuScheduler, ScheduledSession
 from .catalog import ModelRef
 from .hub import DownloadError
@@ -141,7 +141,7 @@ class Loader:
         log.info("loaded %s%s in %.2f s", key.ref, variant, time.perf_counter() - started)
         return Loaded(model, path, stamp, max(anonymous_mb() - before, 0.0))
 
-    def _open_session(self, ref: ModelRef, path: Path) -> RuntimeSession:
+    def _open_session(self, ref: ModelRef, path: Path) -> Session:
         try:
             return self._runtime.open(variant_of(path, ref.variant))
         except ModelDamaged as error:

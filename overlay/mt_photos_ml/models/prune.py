@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..runtime.prepared.models import find_stale
+from ..runtime.prepared.runtime import find_stale
 from ..settings import Settings
 from .catalog import KNOWN
 from .choice import in_use

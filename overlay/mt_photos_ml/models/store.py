@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 from ..machine import memory
 from ..machine.background import run_in_daemon
-from ..runtime import Runtime
+from ..runtime.devices import Devices
+from ..runtime.ort import shrink_arena
 from .catalog import ModelRef
 from .hub import DownloadError
 from .loader import Loader, Model, ModelKey, ModelUnavailable, Stamp, T, stamp_of
@@ -32,25 +32,27 @@ class Store:
 
     def __init__(
         self,
-        runtime: Runtime,
         loader: Loader,
+        devices: Devices,
         ttl: float | None,
         preloaded: Sequence[ModelKey[Model]] = (),
         restart: Callable[[], None] = lambda: None,
         progress: Callable[[ModelRef], str] = lambda ref: "downloaded",
+        prepare: Callable[[Path, Sequence[int]], bool] = lambda model, shape: False,
     ) -> None:
-        """ttl: seconds after which an idle model is dropped; 0 for never, None for what suits the device.
+        """ttl: seconds after which an idle model is dropped; 0 for never, None for what suits the devices.
 
-        preloaded: loaded at the start, and not dropped when idle. restart: ends the process for another to take its
-        place, where nothing else gives a device's memory back. progress: "downloaded", and how far that is.
+        preloaded: loaded at the start, and not dropped when idle. restart: ends the process so that another takes its
+        place, if nothing else gives a card's memory back. progress: "downloaded", and how far that is. prepare: makes a
+        better form of a model file, for inputs of this shape; True if the loader now finds it.
         """
-        self._runtime, self._loader, self._ttl, self._progress = runtime, loader, ttl, progress
+        self._loader, self._devices, self._ttl, self._progress = loader, devices, ttl, progress
         self._preloaded, self._restart = {key.ref: key for key in preloaded}, restart
+        self._prepare = prepare
         self._entries: dict[ModelRef, Entry[Any]] = {}
         self._loading: dict[ModelRef, asyncio.Task[Entry[Any]]] = {}
         self._failed: dict[ModelRef, tuple[float, ModelUnavailable]] = {}
-        self._stamps: dict[ModelRef, tuple[Path, Stamp]] = {}  # of what was loaded last
-        self._replaced: Counter[ModelRef] = Counter()
+        self._stamps: dict[ModelRef, Stamp] = {}  # of the files that were loaded last
         self._last_use = time.monotonic()
 
     @property
@@ -72,9 +74,9 @@ class Store:
             return ModelState("failed", error=str(failure))
         return ModelState("not loaded")
 
-    def generation(self, key: ModelKey[Model]) -> int:
-        """Another number once the model's files were replaced by others."""
-        return self._replaced[key.ref]
+    def stamp(self, key: ModelKey[Model]) -> Stamp | None:
+        """The stamp of the model files that were loaded last; None before that, and after a person unloaded them."""
+        return self._stamps.get(key.ref)
 
     @contextlib.asynccontextmanager
     async def use(self, key: ModelKey[T]) -> AsyncIterator[T]:
@@ -105,6 +107,7 @@ class Store:
         entry = self._entries.get(key.ref)
         if entry is not None and not entry.users:
             await self._drop([key.ref])
+            self._stamps.pop(key.ref, None)
         return entry is None or not entry.users
 
     async def preload(self) -> None:
@@ -139,16 +142,23 @@ class Store:
             raise
         finally:
             del self._loading[ref]
-        stamp = entry.loaded.path, entry.loaded.stamp
-        if self._stamps.get(ref, stamp) != stamp:
-            self._replaced[ref] += 1
-        self._entries[ref], self._stamps[ref] = entry, stamp
+        self._entries[ref], self._stamps[ref] = entry, entry.loaded.stamp
         self._failed.pop(ref, None)
         return entry
 
     async def drop_unused(self) -> list[str]:
-        """Drops all that nobody uses at the moment, gives the memory back, and says what it was."""
-        return await self._drop([ref for ref, entry in self._entries.items() if not entry.users])
+        """Drops what nobody uses and gives the memory back; returns the names. Takes up files that were replaced: those
+        of models in use too, whose requests in progress finish on the old model."""
+        names = await self._drop([ref for ref, entry in self._entries.items() if not entry.users])
+        self._stamps = {ref: entry.loaded.stamp for ref, entry in self._entries.items()}
+        for ref, entry in list(self._entries.items()):
+            loaded = entry.loaded
+            found = await asyncio.wrap_future(run_in_daemon(partial(stamp_of, ref, loaded.path)))
+            is_whole = len(found) == len(loaded.stamp)  # else a share may be gone, or somebody is still copying
+            if is_whole and found != loaded.stamp and self._entries.get(ref) is entry:
+                log.info("%s was replaced on the disk", ref)
+                await self._reload(entry)
+        return names
 
     async def drop_idle(self, seconds: float) -> None:
         """Drops what nobody has used for so long, but for what is preloaded."""
@@ -157,38 +167,24 @@ class Store:
         if idle := [ref for ref in idle if ref not in self._preloaded]:
             await self._drop(idle)
 
-    async def reload_replaced(self) -> None:
-        """Takes up models whose files are others now. One that can't be loaded leaves the one that is, in its place."""
-        seen = dict(self._stamps)
-        found = await asyncio.wrap_future(
-            run_in_daemon(lambda: {ref: stamp_of(ref, path) for ref, (path, _) in seen.items()})
-        )
-        for ref, (path, stamp) in seen.items():
-            is_whole = len(found[ref]) == len(stamp)  # else a share may be gone, or somebody is still copying
-            if is_whole and found[ref] != stamp and self._stamps.get(ref) == (path, stamp):
-                log.info("%s was replaced on the disk", ref)
-                self._stamps[ref] = path, found[ref]
-                if (entry := self._entries.get(ref)) is None or await self._reload(entry):
-                    self._replaced[ref] += 1
-
     async def prepare(self) -> None:
-        """Has the runtime prepare the models that it opened as they are, and changes over to what it made."""
+        """Has the models prepared that were opened as they are, and changes over to the prepared ones."""
         for ref, entry in list(self._entries.items()):
             if entry.is_settled:
                 continue
             entry.is_settled = True
-            made = partial(self._runtime.prepare, entry.loaded.path, entry.loaded.model.example_shape)
+            made = partial(self._prepare, entry.loaded.path, entry.loaded.model.example_shape)
             if await asyncio.wrap_future(run_in_daemon(made)) and self._entries.get(ref) is entry:
                 await self._reload(entry)
 
     async def _reload(self, entry: Entry[Any]) -> bool:
-        """Who is at work with the model ends with it."""
+        """Requests in progress finish on the old model."""
         try:
             entry.loaded = await self._loader.load(entry.key)
         except ModelUnavailable as failure:  # the one that is loaded is still good
             log.error("%s", failure)
             return False
-        self._stamps[entry.key.ref] = entry.loaded.path, entry.loaded.stamp
+        self._stamps[entry.key.ref] = entry.loaded.stamp
         await asyncio.to_thread(self._trim_memory)
         return True
 
@@ -205,7 +201,7 @@ class Store:
         """After which an idle model is dropped: soon where loading it again costs next to nothing."""
         if self._ttl is not None:
             return self._ttl
-        return _TTL_OF_A_DEVICE if self._runtime.holds_a_device else _TTL
+        return _TTL_OF_A_DEVICE if self._devices.holds_memory else _TTL
 
     @property
     def _quiet_seconds(self) -> float:
@@ -215,19 +211,18 @@ class Store:
         return time.monotonic() - max((entry.idle_since for entry in self._entries.values()), default=self._last_use)
 
     async def run_maintenance(self) -> None:
-        """For as long as the service runs: drops models that are idle or replaced, prepares them, and in a pause gives
-        back what photos left free."""
+        """For as long as the service runs: drops models that are idle, prepares them, and in a pause gives back
+        what photos left free."""
         pause, trimmed = min((self._ttl if self._ttl is not None else _TTL) / 2 or _PAUSE, _PAUSE), 0.0
         while True:
             await asyncio.sleep(pause)
-            await self.reload_replaced()
             oldest = min((entry.since for entry in self._entries.values() if not entry.is_settled), default=None)
             if oldest is not None and (self._quiet_seconds >= _PAUSE or oldest < time.monotonic() - _LONGEST_WORK):
                 await self.prepare()
             if seconds := self._idle_seconds:
                 await self.drop_idle(seconds)
                 rests = not self._entries and not self._loading and self._last_use <= time.monotonic() - seconds
-                if rests and self._runtime.holds_a_device:
+                if rests and self._devices.holds_memory:
                     log.info("starting afresh, since nothing was asked for a while: so the device's memory comes back")
                     self._restart()
                     return
@@ -239,5 +234,5 @@ class Store:
     def _trim_memory(self, dropped: dict[str, Entry[Any]] | None = None) -> None:
         if dropped:
             dropped.clear()
-        self._runtime.trim_memory()
+        shrink_arena()
         memory.trim_memory()

@@ -39,17 +39,13 @@ class Session(Protocol):
         """What the model file says of itself, such as the characters that a text recogniser knows."""
         ...
 
-    def run(self, feed: Tensors) -> list[NDArray[Any]]:
-        """All outputs in the model's order."""
+    @property
+    def one_thread(self) -> "Session | None":
+        """The same model on one thread, to run beside others; None if that would need memory of its own."""
         ...
 
-
-class RuntimeSession(Session, Protocol):
-    """A session as a runtime opens it."""
-
-    @property
-    def one_thread(self) -> Session | None:
-        """The same model on one thread, to be run beside others; None where that would take its memory twice."""
+    def run(self, feed: Tensors) -> list[NDArray[Any]]:
+        """All outputs in the model's order."""
         ...
 
 
@@ -62,46 +58,12 @@ class InferenceError(RuntimeError):
 
 
 class Runtime(Protocol):
-    """Opens sessions."""
+    """Opens sessions. Runtimes wrap each other: one for NPUs, one for prepared models, onnxruntime at the core."""
 
-    @property
-    def holds_a_device(self) -> bool:
-        """Whether memory of a graphics card is held that only the end of the process gives back."""
-        ...
-
-    def open(self, model: Path) -> RuntimeSession:
+    def open(self, model: Path) -> Session:
         """Loads a model file of the cache layout, `…/TASK/NAME/TYPE/model.onnx`. Raises ModelDamaged, MemoryError."""
-        ...
-
-    def prepare(self, model: Path, shape: Sequence[int]) -> bool:
-        """Makes a form of the model that loads at once and takes little memory. True where open() now finds it anew.
-
-        shape: of an input that the service gives the model. Takes seconds to minutes, in a process that yields.
-        """
-        ...
-
-    def trim_memory(self) -> None:
-        """Returns to the system the memory that sessions computed with and don't need at the moment."""
-        ...
-
-    def close(self) -> None:
-        """Ends what a prepare() in another thread may be busy with."""
-        ...
-
-    @property
-    def is_accelerated(self) -> bool:
-        """Whether models run on something else than the processor."""
         ...
 
     def runs_on(self, model: Path) -> str:
         """What a model of the cache runs on, such as CPU, CUDA or OpenVINO."""
-        ...
-
-    @property
-    def refused(self) -> Sequence[str]:
-        """The devices that are there and can't be used, each with why, as far as that is known yet."""
-        ...
-
-    def describe(self) -> str:
-        """The runtime, its version and the devices it uses, in one line for a person."""
         ...

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from ..settings import Settings
+from .npu import Npu, find_npu
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -32,21 +33,33 @@ IDENTITY = bytes.fromhex(
 
 
 class Devices:
-    """Which device sessions run on. Nothing is asked of a device before the first model is."""
+    """The devices of this machine. No device is asked anything before the first model is opened.
 
-    def __init__(self, number: str = "0", openvino_precision: str = "FP32", rocm_precision: str = "FP32") -> None:
-        """number: of the card, where there are several. Precision: FP32 or FP16."""
+    refused: those that are there and can't be used, each with why, as far as that is known yet.
+    holds_memory: whether a session was opened on a card, whose memory only the end of the process gives back.
+    """
+
+    def __init__(
+        self,
+        number: str = "0",
+        openvino_precision: str = "FP32",
+        rocm_precision: str = "FP32",
+        npu: Npu | None = None,
+    ) -> None:
+        """number: of the card, if there are several. Precision: FP32 or FP16."""
         self._number, self._openvino_precision, self._rocm_precision = number, openvino_precision, rocm_precision
+        self.npu = npu
         self.refused: list[str] = []
+        self.holds_memory = False
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        return cls(settings.device_id, settings.openvino_precision, settings.rocm_precision)
+        return cls(settings.device_id, settings.openvino_precision, settings.rocm_precision, find_npu(settings))
 
     @property
     def is_accelerated(self) -> bool:
         """Whether models run on something else than the processor."""
-        return self.provider != CPU
+        return self.npu is not None or self.provider != CPU
 
     @cached_property
     def provider(self) -> str:
@@ -68,10 +81,23 @@ class Devices:
                 )
         return CPU
 
-    def providers(self, model: Path | None) -> list[tuple[str, dict[str, str]]]:
-        """What a session of this model is to be opened with, the processor last for what the device can't do."""
-        chosen = [] if self.provider == CPU else [(self.provider, self._options(self.provider, model))]
-        return [*chosen, (CPU, {})]
+    @property
+    def name(self) -> str:
+        """Of what onnxruntime runs models on, such as CPU or CUDA."""
+        return self.provider.removesuffix("ExecutionProvider")
+
+    def describe(self) -> str:
+        """The runtime, its version and the devices it uses, in one line for a person."""
+        import onnxruntime as ort
+
+        return f"{f'{self.npu.name}, else ' if self.npu else ''}onnxruntime {ort.__version__} on {self.name}"
+
+    def providers(self, model: Path) -> list[tuple[str, dict[str, str]]]:
+        """What to open a session of this model with; the processor comes last, for what the device can't do."""
+        if self.provider == CPU:
+            return [(CPU, {})]
+        self.holds_memory = True
+        return [(self.provider, self._options(self.provider, model)), (CPU, {})]
 
     def _failure(self, provider: str) -> str | None:
         """Why a model that does nothing can't run on it; None where it can."""

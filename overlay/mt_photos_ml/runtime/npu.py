@@ -15,7 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..settings import Settings
-from . import Node, Runtime, RuntimeSession, Tensors
+from . import Node, Runtime, Session, Tensors
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -77,20 +77,10 @@ class NpuRuntime:
     def __init__(self, npu: Npu, others: Runtime) -> None:
         self._npu, self._others = npu, others
 
-    @property
-    def holds_a_device(self) -> bool:
-        return self._others.holds_a_device
-
-    is_accelerated = True
-
     def runs_on(self, model: Path) -> str:
         return self._npu.name if (model.parent / self._npu.file).is_file() else self._others.runs_on(model)
 
-    @property
-    def refused(self) -> Sequence[str]:
-        return self._others.refused
-
-    def open(self, model: Path) -> RuntimeSession:
+    def open(self, model: Path) -> Session:
         file = model.parent / self._npu.file
         if not file.is_file():
             return self._others.open(model)
@@ -102,15 +92,3 @@ class NpuRuntime:
                 raise RuntimeError(f"{self._npu.name} can't open {file}: {error}") from error
             log.warning("%s can't open %s, the processor is used instead: %s", self._npu.name, file, error)
             return self._others.open(model)
-
-    def prepare(self, model: Path, shape: Sequence[int]) -> bool:
-        return not (model.parent / self._npu.file).is_file() and self._others.prepare(model, shape)
-
-    def trim_memory(self) -> None:
-        self._others.trim_memory()
-
-    def close(self) -> None:
-        self._others.close()
-
-    def describe(self) -> str:
-        return f"{self._npu.name}, else {self._others.describe()}"

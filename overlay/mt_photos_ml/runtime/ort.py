@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import ModelDamaged, Node, RuntimeSession, Tensors
+from . import ModelDamaged, Node, Session, Tensors
 from .devices import IDENTITY, Devices
-from .prepared.models import PreparedModels
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -28,6 +27,18 @@ def _share_arena() -> None:
 
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, None)
+
+
+def shrink_arena() -> None:
+    """Returns the memory that sessions on the processor computed with; they share it, so dropping them does not."""
+    if not _share_arena.cache_info().currsize:
+        return
+    import onnxruntime as ort
+
+    run_options = ort.RunOptions()
+    run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    session = ort.InferenceSession(IDENTITY, session_options(1), providers=["CPUExecutionProvider"])
+    session.run(None, {"x": np.zeros(1, np.float32)}, run_options)
 
 
 def session_options(threads: int) -> "onnxruntime.SessionOptions":
@@ -75,62 +86,16 @@ class OrtSession:
 class OrtRuntime:
     """onnxruntime with the best device that works."""
 
-    def __init__(
-        self, threads: int = 0, prepared: PreparedModels | None = None, devices: Devices | None = None
-    ) -> None:
-        """threads: for one inference; 0 leaves the choice to onnxruntime. prepared: used on the processor only."""
-        self._threads, self._prepared, self._devices = threads, prepared, devices or Devices()
-        self._opened = False
+    def __init__(self, threads: int = 0, devices: Devices | None = None) -> None:
+        """threads: for one inference; 0 leaves the choice to onnxruntime."""
+        self._threads, self._devices = threads, devices or Devices()
 
-    @property
-    def holds_a_device(self) -> bool:
-        return self._opened and self._devices.is_accelerated
-
-    @property
-    def is_accelerated(self) -> bool:
-        return self._devices.is_accelerated
-
-    def runs_on(self, model: Path) -> str:
-        return self._devices.provider.removesuffix("ExecutionProvider")
-
-    @property
-    def refused(self) -> Sequence[str]:
-        return self._devices.refused
-
-    def open(self, model: Path) -> RuntimeSession:
-        self._opened = True
-        if self._prepared is None or self._devices.is_accelerated:
-            return self._open(model, self._threads)
-        return self._prepared.open(model, self._open, self._threads)
-
-    def prepare(self, model: Path, shape: Sequence[int]) -> bool:
-        if self._prepared is None or self._devices.is_accelerated:
-            return False
-        return self._prepared.prepare(model, self._threads, shape)
-
-    def _open(self, model: Path, threads: int) -> OrtSession:
+    def open(self, model: Path) -> Session:
         import onnxruntime as ort
 
         with translate_ort_errors(model):
-            session = ort.InferenceSession(model, session_options(threads), providers=self._devices.providers(model))
-        return OrtSession(session)
+            providers = self._devices.providers(model)
+            return OrtSession(ort.InferenceSession(model, session_options(self._threads), providers=providers))
 
-    def trim_memory(self) -> None:
-        """What sessions on the processor computed with; dropping them does not return it, since they share it."""
-        if not _share_arena.cache_info().currsize:
-            return
-        import onnxruntime as ort
-
-        run_options = ort.RunOptions()
-        run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        session = ort.InferenceSession(IDENTITY, session_options(1), providers=["CPUExecutionProvider"])
-        session.run(None, {"x": np.zeros(1, np.float32)}, run_options)
-
-    def close(self) -> None:
-        if self._prepared is not None:
-            self._prepared.close()
-
-    def describe(self) -> str:
-        import onnxruntime as ort
-
-        return f"onnxruntime {ort.__version__} on {self._devices.provider.removesuffix('ExecutionProvider')}"
+    def runs_on(self, model: Path) -> str:
+        return self._devices.name

@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from . import InferenceError, Node, RuntimeSession, Tensors
+from . import InferenceError, Node, Session, Tensors
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -49,7 +49,7 @@ class CpuScheduler:
             with self._counting:
                 self._workers -= 1
 
-    def run(self, session: RuntimeSession, feed: Tensors) -> list[NDArray[Any]]:
+    def run(self, session: Session, feed: Tensors) -> list[NDArray[Any]]:
         one_thread = session.one_thread if self._workers >= self._cores else None
         chosen, threads = (one_thread, 1) if one_thread else (session, self._threads)
         with self._turn:  # one at a time gathers cores, so that who needs several is not passed by for ever
@@ -68,8 +68,9 @@ class ScheduledSession:
     """A session, perhaps still being opened, whose inferences wait for their cores. name: of its model."""
 
     name: str
-    opening: Future[RuntimeSession]
+    opening: Future[Session]
     scheduler: CpuScheduler
+    one_thread = None
 
     @property
     def inputs(self) -> Sequence[Node]:

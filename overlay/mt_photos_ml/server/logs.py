@@ -10,7 +10,7 @@ _TEXT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
 
 class JsonFormatter(logging.Formatter):
-    """An object a line: time (RFC 3339), level, message; of a request its record; of an error where it was."""
+    """An object a line: time (RFC 3339), level, message; of a request its trace; of an error where it was."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -20,7 +20,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if (request := getattr(record, "record", None)) is not None:
+        if (request := getattr(record, "trace", None)) is not None:
             known = {name: value for name, value in asdict(request).items() if value is not None and name != "started"}
             line["request"] = {name: round(v, 1) if isinstance(v, float) else v for name, v in known.items()}
         if record.exc_info:

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 import uvicorn
 
 from ..api.middleware.lifecycle import Lifecycle, PatientH11Protocol
-from ..app import from_settings
+from ..app import create_app
 from ..machine.memory import configure_malloc
 from ..settings import Settings
 from .announce import announce
@@ -21,7 +21,7 @@ def serve(settings: Settings, host: str, listening: socket.socket) -> int:
     """Serves until a signal, answers what is in flight, and returns the exit code."""
     lifecycle, is_exposed = Lifecycle(), not is_loopback(host)
     config = uvicorn.Config(
-        from_settings(settings, lifecycle, is_exposed=is_exposed),
+        create_app(settings, lifecycle, is_exposed=is_exposed),
         http=PatientH11Protocol,  # h11 refuses endless headers; httptools takes them all
         ws="none",
         log_config=None,

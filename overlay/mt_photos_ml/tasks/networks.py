@@ -12,7 +12,7 @@ from . import clip, faces, ocr
 
 
 @dataclass(frozen=True)
-class Models:
+class Networks:
     """In the order of NETWORKS."""
 
     ocr_detector: ModelKey[ocr.Detector]

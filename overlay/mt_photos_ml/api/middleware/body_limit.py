@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""How much is taken at once: the length of a body, and how many requests wait."""
-
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+"""The length of a body, which has a limit."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import Busy, TooLarge, answer
+from ..errors import TooLarge, answer
 from ..replies import nothing
 
 
 class BodyLimitMiddleware:
     """Answers 413 to a body over the limit: by its declared length before it is read, else as soon as it is over.
 
-    One with a length and chunks as well is refused: a proxy in front may go by the other one, and what is the end of
-    the body to the one is the beginning of a hidden request to the other (RFC 9112, 6.3).
+    Rejects Content-Length together with Transfer-Encoding: proxies disagree which counts (request smuggling,
+    RFC 9112, 6.3).
     """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
@@ -42,28 +38,3 @@ class BodyLimitMiddleware:
             return message
 
         await self._app(scope, counted, send)
-
-
-class Queue:
-    """Lets so many in at once, so many more wait, and turns the rest away."""
-
-    def __init__(self, at_once: int, waiting: int) -> None:
-        self._places = asyncio.Semaphore(at_once)
-        self._most = at_once + waiting
-        self.present = 0
-
-    def check(self) -> None:
-        """Raises Busy where the queue is full."""
-        if self.present >= self._most:
-            raise Busy(f"{self.present} requests are waiting already")
-
-    @contextlib.asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """A place in the queue, then one inside. Raises Busy at once where the queue is full."""
-        self.check()
-        self.present += 1
-        try:
-            async with self._places:
-                yield
-        finally:
-            self.present -= 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""`python -m mt_photos_ml.runtime.prepared.write MODEL FOLDER THREADS SHAPE` writes the prepared form of a model to a folder.
+"""`python -m mt_photos_ml.runtime.prepared.write MODEL FOLDER THREADS SHAPE` writes the prepared form of a model.
 
 A process of its own: the memory it takes goes with it, and should onnxruntime crash over a model, the service doesn't.
 """

@@ -21,15 +21,15 @@ from threading import Lock
 from typing import Any
 
 from ...machine.files import locked, sync
-from .. import RuntimeSession, Session
+from .. import Runtime, Session
 from .fingerprint import Fingerprint, cache_key, fingerprint, model_files
 from .write import MODEL, REFUSED, PrepareError, check_answer
 
 log = logging.getLogger("mt_photos_ml")
 
 FOLDER = "prepared"
-OpenSession = Callable[[Path, int], RuntimeSession]
-"""Opens a model file, to be run by so many threads."""
+
+_PROCESSOR = "CPU"
 
 _MIN_SIZE = 1_000_000  # bytes of a model that is worth it
 _GROWTH = 2.2  # the prepared form of a model is at most so much larger
@@ -38,12 +38,15 @@ _REASONS = {-9: "there was not enough memory to prepare it", -signal.SIGSEGV: "t
 _ABANDONED = 3600.0  # seconds without a file more or less in a half-written folder, after which nobody writes to it
 
 
-class PreparedModels:
-    """Opens models by their prepared form where there is one, and makes it. Several processes may share a cache."""
+class PreparedRuntime:
+    """Opens models by their prepared form if they have one, and makes it. Several processes may share a cache."""
 
-    def __init__(self, cache: Path) -> None:
-        """cache: models elsewhere are opened as they are."""
-        self._cache = cache
+    def __init__(self, runtime: Runtime, one_thread: Runtime, cache: Path, threads: int) -> None:
+        """runtime: opens the files, for inferences of so many threads. one_thread: the same, for one thread.
+
+        cache: models elsewhere are opened as they are.
+        """
+        self._runtime, self._one_thread, self._cache, self._threads = runtime, one_thread, cache, threads
         self._lacking: set[Path] = set()  # folders of models that were opened as they are
         self._given_up: set[Path] = set()
         self._child: subprocess.Popen[str] | None = None
@@ -55,20 +58,24 @@ class PreparedModels:
         if (child := self._child) is not None:
             child.terminate()
 
-    def open(self, model: Path, open_session: OpenSession, threads: int) -> RuntimeSession:
-        """The model by its prepared form, or as it is where there is none yet."""
+    def runs_on(self, model: Path) -> str:
+        return self._runtime.runs_on(model)
+
+    def open(self, model: Path) -> Session:
+        """The model by its prepared form, or as it is if there is none yet, or a card computes."""
         session = None
         with suppress(OSError):  # of a file that is not there; the runtime says so in its own words
-            if folder := self._folder(model):
-                session = _open_checked(folder, open_session, threads)
+            if self.runs_on(model) == _PROCESSOR and (folder := self._folder(model)):
+                session = self._open_checked(folder)
                 if session is None and _read_record(folder) is None and folder not in self._given_up:
                     self._lacking.add(folder)
-        return session or open_session(model, threads)
+        return session or self._runtime.open(model)
 
-    def prepare(self, model: Path, threads: int, shape: Sequence[int]) -> bool:
-        """Makes the prepared form of a model that was opened as it is. True where there is one now.
+    def prepare(self, model: Path, shape: Sequence[int]) -> bool:
+        """Makes the prepared form of a model that was opened as it is. True if there is one now.
 
-        shape: of an input that the service gives the model. An attempt that failed is not repeated.
+        shape: of an input that the service gives the model. Takes seconds to minutes, in a process that yields to the
+        service. An attempt that failed is not repeated.
         """
         try:
             folder = self._folder(model)
@@ -78,7 +85,7 @@ class PreparedModels:
             self._given_up.add(folder)
             with locked(folder.parent):
                 if _read_record(folder) is None:  # else another process did it while this one waited
-                    self._make(model, folder, threads, shape)
+                    self._make(model, folder, shape)
             self._given_up.discard(folder)
             return bool(_read_record(folder))
         except (OSError, PrepareError) as error:
@@ -92,7 +99,7 @@ class PreparedModels:
             return None
         return model.parent / FOLDER / cache_key(model)
 
-    def _make(self, model: Path, folder: Path, threads: int, shape: Sequence[int]) -> None:
+    def _make(self, model: Path, folder: Path, shape: Sequence[int]) -> None:
         """Makes the folder. Raises PrepareError where another attempt may succeed; where none can, it is empty."""
         needed, free = int(_GROWTH * _size(model)), shutil.disk_usage(folder.parent).free
         if needed > free:
@@ -102,7 +109,7 @@ class PreparedModels:
                 shutil.rmtree(left, ignore_errors=True)
         half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            files = self._write(model, half, threads, shape)
+            files = self._write(model, half, shape)
             (half / "record.json").write_text(json.dumps(files))
             sync(half.iterdir())
             half.chmod(0o755)  # mkdtemp keeps it from other users of the cache
@@ -116,11 +123,11 @@ class PreparedModels:
         finally:
             shutil.rmtree(half, ignore_errors=True)
 
-    def _write(self, model: Path, half: Path, threads: int, shape: Sequence[int]) -> dict[str, Fingerprint]:
+    def _write(self, model: Path, half: Path, shape: Sequence[int]) -> dict[str, Fingerprint]:
         """Has a process write to the folder: the files; none where this model can't be prepared, ever."""
         log.info("preparing %s, once", self._name(model))
         started = time.perf_counter()
-        arguments = [str(model), str(half), str(threads), "x".join(map(str, shape))]
+        arguments = [str(model), str(half), str(self._threads), "x".join(map(str, shape))]
         command = [sys.executable, "-m", f"{__package__}.write", *arguments]
         with subprocess.Popen(  # noqa: S603
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, errors="replace"
@@ -139,6 +146,25 @@ class PreparedModels:
         for path in half.iterdir():
             path.unlink()
         return {}
+
+    def _open_checked(self, folder: Path) -> Session | None:
+        """The prepared model, if it is whole and answers as the original did; removes what is damaged."""
+        record = _read_record(folder)
+        if not record:  # there is none, or it can't be prepared
+            return None
+        try:
+            if any(record[name] != fingerprint(folder / name) for name in record):
+                raise ValueError("a file has changed")
+            session = self._runtime.open(folder / MODEL)
+            check_answer(session, folder)
+        except MemoryError:
+            raise
+        except Exception as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            log.warning("%s was damaged and is removed: %s", folder, reason)
+            return None
+        return session if self._threads == 1 else _MappedSession(session, lambda: self._one_thread.open(folder / MODEL))
 
     def _name(self, model: Path) -> Path:
         return model.parent.relative_to(self._cache)
@@ -161,26 +187,6 @@ class _MappedSession:
                 with suppress(Exception):  # its files may have been deleted since; the other session is still good
                     self._one_thread = self._open_one_thread()
             return self._one_thread
-
-
-def _open_checked(folder: Path, open_session: OpenSession, threads: int) -> RuntimeSession | None:
-    """The prepared model, if it is whole and answers as the original did; removes what is damaged."""
-    record = _read_record(folder)
-    if not record:  # there is none, or it can't be prepared
-        return None
-    try:
-        if any(record[name] != fingerprint(folder / name) for name in record):
-            raise ValueError("a file has changed")
-        session = open_session(folder / MODEL, threads)
-        check_answer(session, folder)
-    except MemoryError:
-        raise
-    except Exception as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        log.warning("%s was damaged and is removed: %s", folder, reason)
-        return None
-    return session if threads == 1 else _MappedSession(session, lambda: open_session(folder / MODEL, 1))
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:

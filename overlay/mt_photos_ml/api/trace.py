@@ -1,51 +1,42 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What is known of a request while it is answered: for its line in the log, the metrics, and the client."""
+"""What is known of a request while it is answered: for its line in the log, the metrics and the client."""
 
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from time import perf_counter
+from dataclasses import dataclass
 
 from starlette.types import Scope
 
-_LONGEST = 120  # characters of why a request failed
+from ..engine.trace import Trace
+
+_MAX_ERROR_LENGTH = 120  # characters
+_MAX_PATH_LENGTH = 200
 _ID = re.compile(rb"[\w.:-]{1,64}")
 
 
-@dataclass
-class RequestRecord:
-    """photo: its kind and size. waited_ms: for upload, model and worker. Times are in milliseconds, None where there
-    was nothing of the kind."""
+@dataclass(kw_only=True)
+class RequestTrace(Trace):
+    """A request, and what the engine did for it. error: why it failed, in words. reason: the kind of error."""
 
     id: str
     method: str
     path: str
     status: int = 500  # what the framework answers to an error that nobody expected
-    photo: str | None = None
-    megabytes: float | None = None
-    waited_ms: float | None = None
-    model_ms: float | None = None
-    decode_ms: float | None = None
-    note: str | None = None
     error: str | None = None
     reason: str | None = None
     total_ms: float = 0.0
-    started: float = field(default_factory=perf_counter)
-
-    def elapsed_ms(self) -> float:
-        return (perf_counter() - self.started) * 1000
 
     def fail(self, error: Exception) -> None:
         """Why the request failed: in words, and the kind of error by which it is counted."""
         said = " ".join(str(error).split()) or type(error).__name__
-        said = said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1]}…"
+        said = said if len(said) <= _MAX_ERROR_LENGTH else f"{said[: _MAX_ERROR_LENGTH - 1]}…"
         self.error = "".join(letter if letter.isprintable() else _escaped(letter) for letter in said)
         self.reason = type(error).__name__
 
     def line(self) -> str:
         """For a person."""
-        path = _escaped(self.path[:200])  # a line break would forge a line of the log
+        path = _escaped(self.path[:_MAX_PATH_LENGTH])  # a line break would forge a line of the log
         return f"{self.method} {path} {self.status} {', '.join(self._fields())}"
 
     def _fields(self) -> Iterator[str]:
@@ -74,15 +65,15 @@ def _escaped(text: str) -> str:
     return text.encode("unicode_escape").decode()
 
 
-def record_of(scope: Scope) -> RequestRecord:
-    """The record of this request; AccessLogMiddleware makes it."""
-    record: RequestRecord = scope["mt_photos_ml.record"]
-    return record
-
-
-def begin(scope: Scope) -> RequestRecord:
-    """A new record, under the client's own X-Request-ID where it sends one that fits into a line."""
+def begin_trace(scope: Scope) -> RequestTrace:
+    """A new trace, under the client's own X-Request-ID if it sends one that fits into a line."""
     own = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    known_as = own.decode() if _ID.fullmatch(own) else secrets.token_hex(6)
-    record = scope["mt_photos_ml.record"] = RequestRecord(known_as, scope["method"], scope["path"])
-    return record
+    id = own.decode() if _ID.fullmatch(own) else secrets.token_hex(6)
+    trace = scope["mt_photos_ml.trace"] = RequestTrace(id=id, method=scope["method"], path=scope["path"])
+    return trace
+
+
+def trace_of(scope: Scope) -> RequestTrace:
+    """The trace of this request, which AccessLogMiddleware began."""
+    trace: RequestTrace = scope["mt_photos_ml.trace"]
+    return trace

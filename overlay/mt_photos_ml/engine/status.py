@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""How an engine is: for the page, and the gauges of the metrics."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from ..machine.files import size_of
+from ..models.catalog import ModelRef, Network
+from ..models.progress import Download
+from ..models.sources import file_in_wheel
+from ..models.state import ModelState
+from ..runtime.prepared.runtime import FOLDER
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """A model in use. task: as TASKS calls it. state: a name of ModelState, or "missing" if it must be downloaded.
+
+    idle_s: seconds since it was last used. memory_mb: that it took to load. error: why it can't be had. download: how
+    far that is, while it is downloaded.
+    """
+
+    task: str
+    type: str
+    name: str
+    state: str
+    runs_on: str
+    idle_s: int | None
+    memory_mb: int | None
+    error: str | None
+    disk_mb: int
+    prepared: bool
+    variant: str
+    download: dict[str, object] | None
+
+    @classmethod
+    def of(
+        cls, network: Network, ref: ModelRef, cache: Path, state: ModelState, runs_on: str, download: Download | None
+    ) -> Self:
+        """Looks at the files in the cache, too."""
+        folder = ref.path(cache).parent
+        is_missing = state.name == "not loaded" and ref.missing(cache) and file_in_wheel(ref) is None
+        return cls(
+            task=network.switch,
+            type=ref.type,
+            name=ref.name,
+            state="missing" if is_missing else state.name,
+            runs_on=runs_on,
+            idle_s=None if state.idle is None else round(state.idle),
+            memory_mb=None if state.memory_mb is None else round(state.memory_mb),
+            error=state.error,
+            disk_mb=round(size_of(folder) / 1e6),
+            prepared=(folder / FOLDER).is_dir(),
+            variant=ref.variant,
+            download=asdict(download) | {"ref": str(ref)} if download and state.name == "downloading" else None,
+        )
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """runtime: it and its devices, for a person. refused: devices that can't be used, and why."""
+
+    runtime: str
+    refused: list[str]
+    models: list[ModelStatus]
