@@ -13,7 +13,7 @@ from demo.__main__ import environment as demo_environment
 from service import KEY, Service, running
 from trust.tally import count
 
-DOCUMENT = Path(__file__).parents[2] / "overlay" / "mt_photos_ml" / "api" / "openapi.json"
+DOCUMENT = Path(__file__).parents[2] / "overlay" / "mt_photos_ml" / "dashboard" / "openapi.json"
 # a measurement takes half a minute each time
 schema = schemathesis.openapi.from_path(str(DOCUMENT)).exclude(path="/api/bench")
 
