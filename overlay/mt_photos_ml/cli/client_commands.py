@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ..int8.photos import SUFFIXES, photos_of
+from ..int8.measure import SUFFIXES, photos_of
 from ..settings import DEFAULT_KEY
 from .client import ApiError, Box, Client, read
 

@@ -2,9 +2,10 @@
 """What a variant is measured on: a person's own photos, the faces in them, and searches."""
 
 import logging
+import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from ..runtime import Node, Session, Tensors
 from ..runtime.ort import OrtSession, session_options
 from ..settings import Settings
 from ..tasks import clip, faces
-from .photos import photos_of
 
 log = logging.getLogger("mt_photos_ml")
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 MOST = 200
 """Photos, or faces in them, that a variant is measured on."""
 LEAST_PHOTOS, LEAST_FACES = 10, 20
@@ -43,6 +44,13 @@ def sample_photos(paths: Sequence[Path]) -> list[Path]:
             raise OptimizeError(f"there is no {path}")
         found += sorted(photos_of(path)) if path.is_dir() else [path]
     return [found[i] for i in np.random.default_rng(0).permutation(len(found))[:MOST]]
+
+
+def photos_of(folder: Path) -> Iterator[Path]:
+    """The photos below a folder, without what a NAS keeps beside them: previews and deleted files."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] not in ".@#"]
+        yield from (Path(parent, file) for file in files if file.lower().endswith(SUFFIXES))
 
 
 def _open(model: Path, threads: int) -> OrtSession:

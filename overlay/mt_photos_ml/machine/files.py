@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Files that several processes share: one writer at a time, and in place whole or not at all."""
+"""Files that several processes share: locks, sizes, checksums, writing to the disk."""
 
 import hashlib
 import os
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One thread of one process at a time in this folder, which is made where it is missing. Raises OSError.
+    """Admits one thread of one process at a time to this folder, which is created if missing. Raises OSError.
 
-    Some network shares know no locks, and Windows has others: there several may be at work at once. The package
-    filelock is not used, since its release in the oldest base image waits for ever on such a share.
+    Admits all on Windows and on network shares without locks. The package filelock is not used: its release in the
+    oldest base image waits for ever on such a share.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -25,14 +25,14 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def sync(paths: Iterable[Path]) -> None:
-    """Has the files written to the disk, before a rename: else a power cut could leave empty ones under their names."""
+    """Writes the files to the disk, before they are renamed: else a power cut could leave empty files."""
     for path in paths:
         with path.open("rb") as file:
             os.fsync(file.fileno())
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder, but for what goes away meanwhile; 0 where there is none."""
+    """Bytes of a file, or of all files below a folder; what does not exist, or is deleted meanwhile, has 0."""
     if path.is_file():
         return _bytes(path)
     return sum(_bytes(Path(folder, name)) for folder, _, names in os.walk(path) for name in names)
@@ -46,15 +46,15 @@ def _bytes(file: Path) -> int:
 
 
 def has_sha256(path: Path, sha256: str) -> bool:
-    return path.is_file() and sha256_of(path) == sha256
-
-
-def sha256_of(path: Path) -> str:
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
 
 
-def git_sha1_of(path: Path) -> str:
-    """What Git names a file by its content."""
+def has_git_sha1(path: Path, sha1: str) -> bool:
+    """Whether this is Git's name for the file's content. Reads the file whole: for small ones."""
+    if not path.is_file():
+        return False
     content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == sha1

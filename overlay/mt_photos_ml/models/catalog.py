@@ -65,6 +65,11 @@ class ModelRef:
         """Whether it can be downloaded."""
         return self.name in KNOWN[self.task]
 
+    @property
+    def sha256(self) -> str | None:
+        """Of the model file, as far as it is known without asking a source: for OCR."""
+        return OCR_MODELS[self.name][self.type].sha256 if self.task == OCR and self.is_known else None
+
     def folder(self, cache: Path) -> Path:
         return cache / self.task / self.name
 

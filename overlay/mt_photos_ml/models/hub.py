@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Fetching models into the cache: mirrors in turn, put in place whole or not at all."""
+"""Downloads models into the cache: from one mirror after the other, each model put in place whole or not at all."""
 
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ..machine.files import locked, sha256_of, size_of, sync
+from ..machine.files import has_sha256, locked, size_of, sync
 from .catalog import OCR, OCR_MODELS, OCR_RELEASE, ModelRef
-from .checksums import known_checksums, record_checksums, spoiled_files
 from .progress import Meter, Progress, megabytes
 from .sources import file_in_wheel, offered_files, repository
 from .transfer import RemoteFile, SourceError, download
@@ -17,14 +16,14 @@ DEFAULT_ENDPOINTS = ("https://huggingface.co", "https://hf-mirror.com")
 
 
 class DownloadError(RuntimeError):
-    """A model is not here and can't be had: what was tried, what came of it, what to do. For a person to read.
+    """A model can't be downloaded. The message is for a person: what was tried, why it failed, what to do.
 
-    The message does not begin with the name of the model; who shows it knows which it is.
+    It does not begin with the model's name, which the caller adds.
     """
 
 
 class Hub:
-    """Where models come from. Any number of threads and processes may fetch into one cache at once."""
+    """Downloads models. Any number of threads and processes may use one cache at once."""
 
     def __init__(
         self,
@@ -37,22 +36,21 @@ class Hub:
         logs: bool = True,
         npu_file: str | None = None,
     ) -> None:
-        """endpoint: the one of HF_ENDPOINT, asked alone. progress: is told how far a download is; logs: so is the log.
+        """endpoint: HF_ENDPOINT, which replaces the endpoints. logs: whether progress goes to the log too.
 
-        npu_file: of a CLIP or face model for this machine's NPU, below the folder of its type; taken in place of the
-        onnx file where the model has one.
+        npu_file: the NPU's file of a CLIP or face model, below the folder of its type; it replaces the onnx file if
+        the model has one.
         """
-        self._npu_file = npu_file
-        self._npu_asked: set[ModelRef] = set()
         self.cache = cache
         self.endpoints = tuple(address.rstrip("/") for address in ([endpoint] if endpoint else endpoints))
         self.ocr_release = ocr_release.rstrip("/")
-        self.progress, self._logs = progress, logs
+        self._progress, self._logs = progress, logs
+        self._npu_file, self._npu_asked = npu_file, set[ModelRef]()
 
     def fetch(self, ref: ModelRef) -> Path:
-        """The path of the model.onnx, after downloading what is missing. Raises DownloadError.
+        """The path of model.onnx, after downloading what is missing. Raises DownloadError.
 
-        Where the model has a file for the NPU, the onnx file need not be there.
+        If the model has a file for the NPU, there may be no file at this path.
         """
         model, folder = ref.path(self.cache), ref.folder(self.cache)
         if not (missing := self._missing(ref)):
@@ -65,14 +63,12 @@ class Hub:
         in_wheel = file_in_wheel(ref)
         try:
             with locked(folder):
-                if in_wheel and ref.missing(self.cache):
-                    self._copy(ref, in_wheel)
-                elif self._missing(ref):
-                    self._download(ref)
+                if self._missing(ref):  # else another process has downloaded it meanwhile
+                    self._copy(ref, in_wheel) if in_wheel else self._download(ref)
         except (OSError, DownloadError) as error:
             if in_wheel:
                 return in_wheel
-            if not ref.missing(self.cache):  # but for the NPU's file, all is there
+            if not ref.missing(self.cache):  # only the NPU's file is
                 return model
             if isinstance(error, DownloadError):
                 raise
@@ -83,41 +79,49 @@ class Hub:
         return model
 
     def invalidate(self, ref: ModelRef, files: Sequence[str]) -> bool:
-        """Removes files of the model that can't be used, and their checksums. True where they can be fetched again.
+        """Removes those of the files, and of the weights beside them, that are not what is published.
 
-        With them go others that have not the publisher's checksum. False, and nothing is touched, where fetching would
-        not help: a model of the user's own, files that are what was published, a cache that can't be written.
+        True if there are such files, so that a download helps. False, and nothing is removed, for a user's own model,
+        or if no source says what is published, or if the cache can't be written.
         """
-        folder = ref.folder(self.cache)
-        if not ref.is_known or not folder.is_dir():
+        published = self._published(ref)
+        candidates = [file for file in published if file.path in files or file.path not in ref.files]
+        if not candidates:
             return False
+        folder = ref.folder(self.cache)
         try:
             with locked(folder):
-                spoiled, known = spoiled_files(folder, ref), known_checksums(folder, ref)
-                if not spoiled and all(file in known for file in files):
-                    return False
-                for path in {*files, *spoiled}:
-                    (folder / path).unlink(missing_ok=True)
-                record_checksums(folder, ref, dict.fromkeys((*files, *spoiled)))
+                damaged = [folder / file.path for file in candidates if not file.is_right(folder / file.path)]
+                for path in damaged:
+                    path.unlink(missing_ok=True)
         except OSError:
             return False
-        return True
+        return bool(damaged)
 
     def verify(self, ref: ModelRef) -> str | None:
-        """None where the model is whole, as far as checksums are known; or what is wrong with it, in words."""
+        """What is wrong with the model's files, as far as it can be told without a source."""
         folder = ref.folder(self.cache)
         if missing := self._missing(ref, ask=False):
             return f"{folder} has no {', '.join(missing)}"
-        if spoiled := spoiled_files(folder, ref):
-            return f"{', '.join(spoiled)} in {folder} is not what was published (another SHA-256)"
+        if ref.sha256 and not has_sha256(ref.path(self.cache), ref.sha256):
+            return f"{ref.files[0]} in {folder} is not what was published (another SHA-256)"
         return None
+
+    def _published(self, ref: ModelRef) -> list[RemoteFile]:
+        """The model's files by the first source that answers."""
+        if ref.sha256:
+            return [RemoteFile(ref.files[0], "", None, ref.sha256)]
+        for source in self.endpoints if ref.is_known else ():
+            with suppress(SourceError):
+                return offered_files(ref, source, self._npu(ref))
+        return []
 
     def _npu(self, ref: ModelRef) -> str | None:
         """The model's file for the NPU, if it may have one."""
         return f"{ref.type}/{self._npu_file}" if self._npu_file and ref.task != OCR and ref.is_known else None
 
     def _missing(self, ref: ModelRef, ask: bool = True) -> list[str]:
-        """What is to be fetched. ask: for the NPU's file too, once; the model may have none."""
+        """The files to be downloaded. ask: whether to try the NPU's file, once, since the model may have none."""
         missing, npu = ref.missing(self.cache), self._npu(ref)
         if npu is None:
             return missing
@@ -148,8 +152,6 @@ class Hub:
     def _download_from(self, source: str, ref: ModelRef, files: Sequence[RemoteFile]) -> None:
         folder = ref.folder(self.cache)
         lacking = {self._staging(ref) / file.path: file for file in files if not (folder / file.path).is_file()}
-        for staged in lacking:
-            staged.parent.mkdir(parents=True, exist_ok=True)
         total = sum(file.size or 0 for file in lacking.values())
         needed, free = total - sum(map(size_of, lacking)), shutil.disk_usage(folder).free
         if needed > free:
@@ -157,12 +159,11 @@ class Hub:
                 f"It needs {megabytes(needed)} MB, but {self.cache} has only {megabytes(free)} MB free. "
                 "Make room, or let MACHINE_LEARNING_CACHE_FOLDER name a folder on a larger disk."
             )
-        meter = Meter(ref, list(lacking), total, source, self.progress, self._logs)
+        meter = Meter(ref, list(lacking), total, source, self._progress, self._logs)
         for staged, file in lacking.items():
+            staged.parent.mkdir(parents=True, exist_ok=True)
             download(file, staged, meter.tick)
-        # without a size in the list nobody said what the file should be, and a checksum would prove nothing
-        sized = {file.path: file.sha256 or sha256_of(path) for path, file in lacking.items() if file.size is not None}
-        self._place(ref, [file.path for file in lacking.values()], sized)
+        self._place(ref, [file.path for file in lacking.values()])
         meter.finish()
 
     def _copy(self, ref: ModelRef, in_wheel: Path) -> None:
@@ -170,18 +171,17 @@ class Hub:
         staged = self._staging(ref) / ref.files[0]
         staged.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(in_wheel, staged)
-        self._place(ref, [ref.files[0]], {})
+        self._place(ref, [ref.files[0]])
 
-    def _place(self, ref: ModelRef, files: Sequence[str], checksums: dict[str, str]) -> None:
-        """From the staging folder to where they belong, the model file last: where it is, the model is whole."""
+    def _place(self, ref: ModelRef, files: Sequence[str]) -> None:
+        """From the staging folder into the model's, the model file last: once it is there, the model is whole."""
         folder, staging = ref.folder(self.cache), self._staging(ref)
         sync(staging / file for file in files)
-        record_checksums(folder, ref, checksums)
         for file in sorted(files, key=lambda file: file in (ref.files[0], self._npu(ref))):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (staging / file).replace(folder / file)
         shutil.rmtree(staging, ignore_errors=True)
-        with suppress(OSError):  # another network's half files are still in it
+        with suppress(OSError):  # the model's other type may have half a download in it
             staging.parent.rmdir()
 
     def _staging(self, ref: ModelRef) -> Path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Which files of a model an endpoint offers: a mirror of Hugging Face, ModelScope, the wheel of RapidOCR."""
+"""Which files of a model a source offers: Hugging Face or a mirror of it, ModelScope, RapidOCR's wheel."""
 
 import importlib.util
 import os
@@ -19,21 +19,20 @@ def repository(ref: ModelRef) -> str:
 
 @translate_source_errors()
 def offered_files(ref: ModelRef, source: str, npu: str | None = None) -> list[RemoteFile]:
-    """The files of the model that a source has, with what it says of them. Raises SourceError.
+    """The model's files at a source, with sizes and checksums if it gives them. Raises SourceError.
 
-    npu: the file that is taken in place of the onnx file where the source has it.
+    npu: a file that replaces the onnx file if the source has it.
     """
     if ref.task == OCR:
-        known = OCR_MODELS[ref.name][ref.type]
-        address = f"{source}/{known.path}"
+        address = f"{source}/{OCR_MODELS[ref.name][ref.type].path}"
         with open_url(address, "bytes=0-0") as answer:
             length = answer.headers.get("Content-Range", "").rpartition("/")[2] or answer.headers.get("Content-Length")
-        return [RemoteFile(ref.files[0], address, int(length) if length else None, known.sha256)]
+        return [RemoteFile(ref.files[0], address, int(length) if length else None, ref.sha256)]
 
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from huggingface_hub import HfApi, hf_hub_url  # it takes long to import, and most starts need no download
+    from huggingface_hub import HfApi, hf_hub_url  # slow to import, and most starts need no download
 
-    # without a token: the repositories are public, and a mirror is not to be trusted with one
+    # without a token: the repositories are public, and a mirror must not see it
     ask = HfApi(endpoint=source, token=False).model_info
     found = answer_soon(lambda: ask(repository(ref), timeout=transfer.ANSWER_SECONDS, files_metadata=True))
     files = [
@@ -47,15 +46,15 @@ def offered_files(ref: ModelRef, source: str, npu: str | None = None) -> list[Re
         for file in found.siblings or ()
         if file.rfilename == npu or _is_needed(ref, file.rfilename)
     ]
-    if npu in (there := {file.path for file in files}):
+    if npu in (offered := {file.path for file in files}):
         return [file for file in files if file.path == npu or file.path in ref.files[1:]]
-    if lacking := set(ref.files) - there:
+    if lacking := set(ref.files) - offered:
         raise SourceError(f"its {repository(ref)} has no {', '.join(sorted(lacking))}")
     return files
 
 
 def _is_needed(ref: ModelRef, path: str) -> bool:
-    """Whether a file of the repository is: what onnxruntime reads, with weights beside the model file."""
+    """Whether onnxruntime reads this file of the repository: one of ref.files, or weights beside the model file."""
     if path in ref.files:
         return True
     folder, _, name = path.rpartition("/")
@@ -63,10 +62,10 @@ def _is_needed(ref: ModelRef, path: str) -> bool:
 
 
 def file_in_wheel(ref: ModelRef) -> Path | None:
-    """The OCR model in the installed RapidOCR wheel, found without importing it; None where it carries another."""
-    known = OCR_MODELS.get(ref.name, {}).get(ref.type) if ref.task == OCR else None
-    spec = importlib.util.find_spec("rapidocr") if known else None
+    """The OCR model in the installed RapidOCR wheel, found without importing it; None if the wheel has another."""
+    spec = importlib.util.find_spec("rapidocr") if ref.sha256 else None
     for folder in (spec.submodule_search_locations if spec else None) or ():
-        if known and has_sha256(path := Path(folder) / "models" / known.in_wheel, known.sha256):
+        path = Path(folder) / "models" / OCR_MODELS[ref.name][ref.type].in_wheel
+        if ref.sha256 and has_sha256(path, ref.sha256):
             return path
     return None

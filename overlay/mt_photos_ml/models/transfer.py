@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""One file over HTTP: resumed where it broke off, given up in seconds where nothing comes, checked.
+"""Downloads one file over HTTP: resumes it after a break, gives a silent server up within seconds, checks the result.
 
-huggingface_hub's own transfer is not used: measured with 0.36 and 2.4, it keeps nothing of a piece of 10 MiB that
-breaks off, so that a slow link never gets on, and takes 23 s to give up a mirror that refuses, minutes a silent one.
+huggingface_hub's own transfer is not used. Measured with 0.36 and 2.4: it discards a piece of 10 MiB that breaks off,
+so that a slow link gets nowhere, and needs 23 s to give up a mirror that refuses, minutes for a silent one.
 """
 
 import errno
@@ -20,18 +20,18 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from ..machine.background import run_in_daemon
-from ..machine.files import git_sha1_of, has_sha256, size_of
+from ..machine.files import has_git_sha1, has_sha256, size_of
 
 ANSWER_SECONDS = 6.0
-"""How long an endpoint may take to begin an answer, from the look-up of its name to the first line."""
+"""From looking up the endpoint's name to the first line of its answer."""
 STALL_SECONDS = 20.0
-"""How long a transfer may bring no byte."""
-TRIES = 3
-"""Transfers in a row that bring next to nothing before an endpoint is given up."""
+"""Without a byte, after which a transfer is broken off."""
 PAUSE_SECONDS = 1.0
-"""Before a transfer that broke off is taken up again."""
+"""Before a transfer that broke off is resumed."""
+TRIES = 3
+"""Transfers in a row with less than WORTHWHILE_BYTES, after which an endpoint is given up."""
+WORTHWHILE_BYTES = 1_000_000
 
-_WORTH_GOING_ON = 1_000_000  # bytes
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (socket.gaierror, "its name is not known here (DNS)"),
@@ -46,18 +46,18 @@ T = TypeVar("T")
 
 
 class SourceError(Exception):
-    """An endpoint can't give a file; the message says why, in words."""
+    """An endpoint can't give a file; the message says why."""
 
 
 class _BrokenOffError(SourceError):
-    """A transfer ended early; the next goes on where it ended."""
+    """A transfer ended early and can be resumed."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to be fetched: where it belongs in the model's folder, its address, what the publisher says of it.
+    """A file to be downloaded. path: below the model's folder. size, sha256, git_sha1: as published, if known.
 
-    git_sha1: Git's name for the content, which Hugging Face tells of small files in place of a SHA-256.
+    git_sha1: Git's name for the content, which Hugging Face gives instead of a SHA-256 for small files.
     """
 
     path: str
@@ -66,16 +66,16 @@ class RemoteFile:
     sha256: str | None
     git_sha1: str | None = None
 
-    def is_right(self, staged: Path) -> bool:
-        """Whether this is what was published, as far as is known."""
+    def is_right(self, path: Path) -> bool:
+        """Whether the file at this path is what was published, as far as is known."""
         if self.sha256:
-            return has_sha256(staged, self.sha256)
-        return self.git_sha1 is None or git_sha1_of(staged) == self.git_sha1
+            return has_sha256(path, self.sha256)
+        return self.git_sha1 is None or has_git_sha1(path, self.git_sha1)
 
 
 @contextmanager
 def translate_source_errors() -> Iterator[None]:
-    """Raises SourceError for whatever a library raises over a bad answer; errors of the disk stay what they are."""
+    """Raises SourceError for any error of a library over a bad answer; passes errors of the disk on."""
     try:
         yield
     except Exception as error:
@@ -86,7 +86,7 @@ def translate_source_errors() -> Iterator[None]:
 
 @translate_source_errors()
 def download(file: RemoteFile, staged: Path, on_bytes: Callable[[], None]) -> None:
-    """Completes a staged file and checks it. on_bytes: called with every piece. Raises SourceError, OSError."""
+    """Completes a staged file and checks it. on_bytes: called after every piece. Raises SourceError, OSError."""
     resumed = size_of(staged) > 0
     fruitless = 0
     while True:
@@ -97,7 +97,7 @@ def download(file: RemoteFile, staged: Path, on_bytes: Callable[[], None]) -> No
         except (OSError, http.client.HTTPException, _BrokenOffError) as error:
             if isinstance(error, HTTPError) or _is_of_the_disk(error):
                 raise
-            fruitless = 0 if size_of(staged) - before >= _WORTH_GOING_ON else fruitless + 1
+            fruitless = 0 if size_of(staged) - before >= WORTHWHILE_BYTES else fruitless + 1
             if fruitless == TRIES:
                 raise SourceError(f"{file.path} broke off {TRIES} times in a row, {_reason(error)}") from None
         time.sleep(PAUSE_SECONDS)
@@ -105,24 +105,23 @@ def download(file: RemoteFile, staged: Path, on_bytes: Callable[[], None]) -> No
         staged.unlink()
         if not resumed:
             raise SourceError(f"{file.path} is not what was published (another checksum)")
-        download(file, staged, on_bytes)  # the half that was here may have been the bad one
+        download(file, staged, on_bytes)  # what was resumed may have been the bad part
 
 
 def _receive(file: RemoteFile, staged: Path, on_bytes: Callable[[], None]) -> None:
-    """One transfer, from where the staged file ends. Raises _BrokenOffError where it ends early."""
+    """Makes one transfer, from the end of the staged file. Raises _BrokenOffError if it ends early."""
+    if file.size is not None and size_of(staged) > file.size:
+        staged.unlink()
     start = size_of(staged)
     if start == file.size:
-        staged.touch()  # an empty file is whole before it is there
+        staged.touch()  # an empty file is complete before it exists
         return
-    if file.size is not None and start > file.size:
-        staged.unlink()
-        start = 0
     try:
         answer = open_url(file.address, f"bytes={start}-" if start else None)
     except HTTPError as error:
         if not start or error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
-        staged.unlink()  # the file there is a shorter one
+        staged.unlink()  # the published file is shorter
         raise _BrokenOffError from None
     with answer, staged.open("ab") as target:
         if answer.status != HTTPStatus.PARTIAL_CONTENT:
@@ -138,21 +137,21 @@ def _receive(file: RemoteFile, staged: Path, on_bytes: Callable[[], None]) -> No
                 on_bytes()
         except TimeoutError:
             raise _BrokenOffError(f"no byte came for {STALL_SECONDS:g} s") from None
-        here = target.tell()
-        if end is not None and here > end:
+        received = target.tell()
+        if end is not None and received > end:
             target.truncate(0)
-        if end is not None and here != end:
-            raise _BrokenOffError(f"{here} of {end} bytes came")
+        if end is not None and received != end:
+            raise _BrokenOffError(f"{received} of {end} bytes came")
 
 
 def open_url(address: str, byte_range: str | None) -> http.client.HTTPResponse:
-    """The answer to a GET, its body unread. Raises HTTPError where it is not one of success."""
+    """The answer to a GET, with its body unread. Raises HTTPError for any status but success."""
     headers = {"User-Agent": "mt-photos-ml"} | ({"Range": byte_range} if byte_range else {})
     request = Request(address, headers=headers)
     try:
         answer = answer_soon(lambda: urlopen(request, timeout=STALL_SECONDS))
     except HTTPError as error:
-        error.close()  # it is the answer, too
+        error.close()  # it holds the connection
         raise
     assert isinstance(answer, http.client.HTTPResponse)
     return answer
@@ -161,8 +160,8 @@ def open_url(address: str, byte_range: str | None) -> http.client.HTTPResponse:
 def answer_soon(call: Callable[[], T]) -> T:
     """What the call returns or raises, or TimeoutError after ANSWER_SECONDS.
 
-    In a thread, because a time limit on a socket holds for one step on one address, not for the look-up of the name,
-    and a name that is blocked may have many addresses. A thread that is left behind ends with its own time limits.
+    The call runs in a thread, because a socket's time limit covers neither the look-up of a name nor a second address
+    of it. A thread that is left behind ends by the socket's limits.
     """
     return run_in_daemon(call).result(ANSWER_SECONDS)
 
@@ -174,10 +173,10 @@ def _is_of_the_disk(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """Why an endpoint did not serve, in words: by the first thing in the chain of errors that says it."""
+    """Why an endpoint failed, by the first error in the chain that says it."""
     link: BaseException | None = error
     while link is not None:
-        # urllib's errors have a code; those of huggingface_hub a response, of requests or of httpx by its version
+        # urllib's errors have a code; huggingface_hub's have a response, of requests or httpx depending on its version
         status = getattr(link, "code", None) or getattr(getattr(link, "response", None), "status_code", None)
         if status in http.client.responses:
             return f"HTTP {status} {http.client.responses[status]}"
