@@ -23,9 +23,10 @@ REPOSITORY = {
     "visual/model.onnx": WEIGHTS,
     "visual/onnx__MatMul_1": b"weights beside the model",
     "visual/preprocess_cfg.json": b'{"size": 224}',
-    "visual/fp16/model.armnn": b"for another runtime",
+    "visual/.hidden": b"",
+    "visual/other.onnx": b"for another runtime",
     "visual/model.armnn": b"for another runtime",
-    "visual/rknpu/rk3588/weights": b"for another runtime",
+    "visual/rknpu/rk3588/model.rknn": b"for another runtime",
     "textual/model.onnx": WEIGHTS[::-1],
     "textual/tokenizer.json": b"{}",
     "textual/tokenizer_config.json": b"{}",
@@ -70,7 +71,7 @@ def nobody_listens() -> str:
 
 
 def stage(cache: Path, part: ModelRef, content: bytes) -> None:
-    """What an interrupted run leaves behind."""
+    """Leaves behind what an interrupted run does."""
     staged = cache / part.task / part.name / ".partial" / part.type / part.files[0]
     staged.parent.mkdir(parents=True)
     staged.write_bytes(content)

@@ -13,27 +13,26 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 class HubServer:
-    """Serves `repositories` (Hugging Face's way, large files by a redirect) and `release` (plain files).
+    """Serves `repositories` (as Hugging Face does, large files by a redirect) and `release` (plain files).
 
-    Faults, to be set before or during the test: `status` answers everything with this error, `silent` accepts and never
-    answers, `cuts` breaks off that many transfers of a model file after `after` bytes, `stalls` lets that many go quiet
-    there instead, `spoiled` changes the bytes but not their number, `ignores_ranges` sends all always, `shifts` sends
-    another piece than was asked for, `no_range` answers 416 to whatever file, `pause` waits before a file, no `sizes`
-    leaves sizes and checksums out of the list, `claimed` tells other sizes there. `said` is what clients told of
-    themselves.
+    Faults, to be set before or during the test:
+    `status` answers everything with this error; `silent` accepts and never answers; `drips` sends the answer's header
+    a byte at a time; `cuts` closes that many transfers of a model file after `after` bytes; `stalls` pauses that many
+    there for ever; `spoiled` changes the bytes of all files or of the one named; `ignores_ranges` always sends all;
+    `shifts` sends another piece than was asked for; `no_range` answers 416 to any file; `pause` waits before a file;
+    `sizes` off leaves sizes and checksums out of the list; `claimed` lists other sizes.
     """
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.release: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
-        self.said: set[tuple[str, str | None]] = set()
-        self.status = 0
-        self.silent = self.spoiled = self.ignores_ranges = self.shifts = self.no_range = False
+        self.tokens: set[str | None] = set()
+        self.status = self.cuts = self.stalls = self.after = 0
+        self.silent = self.drips = self.ignores_ranges = self.shifts = self.no_range = False
+        self.spoiled: bool | str = False
         self.sizes = True
         self.claimed: dict[str, int] = {}
-        self.cuts = self.stalls = 0
-        self.after = 0
         self.pause = 0.0
         self.left = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -57,8 +56,8 @@ class HubServer:
 
     @property
     def ranges(self) -> list[str]:
-        """The Range headers that were seen, but for the question for the first byte."""
-        return [value for _, value in self.requests if value and value != "bytes=0-0"]
+        """The Range headers that were seen, without the question for the first byte."""
+        return [value for _, value in self.requests if value]
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -78,18 +77,18 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
     def do_GET(self) -> None:
-        hub = cast(_Server, self.server).hub
-        path = self.path.split("?")[0]
-        hub.said |= {(name, self.headers.get(name)) for name in ("User-Agent", "Authorization")}
+        hub, path = cast(_Server, self.server).hub, self.path.split("?")[0]
+        hub.tokens.add(self.headers.get("Authorization"))
         if hub.silent:
             hub.left.wait()
             self.close_connection = True
-            return
-        if hub.status:
+        elif hub.drips:
+            for byte in b"HTTP/1.1 200 OK\r\nServer: " + b"x" * 300:
+                if not hub.left.wait(0.1):
+                    self.wfile.write(bytes([byte]))
+            self.close_connection = True
+        elif hub.status:
             self._reply(hub.status, b"<html>out of order</html>")
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/.+)?", path):
             self._list(hub, found[1])
@@ -97,23 +96,23 @@ class _Handler(BaseHTTPRequestHandler):
             self._resolve(hub, found[1], found[2])
         elif found := re.fullmatch(r"/cdn/([^/]+/[^/]+)/(.+)", path):
             self._file(hub, found[2], hub.repositories[found[1]][found[2]])
-        elif path.removeprefix("/release/") in hub.release:
-            self._file(hub, path.removeprefix("/release/"), hub.release[path.removeprefix("/release/")])
+        elif (name := path.removeprefix("/release/")) in hub.release:
+            self._file(hub, name, hub.release[name])
         else:
             self._reply(404, b"{}")
 
     def _list(self, hub: HubServer, repository: str) -> None:
         hub.requests.append((f"list {repository}", ""))
         if repository not in hub.repositories:
-            self._reply(404, b'{"error": "Repository not found"}', [("X-Error-Code", "RepoNotFound")])
+            self._reply(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
             return
         siblings = []
         for name, content in hub.repositories[repository].items():
             sibling: dict[str, object] = {"rfilename": name}
             if hub.sizes and "blobs=" in self.path:
-                sibling |= {"size": hub.claimed.get(name, len(content)), "blobId": _git_sha1(content)}
+                sibling |= {"size": hub.claimed.get(name, len(content)), "blobId": git_sha1(content)}
                 if name.endswith(".onnx"):
-                    sibling["lfs"] = {"sha256": _sha256(content), "size": len(content), "pointerSize": 130}
+                    sibling["lfs"] = {"sha256": sha256(content), "size": len(content), "pointerSize": 130}
             siblings.append(sibling)
         answer = {"id": repository, "modelId": repository, "sha": REVISION, "siblings": siblings, "tags": []}
         self._reply(200, json.dumps(answer).encode())
@@ -121,47 +120,36 @@ class _Handler(BaseHTTPRequestHandler):
     def _resolve(self, hub: HubServer, repository: str, name: str) -> None:
         content = hub.repositories.get(repository, {}).get(name)
         if content is None:
-            self._reply(404, b"Entry not found", [("X-Error-Code", "EntryNotFound")])
+            self._reply(404, b"Entry not found", {"X-Error-Code": "EntryNotFound"})
         elif name.endswith(".onnx"):
-            headers = [("X-Linked-Size", str(len(content))), ("X-Linked-Etag", f'"{_sha256(content)}"')]
-            headers += [("X-Repo-Commit", REVISION), ("Location", f"{hub.endpoint}/cdn/{repository}/{name}")]
-            self._reply(302, b"", headers)
+            self._reply(302, b"", {"Location": f"{hub.endpoint}/cdn/{repository}/{name}"})
         else:
             self._file(hub, name, content)
 
     def _file(self, hub: HubServer, name: str, content: bytes) -> None:
         wanted = self.headers.get("Range", "")
-        if self.command == "GET" and wanted != "bytes=0-0":
+        is_transfer = wanted != "bytes=0-0"
+        if is_transfer:
             hub.requests.append((f"file@{name}", wanted))
         if hub.no_range:
             self._reply(416, b"")
             return
-        whole = content
-        if hub.spoiled:
+        if hub.spoiled in (True, name):
             content = bytes(byte ^ 1 for byte in content)
-        status, headers = 200, [("X-Repo-Commit", REVISION), ("ETag", f'"{_sha256(whole)}"')]
+        status, headers = 200, {}
         if (found := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted)) and not hub.ignores_ranges:
-            first, last = int(found[1]), int(found[2] or len(content) - 1)
-            if first >= len(content):
-                self._reply(416, b"", [("Content-Range", f"bytes */{len(content)}")])
+            size, first, last = len(content), int(found[1]), int(found[2] or len(content) - 1)
+            if first >= size:
+                self._reply(416, b"", {"Content-Range": f"bytes */{size}"})
                 return
             status, content = 206, content[first : last + 1]
-            headers.append(("Content-Range", f"bytes {first + hub.shifts}-{last}/{len(whole)}"))
-        cut = name.endswith(".onnx") and hub.cuts + hub.stalls > 0 and wanted != "bytes=0-0" and self.command == "GET"
-        self.send_response(status)
-        for key, value in headers:
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command == "HEAD":
-            return
+            headers["Content-Range"] = f"bytes {first + hub.shifts}-{last}/{size}"
         if hub.pause:
             hub.left.wait(hub.pause)
-        if not cut:
-            self.wfile.write(content)
+        if not (is_transfer and name.endswith(".onnx") and hub.cuts + hub.stalls):
+            self._reply(status, content, headers)
             return
-        self.wfile.write(content[: hub.after])
-        self.wfile.flush()
+        self._reply(status, content, headers, send=hub.after)
         self.close_connection = True
         if hub.cuts:
             hub.cuts -= 1
@@ -169,22 +157,21 @@ class _Handler(BaseHTTPRequestHandler):
             hub.stalls -= 1
             hub.left.wait()
 
-    def _reply(self, status: int, body: bytes, headers: list[tuple[str, str]] | None = None) -> None:
+    def _reply(self, status: int, body: bytes, headers: dict[str, str] | None = None, send: int | None = None) -> None:
         self.send_response(status)
-        for key, value in headers or []:
+        for key, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
             self.send_header(key, value)
-        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        self.wfile.write(body[:send])
+        self.wfile.flush()
 
     def log_message(self, format: str, *args: object) -> None:
         """Says nothing: pytest's output is for the tests."""
 
 
-def _git_sha1(content: bytes) -> str:
+def git_sha1(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def _sha256(content: bytes) -> str:
+def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()

@@ -79,10 +79,10 @@ class Hub:
         return model
 
     def invalidate(self, ref: ModelRef, files: Sequence[str]) -> bool:
-        """Removes those of the files, and of the weights beside them, that are not what is published.
+        """Removes the files, and damaged weights beside them, if a download would bring other ones; True then.
 
-        True if there are such files, so that a download helps. False, and nothing is removed, for a user's own model,
-        or if no source says what is published, or if the cache can't be written.
+        Keeps all for a user's own model, if the files are what is published, if no source says what that is, or if the
+        cache can't be written.
         """
         published = self._published(ref)
         candidates = [file for file in published if file.path in files or file.path not in ref.files]
@@ -91,9 +91,9 @@ class Hub:
         folder = ref.folder(self.cache)
         try:
             with locked(folder):
-                damaged = [folder / file.path for file in candidates if not file.is_right(folder / file.path)]
-                for path in damaged:
-                    path.unlink(missing_ok=True)
+                damaged = {file.path for file in candidates if not file.is_right(folder / file.path)}
+                for path in damaged.union(files) if damaged else ():
+                    (folder / path).unlink(missing_ok=True)
         except OSError:
             return False
         return bool(damaged)
