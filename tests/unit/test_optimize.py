@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""int8 variants: kept where they answer as the original does, gone where not, used where told."""
+"""int8 variants: kept if they answer as the original does, deleted if not, used if the settings say so."""
 
 import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,20 +29,23 @@ from mt_photos_ml.settings import Settings, SettingsError
 from mt_photos_ml.tasks import clip
 from service import KEY, environment, run_command, running
 
-NAMES = {
-    "CLIP_VISUAL_MODEL_NAME": "mine",
-    "CLIP_TEXTUAL_MODEL_NAME": "mine",
-    "FACE_DETECTION_MODEL_NAME": "mine",
-    "FACE_RECOGNITION_MODEL_NAME": "mine",
-}
+NAMES = (
+    "clip_visual_model_name",
+    "clip_textual_model_name",
+    "face_detection_model_name",
+    "face_recognition_model_name",
+)
 VISUAL = ModelRef("clip", "mine", "visual")
 RECOGNITION = ModelRef("facial-recognition", "mine", "recognition")
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    build_clip(tmp_path / "cache" / "clip" / "mine")
-    build_faces(tmp_path / "cache" / "facial-recognition" / "mine")
+    for name in ("mine", "half"):
+        build_clip(tmp_path / "cache" / "clip" / name)
+    for name in ("mine", "faces"):
+        build_faces(tmp_path / "cache" / "facial-recognition" / name)
+    ModelRef("clip", "half", "visual").path(tmp_path / "cache").write_bytes(b"half")
     return tmp_path / "cache"
 
 
@@ -51,51 +53,53 @@ def cache(tmp_path: Path) -> Path:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve photos with 24 faces in four of them, and what is no photo."""
     folder = tmp_path_factory.mktemp("photos")
+    for below in ("below", "previews/@eaDir"):
+        (folder / below).mkdir(parents=True)
     for name in list(COLOURS)[:8]:
         colour_photo(name, (320, 240)).save(folder / f"{name}.jpg")
-    (folder / "below").mkdir()
     for i in range(4):
         group_photo((900, 700), range(i * 6, i * 6 + 6))[0].save(folder / "below" / f"group {i}.JPG")
+    for i in range(12):
+        colour_photo("red", (32, 24)).save(folder / "previews" / "@eaDir" / f"{i}.jpg")
     (folder / "broken.jpg").write_bytes(b"no photo")
     (folder / "film.mp4").write_bytes(b"no photo")
     return folder
 
 
 def settings(cache: Path, **others: object) -> Settings:
-    names = {field.validation_alias: name for name, field in Settings.model_fields.items()}
-    given = {names[variable]: value for variable, value in NAMES.items()}
-    return Settings.model_validate({"cache_folder": cache, **given, **others})
+    return Settings.model_validate({"cache_folder": cache, **dict.fromkeys(NAMES, "mine"), **others})
 
 
-def command(cache: Path, *arguments: object, **others: str) -> subprocess.CompletedProcess[str]:
-    told = {**NAMES, "MACHINE_LEARNING_CACHE_FOLDER": str(cache), **others}
-    return run_command(told, "models", "optimize", *arguments)
+def variables(cache: Path, **others: str) -> dict[str, str]:
+    return {**{name.upper(): "mine" for name in NAMES}, "MACHINE_LEARNING_CACHE_FOLDER": str(cache), **others}
 
 
 def files(cache: Path) -> dict[str, bytes]:
     return {str(path.relative_to(cache)): path.read_bytes() for path in cache.rglob("*") if path.is_file()}
 
 
-def test_the_service_uses_a_variant_only_where_it_is_told(cache: Path, photos: Path, tmp_path: Path) -> None:
+def test_the_service_uses_a_variant_only_if_it_is_told_to(cache: Path, photos: Path, tmp_path: Path) -> None:
     before = files(cache)
-    ended = command(cache, "mine", photos)
+    ended = run_command(variables(cache), "models", "optimize", "mine", photos)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("kept") == 3
     assert "broken.jpg is left out" in ended.stderr
+    assert "previews" not in ended.stderr
     new = {path.rpartition("/")[0] for path in set(files(cache)) - set(before)}
     assert new == {"clip/mine/visual/int8", "clip/mine/textual/int8", "facial-recognition/mine/recognition/int8"}
     assert files(cache).items() >= before.items()
 
     group = (photos / "below" / "group 1.JPG").read_bytes()
     seen, faces = [], []
-    for told in ("", "clip, faces"):
-        told_so = {**NAMES, "MACHINE_LEARNING_CACHE_FOLDER": str(cache), "INT8_TASKS": told}
-        with running(tmp_path, told_so) as service, connected(service.url, KEY) as api:
+    for int8 in ("", "clip, faces"):
+        with (
+            running(tmp_path, variables(cache, INT8_TASKS=int8)) as service,
+            connected(service.url, KEY) as api,
+        ):
             seen.append(api.see(group))
             faces.append([face.embedding for face in api.faces(group)])
         log = service.log.read_text()
-        assert log.count("(int8) in ") == (2 if told else 0), log
-        assert "detection in " in log
+        assert log.count("(int8) in ") == (2 if int8 else 0), log
     assert 0.99 < cosine(*seen) < 1
     assert len(faces[0]) == 6
     assert all(0.99 < cosine(a, b) < 1 for a, b in zip(*faces, strict=True))
@@ -104,7 +108,7 @@ def test_the_service_uses_a_variant_only_where_it_is_told(cache: Path, photos: P
 def test_of_a_variant_that_is_not_good_enough_nothing_is_left(cache: Path, photos: Path) -> None:
     before = files(cache)
     assert all(trial.kept for trial in optimize(settings(cache), "mine", [photos], 1))
-    ended = command(cache, "mine", photos, INT8_MIN_MEAN="1")
+    ended = run_command(variables(cache, INT8_MIN_MEAN="1"), "models", "optimize", "mine", photos)
     assert ended.returncode == 1
     assert ended.stdout.count("rejected") == 5  # CLIP's two halves in two ways, faces in one
     assert "nothing kept" in ended.stdout
@@ -132,97 +136,58 @@ def test_numbers_that_stand_out_are_put_in_blocks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", [VISUAL, RECOGNITION])
 def test_a_missing_or_stale_variant_stops_the_start_with_what_to_do(cache: Path, photos: Path, part: ModelRef) -> None:
-    told = settings(cache, int8_tasks=frozenset({SWITCHES[part.task]}))
+    wanted = settings(cache, int8_tasks=frozenset({SWITCHES[part.task]}))
     what_to_do = rf"INT8_TASKS=\w+: expected an int8 variant of {part}.*`mt-photos-ml models optimize mine PHOTOS`"
     with pytest.raises(SettingsError, match=what_to_do):
-        check_models(told)
-    assert all(trial.kept for trial in optimize(told, "mine", [photos], 1))
-    check_models(told)
-    assert [used for used in in_use(told).values() if used.variant] == [
-        used for used in in_use(told).values() if variant_of(used.path(cache)).is_file() and used.task == part.task
-    ]
+        check_models(wanted)
+    assert all(trial.kept for trial in optimize(wanted, "mine", [photos], 1))
+    check_models(wanted)
+    assert {used.task for used in in_use(wanted).values() if used.variant} == {part.task}
     os.utime(part.path(cache))  # as when a cache is copied: it is still the same model
-    check_models(told)
+    check_models(wanted)
     with part.path(cache).open("ab") as model:
         model.write(b" ")
     with pytest.raises(SettingsError, match=f"{part} as it is now"):
-        check_models(told)
-    check_models(settings(cache, int8_tasks=told.int8_tasks, tasks=frozenset({"ocr"})))
+        check_models(wanted)
+    check_models(settings(cache, int8_tasks=wanted.int8_tasks, tasks=frozenset({"ocr"})))
 
 
 def test_a_damaged_variant_is_named_and_the_original_left_alone(cache: Path, photos: Path) -> None:
-    told = settings(cache, int8_tasks=frozenset({"clip"}))
-    assert all(trial.kept for trial in optimize(told, "mine", [photos], 1))
+    wanted = settings(cache, int8_tasks=frozenset({"clip"}))
+    assert all(trial.kept for trial in optimize(wanted, "mine", [photos], 1))
     variant_of(VISUAL.path(cache)).write_bytes(b"half")
-    visual = next(ref for ref in in_use(told).values() if ref.type == "visual")
+    visual = next(ref for ref in in_use(wanted).values() if ref.type == "visual")
 
-    async def scenario() -> None:
+    async def load() -> None:
         await Loader(OrtRuntime(1), Hub(cache), CpuScheduler(1, 1)).load(ModelKey(visual, clip.Visual.load))
 
     with pytest.raises(ModelUnavailable, match="its int8 variant is damaged; `mt-photos-ml models optimize mine"):
-        asyncio.run(scenario())
+        asyncio.run(load())
     assert not VISUAL.missing(cache)
 
 
-def _no_photos(cache: Path, photos: Path) -> tuple[str, Path]:
-    return "mine", photos / "film.mp4"
-
-
-def _only_previews(cache: Path, photos: Path) -> tuple[str, Path]:
-    (cache / "previews" / "@eaDir").mkdir(parents=True)
-    for i in range(12):
-        colour_photo("red", (32, 24)).save(cache / "previews" / "@eaDir" / f"{i}.jpg")
-    return "mine", cache / "previews"
-
-
-def _no_faces(cache: Path, photos: Path) -> tuple[str, Path]:
-    (cache / "clip" / "mine").rename(cache / "clip" / "other")
-    return "mine", photos / "below" / "group 1.JPG"
-
-
-def _no_model(cache: Path, photos: Path) -> tuple[str, Path]:
-    return "buffalo_l", photos
-
-
-def _no_folder(cache: Path, photos: Path) -> tuple[str, Path]:
-    return "mine", photos / "gone"
-
-
-def _half_a_model(cache: Path, photos: Path) -> tuple[str, Path]:
-    VISUAL.path(cache).write_bytes(b"half")
-    return "mine", photos
-
-
 @pytest.mark.parametrize(
-    ("prepare", "why"),
+    ("name", "path", "why"),
     [
-        (_no_photos, "at least 10 photos are needed to tell, and 0 were found"),
-        (_only_previews, "at least 10 photos are needed to tell, and 0 were found"),
-        (_no_faces, "at least 20 faces are needed to tell, and 6 were found"),
-        (_no_model, "no CLIP or face model buffalo_l"),
-        (_no_folder, "there is no .*gone"),
-        (_half_a_model, "visual/model.onnx can't be opened"),
+        ("mine", "film.mp4", "at least 10 photos are needed to tell, and 0 were found"),
+        ("mine", "previews", "at least 10 photos are needed to tell, and 0 were found"),
+        ("faces", "below/group 1.JPG", "at least 20 faces are needed to tell, and 6 were found"),
+        ("buffalo_l", "", "no CLIP or face model buffalo_l"),
+        ("mine", "gone", "there is no .*gone"),
+        ("half", "", "visual/model.onnx can't be opened"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_in_words(
-    cache: Path, photos: Path, prepare: Callable[[Path, Path], tuple[str, Path]], why: str
-) -> None:
-    name, path = prepare(cache, photos)
+def test_what_cannot_be_measured_is_refused(cache: Path, photos: Path, name: str, path: str, why: str) -> None:
     before = files(cache)
     with pytest.raises(OptimizeError, match=why):
-        list(optimize(settings(cache), name, [path], 1))
+        list(optimize(settings(cache), name, [photos / path], 1))
     assert files(cache) == before
 
 
 def test_a_package_that_is_not_installed_is_named(cache: Path, photos: Path) -> None:
     without = "import sys; sys.modules['onnx'] = None; from mt_photos_ml.cli import main; sys.exit(main(sys.argv[1:]))"
-    ended = subprocess.run(
-        [sys.executable, "-c", without, "models", "optimize", "mine", str(photos)],
-        env=environment({"MACHINE_LEARNING_CACHE_FOLDER": str(cache)}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    command = [sys.executable, "-c", without, "models", "optimize", "mine", str(photos)]
+    ended = subprocess.run(command, env=environment(variables(cache)), capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
     assert "pip install onnx onnx-ir" in ended.stderr
     assert "Traceback" not in ended.stderr
