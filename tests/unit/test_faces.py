@@ -219,12 +219,12 @@ def test_the_move_to_the_template_is_the_one_insightface_estimates() -> None:
         angle, scale = rng.uniform(-np.pi, np.pi), rng.uniform(0.2, 30)
         turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         points = arcface_dst @ turn.T + rng.uniform(0, 5000, 2) + rng.normal(0, 8 * scale, (5, 2))
-        ours = faces.similarity(points, arcface_dst.astype(np.float64))
+        ours = faces.estimate_similarity(points, arcface_dst.astype(np.float64))
         np.testing.assert_allclose(ours, estimate_norm(points), rtol=1e-5, atol=1e-4)
 
 
 def test_points_that_all_coincide_are_no_division_by_zero() -> None:
-    assert np.isfinite(faces.similarity(np.full((5, 2), 7.0), np.arange(10.0).reshape(5, 2))).all()
+    assert np.isfinite(faces.estimate_similarity(np.full((5, 2), 7.0), np.arange(10.0).reshape(5, 2))).all()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

@@ -146,7 +146,7 @@ def test_boxes_of_a_map_are_rapidocrs() -> None:
         page.paste(word, (cell % 6 * 105 - 5, cell // 6 * 92 + int(rng.integers(0, 20))), word)
     probability = np.asarray(page, np.float32) / np.float32(255)
     theirs, _ = process(probability[None, None], probability.shape)
-    ours = ocr._boxes(probability)
+    ours = ocr._find_quads(probability)
     assert len(theirs) >= 10
     for quad in theirs:
         assert np.abs(ours - quad).max(axis=(1, 2)).min() <= 3

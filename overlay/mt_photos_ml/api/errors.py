@@ -14,7 +14,7 @@ from ..models.loader import ModelUnavailable
 from ..photo.decoders import DecoderMissing, PhotoError
 from ..runtime import InferenceError
 from ..tasks.vectors import NotAVector
-from .replies import nothing
+from .replies import failure
 from .trace import trace_of
 
 
@@ -75,7 +75,7 @@ def answer(error: Exception) -> Response:
     headers = {} if retry_after is None else {"retry-after": str(max(math.ceil(retry_after), 1))}
     if isinstance(error, TooSlow):
         headers["connection"] = "close"
-    return nothing(status, _MESSAGES.get(kind) or str(error), headers)
+    return failure(status, _MESSAGES.get(kind) or str(error), headers)
 
 
 async def _answer_known(request: Request, error: Exception) -> Response:
@@ -85,7 +85,7 @@ async def _answer_known(request: Request, error: Exception) -> Response:
 
 async def _answer_unknown(request: Request, error: Exception) -> Response:
     """The framework raises the error again once this is sent, and the server logs where it came from."""
-    return nothing(500, "something went wrong in the service; its log says what")
+    return failure(500, "something went wrong in the service; its log says what")
 
 
 HANDLERS: Mapping[type[Exception], ExceptionHandler] = {

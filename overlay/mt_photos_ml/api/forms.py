@@ -11,13 +11,13 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from .errors import BadForm, TooLarge
 
-_MAX_JSON = 1_000_000  # bytes
-_MAX_TEXT = 10_000  # characters; a search is a few words, and what is behind the first 77 tokens is cut off anyway
-_NO_LIMIT = 1 << 40  # bytes; the one for a whole body is BodyLimitMiddleware's
+_MAX_JSON_BYTES = 1_000_000
+_MAX_TEXT_CHARACTERS = 10_000  # a search is a few words, and models read 77 tokens or fewer
+_UNLIMITED_BYTES = 1 << 40  # BodyLimitMiddleware limits the whole body
 
 
 class _FormParser(MultiPartParser):
-    spool_max_size = _NO_LIMIT  # a photo stays in memory: by default the framework writes it to a file over 1 MB
+    spool_max_size = _UNLIMITED_BYTES  # keeps the photo in memory; starlette writes files over 1 MB to disk
 
 
 async def read_file(content_type: str, pieces: AsyncGenerator[bytes, None], field: str = "file") -> bytes:
@@ -27,10 +27,10 @@ async def read_file(content_type: str, pieces: AsyncGenerator[bytes, None], fiel
     boundary = header.get_boundary()
     if header.get_content_type() != "multipart/form-data" or not boundary:
         raise BadForm(f"expected a form (multipart/form-data) with the photo in the field {field!r}")
-    # latin-1, in which any bytes are text: the parser decodes a field without a file name
+    # the parser decodes a field without a file name; latin-1 can decode and encode any bytes
     headers = Headers({"content-type": f'multipart/form-data; charset=latin-1; boundary="{boundary}"'})
     try:
-        form = await _FormParser(headers, pieces, max_part_size=_NO_LIMIT).parse()
+        form = await _FormParser(headers, pieces, max_part_size=_UNLIMITED_BYTES).parse()
     except (MultiPartException, FormParserError):
         raise BadForm("the form is damaged") from None
     try:
@@ -46,12 +46,12 @@ async def read_text(pieces: AsyncGenerator[bytes, None]) -> str:
     body = bytearray()
     async for piece in pieces:
         body += piece
-        if len(body) > _MAX_JSON:
-            raise TooLarge(_MAX_JSON)
+        if len(body) > _MAX_JSON_BYTES:
+            raise TooLarge(_MAX_JSON_BYTES)
     try:
         text = orjson.loads(body)["text"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         text = None
     if not isinstance(text, str):
         raise BadForm('expected JSON such as {"text": "飞机"}')
-    return text[:_MAX_TEXT]
+    return text[:_MAX_TEXT_CHARACTERS]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The shapes of the API's replies."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,15 +14,22 @@ from ..tasks.faces import Face
 from ..tasks.ocr import Line
 
 
-def reply(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Any JSON; numpy arrays count as lists."""
+def reply(
+    content: Any, status: int = 200, headers: dict[str, str] | None = None, retry_after: float | None = None
+) -> Response:
+    """Any JSON; numpy arrays count as lists. retry_after: seconds, rounded up to at least 1."""
     body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Response(body, status, headers, media_type="application/json")
+    response = Response(body, status, headers, media_type="application/json")
+    if retry_after is not None:
+        response.headers["retry-after"] = str(max(math.ceil(retry_after), 1))
+    return response
 
 
-def nothing(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """No result, and why."""
-    return reply({"result": [], "msg": message}, status, headers)
+def failure(
+    status: int, message: str, headers: dict[str, str] | None = None, retry_after: float | None = None
+) -> Response:
+    """No result, and why. retry_after: as for reply."""
+    return reply({"result": [], "msg": message}, status, headers, retry_after)
 
 
 def lines(found: Sequence[Line]) -> Response:

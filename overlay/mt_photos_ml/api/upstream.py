@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .replies import nothing
+from .replies import failure
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -51,7 +51,7 @@ class Upstream:
         running = await self._start()
         if running is None:
             why = "Immich's own API can't be started; the log of the service says why"
-            await nothing(503, why, {"retry-after": f"{_PAUSE:.0f}"})(scope, receive, send)
+            await failure(503, why, {"retry-after": f"{_PAUSE:.0f}"})(scope, receive, send)
         else:
             await running.app({**scope, "state": dict(running.state)}, receive, send)
 

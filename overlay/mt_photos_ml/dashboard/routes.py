@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from .. import version
 from ..api.errors import Conflict, NotThere
-from ..api.replies import nothing, reply
+from ..api.replies import failure, reply
 from ..machine.files import size_of
 from ..models.choice import clip_vector_length
 from ..models.loader import Model, ModelKey
@@ -132,7 +132,7 @@ class Console:
             try:
                 await asyncio.to_thread(delete, paths)
             except OSError as error:
-                return nothing(503, f"the cache can't be written: {error.strerror}", {"retry-after": "60"})
+                return failure(503, f"the cache can't be written: {error.strerror}", {"retry-after": "60"})
             log.info("deleted %s", ", ".join(sizes) or "nothing")
         return reply({"result": sizes})
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A photo: bytes to header, header to pixels at least so large, as people see them."""
+"""A photo: bytes to header, then header to pixels of at least the size asked for, turned as people see them."""
 
 import time
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .decoders import SWAPPED, TURNS, PhotoError, explain_errors, is_animated, open_image, to_rgb
+from .decoders import TURNS, PhotoError, explain_errors, is_animated, open_image, to_rgb
 
-MAX_SIDE = 10_000
-"""The longest side, in pixels, that the API takes."""
+MAX_SIDE_PX = 10_000
+"""The longest side that the API takes."""
 
 Box = tuple[float, float, float, float]
 
@@ -25,7 +25,7 @@ class Pixels:
     """Decoded pixels of a whole photo.
 
     rgb: (H, W, 3) uint8, as people see the photo. scale: decoded pixels per pixel of the photo, 1 or less.
-    origin: where the photo's top left corner lies in rgb, in decoded pixels (x, y), 0 up to 1.
+    origin: the photo's top left corner in rgb, in decoded pixels (x, y), from 0 to 1.
     """
 
     rgb: NDArray[np.uint8]
@@ -33,16 +33,16 @@ class Pixels:
     origin: tuple[float, float]
 
     def transform(self) -> NDArray[np.float64]:
-        """(2, 3) matrix from a pixel's indices (x, y) in the photo to its indices in rgb; both count from centres."""
+        """(2, 3) matrix from a pixel's indices (x, y) in the photo to those in rgb; integers are pixels' centres."""
         s, (x, y) = self.scale, self.origin
         return np.array([[s, 0, x + (s - 1) / 2], [0, s, y + (s - 1) / 2]])
 
 
 class Photo:
-    """One photo. Not for several threads at once."""
+    """One photo. Not thread-safe."""
 
     def __init__(self, data: bytes, header: Image.Image, size: tuple[int, int], orientation: int) -> None:
-        """size: of the picture once it is decoded, before `orientation` turns it."""
+        """size: width and height of the decoded picture, before it is turned. orientation: of EXIF, 1 to 8."""
         self.kind = "JPEG" if header.format == "MPO" else header.format or ""
         self.animated = is_animated(header)
         self.orientation = orientation
@@ -52,16 +52,16 @@ class Photo:
         self._header: Image.Image | None = header
         self._decoded: Image.Image | None = None
         self._factor = 1.0
-        width, height = size
-        self.width, self.height = (height, width) if orientation in SWAPPED else (width, height)
+        self._turn = TURNS[orientation]
+        self.width, self.height = size[::-1] if self._turn.swaps_sides else size
 
     @classmethod
     def open(cls, data: bytes) -> Self:
-        """Reads the header and decodes nothing. Raises PhotoError, or DecoderMissing where the kind needs an extra."""
+        """Reads only the header. Raises PhotoError, or DecoderMissing if the kind needs another library."""
         if not data:
             raise PhotoError("the file is empty")
         header, size, orientation = open_image(data)
-        if not 0 < max(size) <= MAX_SIDE:
+        if not 0 < max(size) <= MAX_SIDE_PX:
             raise PhotoError("height or width out of range")
         return cls(data, header, size, orientation)
 
@@ -76,50 +76,50 @@ class Photo:
         filter: Image.Resampling = Image.Resampling.BICUBIC,
         oversample: float = 2.0,
     ) -> NDArray[np.uint8]:
-        """The part `box` of the photo (left, top, right, bottom in its pixels; the whole where None) at `size`.
+        """The part `box` of the photo (left, top, right, bottom in its pixels; None: the whole) at `size`.
 
-        size: (width, height). Returns (height, width, 3) uint8 RGB. The decoder's own scaling is used down to
-        `oversample` times the size asked for: 2 keeps 50 dB against a whole decode, 1 is quicker.
+        size: (width, height). Returns (height, width, 3) uint8 RGB. The decoder scales down to `oversample` times the
+        size: 2 keeps 50 dB against a full decode, 1 is quicker.
         """
         box = box or (0.0, 0.0, float(self.width), float(self.height))
         needed = oversample * max(size[0] / (box[2] - box[0]), size[1] / (box[3] - box[1]))
         image = self._decode(needed)
         started = time.perf_counter()
         left, top, right, bottom = (value / self._factor for value in self._stored_box(box))
-        if self.orientation in SWAPPED:
-            size = (size[1], size[0])
+        stored_size = size[::-1] if self._turn.swaps_sides else size
         # reducing_gap: a box filter to four times the size first: as good, and far quicker on large photos
-        part = image.resize(size, filter, box=(left, top, right, bottom), reducing_gap=4.0)
-        rgb = np.asarray(self._turned(part))
+        part = image.resize(stored_size, filter, box=(left, top, right, bottom), reducing_gap=4.0)
+        rgb = self._rgb(part)
         self.decode_ms += (time.perf_counter() - started) * 1000
         return rgb
 
     def pixels(self, scale: float) -> Pixels:
-        """The whole photo with at least `scale` decoded pixels per pixel, or all there are where scale is over 1."""
+        """The whole photo with at least `scale` decoded pixels per pixel, or all there are if scale is over 1."""
         image = self._decode(scale)
         started = time.perf_counter()
-        rgb = np.asarray(self._turned(image))
+        rgb = self._rgb(image)
         self.decode_ms += (time.perf_counter() - started) * 1000
         x, y = rgb.shape[1] - self.width / self._factor, rgb.shape[0] - self.height / self._factor
-        origin = (x if self.orientation in (2, 3, 6, 7) else 0.0, y if self.orientation in (3, 4, 7, 8) else 0.0)
-        return Pixels(rgb, 1 / self._factor, origin)
+        return Pixels(rgb, 1 / self._factor, (x if self._turn.flips_x else 0.0, y if self._turn.flips_y else 0.0))
 
-    def _turned(self, image: Image.Image) -> Image.Image:
-        turn = TURNS.get(self.orientation)
-        return image if turn is None else image.transpose(turn)
+    def _rgb(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Turned as people see it."""
+        return np.asarray(image if self._turn.operation is None else image.transpose(self._turn.operation))
 
     def _stored_box(self, box: Box) -> Box:
-        """A box of the photo as seen, in the pixels of the photo as stored."""
-        left, right = (min(max(value, 0.0), float(self.width)) for value in (box[0], box[2]))  # roundings apart
+        """A box of the photo as seen, as a box of the photo as stored."""
+        left, right = (
+            min(max(value, 0.0), float(self.width)) for value in (box[0], box[2])
+        )  # rounding may exceed the edge
         top, bottom = (min(max(value, 0.0), float(self.height)) for value in (box[1], box[3]))
-        if self.orientation in (2, 3, 6, 7):
+        if self._turn.flips_x:
             left, right = self.width - right, self.width - left
-        if self.orientation in (3, 4, 7, 8):
+        if self._turn.flips_y:
             top, bottom = self.height - bottom, self.height - top
-        return (top, left, bottom, right) if self.orientation in SWAPPED else (left, top, right, bottom)
+        return (top, left, bottom, right) if self._turn.swaps_sides else (left, top, right, bottom)
 
     def _decode(self, scale: float) -> Image.Image:
-        """The stored picture as RGB, with at least `scale` decoded pixels per pixel; the largest so far is kept."""
+        """The stored picture in RGB, with at least `scale` decoded pixels per pixel. Keeps the largest so far."""
         if self._decoded is not None and 1 / self._factor >= min(scale, 1):
             return self._decoded
         started = time.perf_counter()
@@ -129,7 +129,7 @@ class Photo:
             except OSError:
                 if self.kind != "JPEG":
                     raise
-                # Cut short: with an end put behind what is there, libjpeg gives what it has and grey for the rest.
+                # A truncated JPEG: with an end marker, libjpeg decodes what is there and fills the rest with grey.
                 self._header = None
                 self._decoded, self._factor = self._read(self._data + _END_OF_JPEG, scale)
         self.decode_ms += (time.perf_counter() - started) * 1000

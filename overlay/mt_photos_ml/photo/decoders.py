@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What Pillow is asked: kind, size and orientation of a file, its pixels as RGB, and its faults in words."""
+"""Kind, size, orientation and RGB pixels of a file, read with Pillow; its errors in words for the owner."""
 
 import contextlib
 import struct
 import warnings
 from collections.abc import Iterator
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
-from PIL import (  # the plugins by name: Pillow would otherwise import all forty to know a text file
+from PIL import (  # the plugins by name, or Pillow imports all forty to identify a text file
     BmpImagePlugin,
     ExifTags,
     GifImagePlugin,
@@ -20,7 +21,7 @@ from PIL import (  # the plugins by name: Pillow would otherwise import all fort
 )
 
 _PLUGINS = (
-    JpegImagePlugin.JpegImageFile,  # and MPO, which it turns into once it has seen a second picture
+    JpegImagePlugin.JpegImageFile,  # and MPO, a JPEG with a second picture
     PngImagePlugin.PngImageFile,
     WebPImagePlugin.WebPImageFile,
     GifImagePlugin.GifImageFile,
@@ -31,38 +32,49 @@ _FORMATS = [plugin.format for plugin in _PLUGINS]
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 
-# What Pillow warns of, odd EXIF blocks and pictures over 89 megapixels, is handled here or no concern of the log.
+# Pillow warns of odd EXIF blocks and of pictures over 89 megapixels, which are handled here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
-PngImagePlugin.MAX_TEXT_CHUNK = 16_000_000  # an editor's history can be larger than the one megabyte of the default
+PngImagePlugin.MAX_TEXT_CHUNK = 16_000_000  # bytes; an editor's history can exceed the default of one megabyte
+
+
+class Turn(NamedTuple):
+    """How the stored picture becomes the one that people see: its sides swap (x for y) first, then each axis flips.
+
+    operation: Pillow's name for it; None to leave the picture as it is."""
+
+    swaps_sides: bool
+    flips_x: bool
+    flips_y: bool
+    operation: Image.Transpose | None
+
 
 TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    1: Turn(False, False, False, None),
+    2: Turn(False, True, False, Image.Transpose.FLIP_LEFT_RIGHT),
+    3: Turn(False, True, True, Image.Transpose.ROTATE_180),
+    4: Turn(False, False, True, Image.Transpose.FLIP_TOP_BOTTOM),
+    5: Turn(True, False, False, Image.Transpose.TRANSPOSE),
+    6: Turn(True, True, False, Image.Transpose.ROTATE_270),
+    7: Turn(True, True, True, Image.Transpose.TRANSVERSE),
+    8: Turn(True, False, True, Image.Transpose.ROTATE_90),
 }
-"""How the stored picture becomes the one that people see, by EXIF orientation."""
-
-SWAPPED = (5, 6, 7, 8)
-"""The orientations that turn height into width."""
+"""By EXIF orientation."""
 
 
 class PhotoError(ValueError):
-    """The photo can't be used; the message says why, in words for its owner."""
+    """The photo can't be used; the message says why, for its owner."""
 
 
 class DecoderMissing(RuntimeError):
-    """The photo may be fine, but what decodes its kind is not installed."""
+    """The photo may be fine, but the library that decodes its kind is not installed."""
 
 
 def open_image(data: bytes) -> tuple[Image.Image, tuple[int, int], int]:
-    """The picture, of which no pixel is decoded yet; width and height once it is; the EXIF orientation to be applied
-    then, 1 to 8. Raises PhotoError, or DecoderMissing where the kind needs an extra."""
+    """The picture, not decoded yet; its width and height once decoded; the EXIF orientation to apply then, 1 to 8.
+
+    Raises PhotoError, or DecoderMissing if the kind needs another library."""
     with explain_errors("the file is not a photo, or its beginning is damaged"):
         image = Image.open(BytesIO(data), formats=_formats(data))
         return image, _decoded_size(image), _orientation(image, data)
@@ -70,21 +82,19 @@ def open_image(data: bytes) -> tuple[Image.Image, tuple[int, int], int]:
 
 @contextlib.contextmanager
 def explain_errors(reason: str) -> Iterator[None]:
-    """Turns whatever a decoder raises about a file into a PhotoError with this reason; what isn't its fault stays."""
+    """Turns what a decoder raises about a file into a PhotoError with this reason; other errors pass."""
     try:
         yield
     except (MemoryError, PhotoError, DecoderMissing):
         raise
     except Image.DecompressionBombError:
         raise PhotoError("height or width out of range") from None
-    except (
-        Exception
-    ) as error:  # decoders raise nearly anything on hostile files: struct.error, KeyError, SyntaxError, …
+    except Exception as error:  # decoders raise nearly anything on hostile files: struct.error, KeyError, SyntaxError
         raise PhotoError(reason) from error
 
 
 def _formats(data: bytes) -> list[str]:
-    """What the file may be, by Pillow's names. Raises DecoderMissing where it is of a kind that needs an extra."""
+    """Pillow's names of what the file may be. Raises DecoderMissing if its kind needs another library."""
     if data[4:8] != b"ftyp":
         return _FORMATS
     brand = data[8:12]
@@ -113,16 +123,17 @@ def _heif_format() -> str:
 
 
 def _decoded_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height once it is decoded. A TIFF is turned while it is: only Pillow 11 and later say so beforehand."""
+    """Width and height once decoded. Decoding turns a TIFF, which only Pillow 11 and later take into account here."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return image.size
     tags = image.tag_v2
     width, height = int(tags[ExifTags.Base.ImageWidth]), int(tags[ExifTags.Base.ImageLength])
-    return (height, width) if tags.get(ExifTags.Base.Orientation) in SWAPPED else (width, height)
+    turn = TURNS.get(tags.get(ExifTags.Base.Orientation, 1), TURNS[1])
+    return (height, width) if turn.swaps_sides else (width, height)
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:
-    """EXIF orientation, 1 to 8; 1 where there is none, it makes no sense, or the decoder applies it itself."""
+    """EXIF orientation, 1 to 8; 1 if there is none, it makes no sense, or the decoder applies it itself."""
     if image.format in ("TIFF", "HEIF"):
         return 1
     try:
@@ -134,15 +145,15 @@ def _orientation(image: Image.Image, data: bytes) -> int:
 
 
 def is_animated(image: Image.Image) -> bool:
-    """Whether it has more than the one picture that is used; a second one that is damaged does not count."""
+    """Whether there are frames after the first; a damaged second one does not count."""
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # Pillow looks for it where a file may end
+    except Exception:  # the file may end within the second frame
         return False
 
 
 def _png_exif(data: bytes) -> Image.Exif:
-    """The EXIF of a PNG wherever its chunk stands; Pillow decodes the whole picture to look behind the pixels."""
+    """The EXIF of a PNG, wherever its chunk is; Pillow would decode the whole picture to look after the pixels."""
     exif, position = Image.Exif(), 8
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -154,7 +165,7 @@ def _png_exif(data: bytes) -> Image.Exif:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of any mode: 16-bit by its high byte, transparent over white, the rest as Pillow converts it."""
+    """8-bit RGB of any mode: the high byte of 16 bits, transparent over white, the rest as Pillow converts it."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
@@ -170,11 +181,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Grey of 8 bits, by its own white; a few rows at a time, since numbers of 32 bits take four times as much."""
+    """8-bit grey, scaled by the picture's own white; 256 rows at a time, because 32 bits take four times the memory."""
     values = np.asarray(image)
     high = float(np.nanmax(values, initial=0, where=np.isfinite(values)))
     if image.mode == "F" and high <= 2:
-        white = 1.0  # light as it is kept for editing, with a highlight or two beyond white
+        white = 1.0  # linear light, whose highlights may exceed white
     elif high <= 255 and not image.mode.startswith("I;16"):
         white = 255.0
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""CLIP: a photo or a text to a vector, prepared as the model's own files say."""
+"""CLIP: a photo or a text to a vector, preprocessed as the model's own files say."""
 
 import json
 import string
@@ -27,7 +27,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True)
 class Visual:
-    """The half that sees. size: side of its square input, pixels. mean, std: per channel, of values from 0 to 1."""
+    """The image encoder. size: side of its square input, pixels. mean, std: per channel, of values from 0 to 1."""
 
     session: Session
     size: int
@@ -37,8 +37,8 @@ class Visual:
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
-        """folder: the one with preprocess_cfg.json. Raises KeyError or ValueError where that can't be used."""
-        config = _json(folder / "preprocess_cfg.json")
+        """folder: the one with preprocess_cfg.json. Raises KeyError or ValueError if that can't be used."""
+        config = _read_json(folder / "preprocess_cfg.json")
         size = config["size"]
         side = int(size[0] if isinstance(size, list) else size)
         visual = cls(
@@ -58,7 +58,7 @@ class Visual:
 
 @dataclass(frozen=True)
 class Textual:
-    """The half that reads. length: tokens of its input."""
+    """The text encoder. length: of its input, in tokens."""
 
     session: Session
     tokenizer: "Tokenizer"
@@ -68,11 +68,11 @@ class Textual:
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
-        """folder: the one with tokenizer.json, below the one with config.json."""
+        """folder: the one with tokenizer.json; config.json is in its parent."""
         from tokenizers import Tokenizer
 
-        text = _json(folder.parent / "config.json")["text_cfg"]
-        pad = _json(folder / "tokenizer_config.json")["pad_token"]
+        text = _read_json(folder.parent / "config.json")["text_cfg"]
+        pad = _read_json(folder / "tokenizer_config.json")["pad_token"]
         pad = pad["content"] if isinstance(pad, dict) else pad
         length = int(text.get("context_length", 77))
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -87,7 +87,7 @@ class Textual:
         return 1, self.length
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} is not an object")
@@ -96,14 +96,14 @@ def _json(path: Path) -> dict[str, Any]:
 
 def encode_photo(photo: Photo, visual: Visual) -> Float:
     """(D,) vector of unit length."""
-    pixels = _image_input(photo, visual)
-    return _vector(visual.session.run({visual.session.inputs[0].name: pixels}))
+    pixels = _preprocess(photo, visual)
+    return _unit_vector(visual.session.run({visual.session.inputs[0].name: pixels}))
 
 
-def _image_input(photo: Photo, visual: Visual) -> Float:
-    """(1, 3, S, S): shorter side to S, the middle cut out, normalised.
+def _preprocess(photo: Photo, visual: Visual) -> Float:
+    """(1, 3, S, S): the shorter side scaled to S, the centre cropped, normalized.
 
-    As the base image does it for every model, by the same roundings: its vectors are in people's databases.
+    As in the base image, with the same rounding, because its vectors are in people's databases.
     """
     side, short = visual.size, min(photo.width, photo.height)
     width, height = int(photo.width / short * side), int(photo.height / short * side)
@@ -116,15 +116,15 @@ def _image_input(photo: Photo, visual: Visual) -> Float:
 
 
 def encode_text(text: str, textual: Textual, language: str | None = None) -> Float:
-    """(D,) vector of unit length. language: of the text, for models that want it told; by its script where None."""
+    """(D,) vector of unit length. language: of the text, for models that need it; None: guessed by the script."""
     encoding = textual.tokenizer.encode(_clean(text, textual, language))
     ids = np.array([encoding.ids], np.int32)
     names = [node.name for node in textual.session.inputs]
     if "attention_mask" in names:
-        return _vector(
+        return _unit_vector(
             textual.session.run({"input_ids": ids, "attention_mask": np.array([encoding.attention_mask], np.int32)})
         )
-    return _vector(textual.session.run({names[0]: ids}))
+    return _unit_vector(textual.session.run({names[0]: ids}))
 
 
 def _clean(text: str, textual: Textual, language: str | None) -> str:
@@ -136,6 +136,6 @@ def _clean(text: str, textual: Textual, language: str | None) -> str:
     return text
 
 
-def _vector(outputs: list[NDArray[Any]]) -> Float:
+def _unit_vector(outputs: list[NDArray[Any]]) -> Float:
     (vector,) = normalize(np.asarray(outputs[0], np.float32).reshape(1, -1))
     return np.asarray(vector)

@@ -18,15 +18,15 @@ from .vectors import normalize
 
 Float = NDArray[np.float32]
 
-_INPUT = 640
-_STRIDES = (8, 16, 32)
-_ANCHORS = 2
-_OVERLAP = 0.4
-_BATCH = 32  # faces at once: a crowd costs no more memory than these
-_CROP = 112
+_INPUT_PX = 640
+_STRIDES_PX = (8, 16, 32)
+_ANCHORS_PER_CELL = 2
+_MAX_IOU = 0.4
+_BATCH_FACES = 32  # bounds the memory that a crowd takes
+_CROP_PX = 112
 
 # Where ArcFace wants eyes, nose and corners of the mouth in its 112 x 112 crop (insightface, face_align).
-_TEMPLATE = np.array(
+_TEMPLATE_PX = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)], np.float64
 )
 
@@ -36,27 +36,27 @@ class Detector:
     """An SCRFD network: scores, boxes and five points at three strides."""
 
     session: Session
-    example_shape = (1, 3, _INPUT, _INPUT)
+    example_shape = (1, 3, _INPUT_PX, _INPUT_PX)
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
         """Raises ModelDamaged for another kind of model."""
-        expect(session, [(None, 3, _INPUT, _INPUT)], [None] * 3 * len(_STRIDES))
+        expect(session, [(None, 3, _INPUT_PX, _INPUT_PX)], [None] * 3 * len(_STRIDES_PX))
         return cls(session)
 
 
 @dataclass(frozen=True)
 class Recogniser:
-    """An ArcFace network. batch: how many faces it takes at once; None where that is free."""
+    """An ArcFace network. batch: how many faces it takes at once; None for any number."""
 
     session: Session
     batch: int | None
-    example_shape = (1, 3, _CROP, _CROP)
+    example_shape = (1, 3, _CROP_PX, _CROP_PX)
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
         """Raises ModelDamaged for another kind of model."""
-        expect(session, [(None, 3, _CROP, _CROP)], [(None, None)])
+        expect(session, [(None, 3, _CROP_PX, _CROP_PX)], [(None, None)])
         first = session.inputs[0].shape[0]
         return cls(session, first if isinstance(first, int) and first > 0 else None)
 
@@ -77,7 +77,7 @@ def find(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: fl
     boxes, scores, points = detect(photo, detector, min_score)
     if not len(boxes):
         return []
-    embeddings = embed(_aligned(photo, points), recogniser)
+    embeddings = embed(_align(photo, points), recogniser)
     return [
         Face(box, float(score), five, embedding)
         for box, score, five, embedding in zip(boxes, scores, points, embeddings, strict=True)
@@ -86,46 +86,48 @@ def find(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: fl
 
 def detect(photo: Photo, detector: Detector, min_score: float) -> tuple[Float, Float, Float]:
     """Boxes (N, 4), scores (N,) and points (N, 5, 2) in pixels of the photo, the surest first."""
-    ratio = _INPUT / max(photo.width, photo.height)
+    ratio = _INPUT_PX / max(photo.width, photo.height)
     width, height = max(int(photo.width * ratio), 1), max(int(photo.height * ratio), 1)
     rgb = photo.resized((width, height), filter=Image.Resampling.BILINEAR, oversample=1.0)
-    canvas = np.zeros((_INPUT, _INPUT, 3), np.uint8)
+    canvas = np.zeros((_INPUT_PX, _INPUT_PX, 3), np.uint8)
     canvas[:height, :width] = rgb
     pixels = cv2.dnn.blobFromImage(canvas, 1 / 128, mean=(127.5,) * 3)
     outputs = detector.session.run({detector.session.inputs[0].name: pixels})
-    boxes, scores, points = _faces_in(outputs, min_score)
-    scale = np.float32(photo.height / height)  # for x too, though its rounding differs: boxes in databases are made so
+    boxes, scores, points = _decode(outputs, min_score)
+    scale = np.float32(
+        photo.height / height
+    )  # for x too, though its rounding differs, as in the base image, whose boxes are in databases
     return boxes * scale, scores, points * scale
 
 
-def _faces_in(outputs: list[NDArray[np.float32]], min_score: float) -> tuple[Float, Float, Float]:
-    """Decodes SCRFD's nine outputs (arXiv 2105.04714), in pixels of its input, and drops what overlaps a surer face."""
-    levels = len(_STRIDES)
+def _decode(outputs: list[NDArray[np.float32]], min_score: float) -> tuple[Float, Float, Float]:
+    """Decodes SCRFD's nine outputs (arXiv 2105.04714), in pixels of its input, without what overlaps a surer face."""
+    levels = len(_STRIDES_PX)
     boxes, scores, points = [], [], []
-    for level, stride in enumerate(_STRIDES):
+    for level, stride in enumerate(_STRIDES_PX):
         score, box, five = (outputs[level + levels * i].reshape(-1, size) for i, size in enumerate((1, 4, 10)))
         sure = np.flatnonzero(score[:, 0] >= min_score)
-        centres = _centres(stride)[sure]
+        centres = _anchor_centres(stride)[sure]
         reach = box[sure] * stride
         boxes.append(np.concatenate([centres - reach[:, :2], centres + reach[:, 2:]], axis=1))
         points.append(centres[:, None] + five[sure].reshape(-1, 5, 2) * stride)
         scores.append(score[sure, 0])
     box, score, five = np.concatenate(boxes), np.concatenate(scores), np.concatenate(points)
     order = np.argsort(-score, kind="stable")
-    kept = order[_distinct(box[order])]
+    kept = order[_suppress_overlaps(box[order])]
     return box[kept], score[kept], five[kept]
 
 
-@lru_cache(len(_STRIDES))
-def _centres(stride: int) -> Float:
+@lru_cache(len(_STRIDES_PX))
+def _anchor_centres(stride: int) -> Float:
     """(cells * anchors, 2) x and y of every anchor, row by row."""
-    steps = np.arange(_INPUT // stride, dtype=np.float32) * stride
+    steps = np.arange(_INPUT_PX // stride, dtype=np.float32) * stride
     grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
-    return np.repeat(grid, _ANCHORS, axis=0)
+    return np.repeat(grid, _ANCHORS_PER_CELL, axis=0)
 
 
-def _distinct(boxes: Float) -> list[int]:
-    """Indices of the boxes (N, 4), best first, that no better one overlaps by more than IoU 0.4, in whole pixels."""
+def _suppress_overlaps(boxes: Float) -> list[int]:
+    """Indices of the boxes (N, 4), best first, that no better one overlaps by over IoU 0.4, pixels counted whole."""
     x1, y1, x2, y2 = boxes.T
     areas = (x2 - x1 + 1) * (y2 - y1 + 1)
     left, kept = np.arange(len(boxes)), []
@@ -135,26 +137,26 @@ def _distinct(boxes: Float) -> list[int]:
         wide = np.maximum(0, np.minimum(x2[best], x2[left]) - np.maximum(x1[best], x1[left]) + 1)
         high = np.maximum(0, np.minimum(y2[best], y2[left]) - np.maximum(y1[best], y1[left]) + 1)
         shared = wide * high
-        left = left[shared / (areas[best] + areas[left] - shared) <= _OVERLAP]
+        left = left[shared / (areas[best] + areas[left] - shared) <= _MAX_IOU]
     return kept
 
 
-def _aligned(photo: Photo, points: Float) -> NDArray[np.uint8]:
+def _align(photo: Photo, points: Float) -> NDArray[np.uint8]:
     """(N, 112, 112, 3) RGB: every face turned and scaled so that its points lie on ArcFace's template.
 
-    The photo is decoded again only where the smallest face has fewer pixels than the crop wants.
+    Decodes the photo again only if the smallest face has fewer pixels than its crop.
     """
-    moves = [similarity(five.astype(np.float64), _TEMPLATE) for five in points]
+    moves = [estimate_similarity(five.astype(np.float64), _TEMPLATE_PX) for five in points]
     pixels = photo.pixels(max(float(np.hypot(move[0, 0], move[1, 0])) for move in moves))
     to_photo = cv2.invertAffineTransform(pixels.transform())
-    crops = np.empty((len(points), _CROP, _CROP, 3), np.uint8)
+    crops = np.empty((len(points), _CROP_PX, _CROP_PX, 3), np.uint8)
     for crop, move in zip(crops, moves, strict=True):
         whole = move[:, :2] @ to_photo[:, :2], move[:, :2] @ to_photo[:, 2:] + move[:, 2:]
-        cv2.warpAffine(pixels.rgb, np.hstack(whole), (_CROP, _CROP), dst=crop, flags=cv2.INTER_LINEAR)
+        cv2.warpAffine(pixels.rgb, np.hstack(whole), (_CROP_PX, _CROP_PX), dst=crop, flags=cv2.INTER_LINEAR)
     return crops
 
 
-def similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+def estimate_similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
     """(2, 3) matrix of rotation, one scale and shift that brings points (N, 2) nearest to others: Umeyama 1991."""
     source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
     a, b = source - source_mean, target - target_mean
@@ -169,7 +171,7 @@ def embed(crops: NDArray[np.uint8], recogniser: Recogniser) -> Float:
     """(N, 512) vectors of unit length for crops (N, 112, 112, 3) in RGB."""
     name = recogniser.session.inputs[0].name
     pixels = (crops.transpose(0, 3, 1, 2).astype(np.float32) - 127.5) / 127.5
-    size = min(recogniser.batch or _BATCH, _BATCH)
+    size = min(recogniser.batch or _BATCH_FACES, _BATCH_FACES)
     vectors = np.concatenate(
         [recogniser.session.run({name: pixels[i : i + size]})[0] for i in range(0, len(pixels), size)]
     )

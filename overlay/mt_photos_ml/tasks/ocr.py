@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Text in a photo: PP-OCR's detector (DB) and recogniser (CTC), turned text set upright, lines in reading order."""
+"""Text in a photo: PP-OCR's detector (DB) and recogniser (CTC), lines turned upright and sorted for reading."""
 
 import math
 from collections.abc import Sequence
@@ -17,29 +17,29 @@ from .shapes import expect
 
 Float = NDArray[np.float32]
 
-# Detection (DB, arXiv 1911.08947), with the values that the base image uses.
-_SHORT_SIDE = 736
-_MAX_PIXELS = 2_500_000  # of one detection, some 300 MB a megapixel: what a long screenshot is brought down to
-_THRESHOLD = 0.3
-_BOX_THRESHOLD = 0.5
-_UNCLIP = 1.6
+# Detection (DB, arXiv 1911.08947), with the base image's values.
+_SHORT_SIDE_PX = 736
+_MAX_PIXELS = 2_500_000  # a detection takes 300 MB a megapixel, so a long screenshot is scaled down to this
+_MIN_PROBABILITY = 0.3
+_MIN_BOX_PROBABILITY = 0.5
+_UNCLIP_RATIO = 1.6
 _MAX_BOXES = 1000
 
 # Recognition (CTC)
-_HEIGHT = 48
-_MIN_WIDTH = 320
-_WIDTH_STEP = 32
-_MAX_WIDTH = 3200
-_BATCH = 3  # of like widths: what a batch is padded by costs as much as text
-_DOUBT = 0.9  # a line read with less confidence is read upside down too, and the better reading kept
+_LINE_HEIGHT_PX = 48
+_MIN_WIDTH_PX = 320
+_WIDTH_STEP_PX = 32
+_MAX_WIDTH_PX = 3200
+_BATCH_LINES = 3  # of similar width, since padding costs as much time as text
+_SURE_SCORE = 0.9  # a line with a lower score is read upside down too; the better reading counts
 
 
 @dataclass(frozen=True)
 class Detector:
-    """Finds where text is."""
+    """A network that finds text."""
 
     session: Session
-    example_shape = (1, 3, _SHORT_SIDE, _SHORT_SIDE)
+    example_shape = (1, 3, _SHORT_SIDE_PX, _SHORT_SIDE_PX)
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
@@ -50,11 +50,11 @@ class Detector:
 
 @dataclass(frozen=True)
 class Recogniser:
-    """Reads a line. characters: what each output class means; the first is CTC's blank."""
+    """A network that reads a line. characters: of each output class; the first is CTC's blank."""
 
     session: Session
     characters: tuple[str, ...]
-    example_shape = (1, 3, _HEIGHT, _MIN_WIDTH)
+    example_shape = (1, 3, _LINE_HEIGHT_PX, _MIN_WIDTH_PX)
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
@@ -62,13 +62,13 @@ class Recogniser:
         if "character" not in session.metadata:
             raise ModelDamaged("it is another kind of model, it carries no list of characters")
         characters = ("", *session.metadata["character"].rstrip("\n").split("\n"), " ")
-        expect(session, [(None, 3, _HEIGHT, None)], [(None, None, len(characters))])
+        expect(session, [(None, 3, _LINE_HEIGHT_PX, None)], [(None, None, len(characters))])
         return cls(session, characters)
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of text. quad: (4, 2) corners in pixels of the photo, in the order of its own top left, right, bottom."""
+    """A line of text. quad: (4, 2) corners in pixels of the photo, clockwise from the text's own top left."""
 
     text: str
     score: float
@@ -86,8 +86,8 @@ def read(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: fl
     quads = detect(photo, detector)
     if not len(quads):
         return []
-    heights = np.minimum(_side(quads, 1, 2), _side(quads, 0, 1))
-    pixels = photo.pixels(_HEIGHT / max(float(heights.min()), 1.0))
+    heights = np.minimum(_side_lengths(quads, 1, 2), _side_lengths(quads, 0, 1))
+    pixels = photo.pixels(_LINE_HEIGHT_PX / max(float(heights.min()), 1.0))
     crops = [_crop(pixels, quad) for quad in quads]
     quarters = [int(crop.shape[0] >= 1.5 * crop.shape[1]) for crop in crops]
     crops = [np.rot90(crop, quarter) for crop, quarter in zip(crops, quarters, strict=True)]
@@ -96,19 +96,19 @@ def read(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: fl
         Line(text, score, np.roll(quad, -(2 * half + quarter), axis=0))
         for (text, score), half, quarter, quad in zip(readings, turned, quarters, quads, strict=True)
     ]
-    return in_reading_order([line for line in lines if line.text.strip() and line.score >= min_score])
+    return sort_for_reading([line for line in lines if line.text.strip() and line.score >= min_score])
 
 
 def _read_either_way(
     crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser
 ) -> tuple[list[tuple[str, float]], list[bool]]:
-    """The better reading of each line, and whether it is the one upside down.
+    """The better reading of each line, and whether that is upside down.
 
-    Only lines in doubt are read twice; where most of those turn out to stand on their head, all are.
+    Reads only doubtful lines twice; if most of those are upside down, reads all lines twice.
     """
     readings = recognise(crops, recogniser)
     turned = [False] * len(crops)
-    sure = [score >= _DOUBT for _, score in readings]
+    sure = [score >= _SURE_SCORE for _, score in readings]
     for again in ([i for i in range(len(crops)) if not sure[i]], [i for i in range(len(crops)) if sure[i]]):
         for i, other in zip(again, recognise([np.rot90(crops[i], 2) for i in again], recogniser), strict=True):
             if other[1] > readings[i][1]:
@@ -119,30 +119,30 @@ def _read_either_way(
 
 
 def detect(photo: Photo, detector: Detector) -> Float:
-    """(N, 4, 2) corners of the places that hold text, in pixels of the photo, clockwise from the top left."""
+    """(N, 4, 2) corners of the lines of text, in pixels of the photo, clockwise from the top left."""
     width, height = photo.width, photo.height
-    scale = min(_SHORT_SIDE / min(width, height), 2.0, math.sqrt(_MAX_PIXELS / (width * height)))
+    scale = min(_SHORT_SIDE_PX / min(width, height), 2.0, math.sqrt(_MAX_PIXELS / (width * height)))
     size = (max(round(width * scale / 32), 1) * 32, max(round(height * scale / 32), 1) * 32)
     pixels = photo.pixels(scale)
     found = pixels.rgb.shape[1::-1]
     filter = cv2.INTER_AREA if found[0] > size[0] else cv2.INTER_LINEAR
     rgb = np.asarray(cv2.resize(pixels.rgb, size, interpolation=filter), np.uint8)
-    (output,) = detector.session.run({detector.session.inputs[0].name: _normalised(rgb)})
-    quads = (_boxes(output[0, 0]) * np.divide(found, size) - pixels.origin) / pixels.scale
+    (output,) = detector.session.run({detector.session.inputs[0].name: _normalize(rgb)})
+    quads = (_find_quads(output[0, 0]) * np.divide(found, size) - pixels.origin) / pixels.scale
     return np.asarray(np.clip(quads, 0, (width, height)), np.float32)
 
 
-def _boxes(probability: Float) -> Float:
-    """(N, 4, 2) rectangles around the text in a map (H, W) of its probability, in pixels of the map."""
-    mask = cv2.dilate((probability > _THRESHOLD).astype(np.uint8), np.ones((2, 2), np.uint8))
+def _find_quads(probability: Float) -> Float:
+    """(N, 4, 2) corners of rectangles around text, in pixels of a map (H, W) of its probability."""
+    mask = cv2.dilate((probability > _MIN_PROBABILITY).astype(np.uint8), np.ones((2, 2), np.uint8))
     contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     quads = []
     for contour in contours[:_MAX_BOXES]:
         centre, (w, h), angle = cv2.minAreaRect(contour)
-        if min(w, h) < 3 or _mean_inside(probability, _corners(centre, w, h, angle)) < _BOX_THRESHOLD:
+        if min(w, h) < 3 or _mean_probability(probability, _corners(centre, w, h, angle)) < _MIN_BOX_PROBABILITY:
             continue
-        grown = 2 * _UNCLIP * w * h / (2 * (w + h))
-        quads.append(_clockwise(_corners(centre, w + grown, h + grown, angle)))
+        grown = 2 * _UNCLIP_RATIO * w * h / (2 * (w + h))
+        quads.append(_order_corners(_corners(centre, w + grown, h + grown, angle)))
     limit = np.array(probability.shape[::-1], np.float32)
     return np.clip(np.stack(quads), 0, limit) if quads else np.empty((0, 4, 2), np.float32)
 
@@ -151,7 +151,7 @@ def _corners(centre: Sequence[float], width: float, height: float, angle: float)
     return np.asarray(cv2.boxPoints((centre, (width, height), angle)), np.float32)
 
 
-def _mean_inside(probability: Float, quad: Float) -> float:
+def _mean_probability(probability: Float, quad: Float) -> float:
     height, width = probability.shape
     left, top = np.clip(np.floor(quad.min(axis=0)), 0, (width - 1, height - 1)).astype(int)
     right, bottom = np.clip(np.ceil(quad.max(axis=0)), 0, (width - 1, height - 1)).astype(int)
@@ -160,20 +160,20 @@ def _mean_inside(probability: Float, quad: Float) -> float:
     return float(cv2.mean(probability[top : bottom + 1, left : right + 1], mask)[0])
 
 
-def _clockwise(quad: Float) -> Float:
-    """The corners from the top left on: of the two on the left the upper one."""
+def _order_corners(quad: Float) -> Float:
+    """The corners clockwise, from the upper one of the two on the left."""
     by_x = quad[np.argsort(quad[:, 0], kind="stable")]
     (top_left, bottom_left), (top_right, bottom_right) = (half[np.argsort(half[:, 1])] for half in (by_x[:2], by_x[2:]))
     return np.stack([top_left, top_right, bottom_right, bottom_left])
 
 
-def _side(quads: Float, first: int, second: int) -> Float:
+def _side_lengths(quads: Float, first: int, second: int) -> Float:
     """(N,) lengths of one side of each."""
     return np.asarray(np.linalg.norm(quads[:, second] - quads[:, first], axis=1), np.float32)
 
 
 def _crop(pixels: Pixels, quad: Float) -> NDArray[np.uint8]:
-    """What lies in the rectangle, set upright along its own sides."""
+    """The rectangle's content, upright along its own sides."""
     matrix = pixels.transform()
     corners = (quad - 0.5) @ matrix[:, :2].T + matrix[:, 2]
     width, height = (max(round(float(np.linalg.norm(corners[i] - corners[0]))), 1) for i in (1, 3))
@@ -185,18 +185,18 @@ def _crop(pixels: Pixels, quad: Float) -> NDArray[np.uint8]:
 
 
 def recognise(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> list[tuple[str, float]]:
-    """The text in each crop (H, W, 3) and how sure that is, 0 to 1. Lines of like width share a batch."""
+    """The text in each crop (H, W, 3) and how sure that is, 0 to 1. Lines of similar width share a batch."""
     widths = [_line_width(crop) for crop in crops]
     order = sorted(range(len(crops)), key=widths.__getitem__)
     readings: list[tuple[str, float]] = [("", 0.0)] * len(crops)
-    for start in range(0, len(order), _BATCH):
-        chosen = order[start : start + _BATCH]
-        width = max(_MIN_WIDTH, math.ceil(widths[chosen[-1]] / _WIDTH_STEP) * _WIDTH_STEP)
-        batch = np.zeros((len(chosen), 3, _HEIGHT, width), np.float32)
+    for start in range(0, len(order), _BATCH_LINES):
+        chosen = order[start : start + _BATCH_LINES]
+        width = max(_MIN_WIDTH_PX, math.ceil(widths[chosen[-1]] / _WIDTH_STEP_PX) * _WIDTH_STEP_PX)
+        batch = np.zeros((len(chosen), 3, _LINE_HEIGHT_PX, width), np.float32)
         for row, i in zip(batch, chosen, strict=True):
-            filter = cv2.INTER_AREA if crops[i].shape[0] > 2 * _HEIGHT else cv2.INTER_LINEAR
-            scaled = cv2.resize(crops[i], (widths[i], _HEIGHT), interpolation=filter)
-            row[:, :, : widths[i]] = _normalised(np.asarray(scaled, np.uint8))[0]
+            filter = cv2.INTER_AREA if crops[i].shape[0] > 2 * _LINE_HEIGHT_PX else cv2.INTER_LINEAR
+            scaled = cv2.resize(crops[i], (widths[i], _LINE_HEIGHT_PX), interpolation=filter)
+            row[:, :, : widths[i]] = _normalize(np.asarray(scaled, np.uint8))[0]
         (output,) = recogniser.session.run({recogniser.session.inputs[0].name: batch})
         for i, reading in zip(chosen, _decode(output, recogniser.characters), strict=True):
             readings[i] = reading
@@ -205,7 +205,7 @@ def recognise(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> lis
 
 def _line_width(crop: NDArray[np.uint8]) -> int:
     height, width = crop.shape[:2]
-    return int(np.clip(math.ceil(_HEIGHT * width / height), 1, _MAX_WIDTH))
+    return int(np.clip(math.ceil(_LINE_HEIGHT_PX * width / height), 1, _MAX_WIDTH_PX))
 
 
 def _decode(output: Float, characters: Sequence[str]) -> list[tuple[str, float]]:
@@ -218,13 +218,13 @@ def _decode(output: Float, characters: Sequence[str]) -> list[tuple[str, float]]
     ]
 
 
-def _normalised(rgb: NDArray[np.uint8]) -> Float:
+def _normalize(rgb: NDArray[np.uint8]) -> Float:
     """(H, W, 3) RGB to (1, 3, H, W) BGR from -1 to 1: PP-OCR was trained on OpenCV's order."""
     return np.asarray(cv2.dnn.blobFromImage(rgb, 1 / 127.5, mean=(127.5,) * 3, swapRB=True), np.float32)
 
 
-def in_reading_order(lines: Sequence[Line]) -> list[Line]:
-    """Rows from top to bottom, each from left to right, in the direction in which most of the text is turned."""
+def sort_for_reading(lines: Sequence[Line]) -> list[Line]:
+    """Rows from top to bottom, each from left to right, in the direction of most of the text."""
     if not lines:
         return []
     along = np.stack([line.quad[1] - line.quad[0] for line in lines])

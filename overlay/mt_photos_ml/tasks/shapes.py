@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Whether a model is of the kind that a task works with: a file may be whole and the wrong one."""
+"""Checks that a model is of the kind that a task needs: an intact file may be of another model."""
 
 from collections.abc import Sequence
 
 from ..runtime import ModelDamaged, Node, Session
 
 Shape = tuple[int | None, ...]
-"""Of an input or an output; None where any length will do."""
+"""Of an input or an output; None for any length."""
 
 
 def expect(session: Session, inputs: Sequence[Shape], outputs: Sequence[Shape | None]) -> None:
-    """Raises ModelDamaged where the model has other inputs or outputs. None: an output of any shape."""
+    """Raises ModelDamaged if the model has other inputs or outputs. None: an output of any shape."""
     for what, nodes, shapes in (("inputs", session.inputs, inputs), ("outputs", session.outputs, outputs)):
-        if what == "outputs" and not nodes:  # the runtime does not tell
+        if what == "outputs" and not nodes:  # the runtime does not say
             return
         if len(nodes) != len(shapes) or not all(map(_fits, nodes, shapes)):
             found = ", ".join(f"{node.name} {list(node.shape)}" for node in nodes)

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What CLIP and faces answer with: vectors of unit length."""
+"""Vectors of unit length, for CLIP and faces."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 class NotAVector(RuntimeError):
-    """A model's answer has no direction."""
+    """A model's output has no direction."""
 
 
 def normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, D) at length one. Raises NotAVector where one has none, as half precision can make of any photo."""
+    """(N, D) of unit length. Raises NotAVector if one is zero or not finite, which half precision can cause."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not (np.isfinite(lengths).all() and (lengths > 0).all()):
         raise NotAVector("the model's answer is not a vector; if it runs on a graphics card, try the processor")

@@ -4,7 +4,7 @@
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import TooLarge, answer
-from ..replies import nothing
+from ..replies import failure
 
 
 class BodyLimitMiddleware:
@@ -22,7 +22,7 @@ class BodyLimitMiddleware:
         headers = dict(scope["headers"]) if scope["type"] == "http" else {}
         declared = headers.get(b"content-length", b"0")
         if b"content-length" in headers and b"transfer-encoding" in headers:
-            await nothing(400, "a body has a length or chunks, not both", {"connection": "close"})(scope, receive, send)
+            await failure(400, "a body has a length or chunks, not both", {"connection": "close"})(scope, receive, send)
             return
         if int(declared) > self._limit:
             await answer(TooLarge(self._limit))(scope, receive, send)

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ..replies import nothing
+from ..replies import failure
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -114,7 +114,7 @@ class LifecycleMiddleware:
                 async with asyncio.timeout(_DISCARDED):
                     while not is_read:
                         await received()
-            await nothing(503, "the service is stopping", {"retry-after": "10"})(scope, receive, sent)
+            await failure(503, "the service is stopping", {"retry-after": "10"})(scope, receive, sent)
             return
         lifecycle.in_flight += 1
         try:
