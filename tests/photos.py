@@ -28,7 +28,7 @@ CHINESE = dict(
 )
 """What a search for a colour of demo.pictures.COLOURS is in Chinese."""
 
-# What a camera stores for an EXIF orientation: the picture as seen, turned by the opposite of what EXIF asks for.
+# What a camera stores for an EXIF orientation: the picture as seen, turned the opposite way.
 _STORED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -147,12 +147,9 @@ def that_claims(kind: str, width: int, height: int) -> bytes:
         photo = jpeg(small)
         at = photo.index(b"\xff\xc0") + 5
         return photo[:at] + struct.pack(">HH", height, width) + photo[at + 4 :]
-    if kind == "GIF":
-        photo = encoded(small, "GIF")
-        return photo[:6] + struct.pack("<HH", width, height) + photo[10:]
-    if kind == "BMP":
-        photo = encoded(small, "BMP")
-        return photo[:18] + struct.pack("<ii", width, height) + photo[26:]
+    if kind in ("GIF", "BMP"):
+        photo, at, layout = encoded(small, kind), *((6, "<HH") if kind == "GIF" else (18, "<ii"))
+        return photo[:at] + struct.pack(layout, width, height) + photo[at + struct.calcsize(layout) :]
     tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (279, 4, 64)]
     entries = b"".join(struct.pack("<HHII", tag, form, 1, value) for tag, form, value in tags)
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)

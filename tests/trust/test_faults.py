@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
+import onnx
 import pytest
+from numpy.typing import NDArray
 
 from demo.__main__ import build
 from demo.__main__ import environment as demo_environment
@@ -25,6 +28,7 @@ from trust.tally import count
 from trust.traffic import Request, Traffic, answered, mixed, running_traffic
 
 OCR = Path("ocr", "PP-OCRv6_small")
+RED = jpeg(colour_photo("red", (320, 240)))
 NAME = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"
 
 
@@ -40,6 +44,11 @@ def own(tmp_path: Path) -> Path:
 def harmed(own: Path, tmp_path: Path) -> Iterator[Service]:
     with running(tmp_path, demo_environment(own)) as service:
         yield service
+
+
+def answers(service: Service, route: str, each: int = 1) -> list[Request]:
+    """Requests for the route, with the answers that they get now."""
+    return answered(service.url, [request for request in mixed(each=each) if request.route == route])
 
 
 def is_whole(cache: Path) -> bool:
@@ -78,35 +87,22 @@ def recovers(service: Service, requests: list[Request], seconds: float = 60) -> 
     until(right, seconds)
 
 
-def zero(path: Path) -> None:
-    path.write_bytes(bytes(path.stat().st_size))
+HARMS: dict[str, Callable[[Path], object]] = {
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: path.write_bytes(b""),
+    "an error page": lambda path: path.write_bytes(b"<html>404</html>"),
+    "removed": lambda path: path.unlink(),
+}
 
 
-def cut(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def page(path: Path) -> None:
-    path.write_bytes(b"<html>404</html>")
-
-
-def remove(path: Path) -> None:
-    path.unlink()
-
-
-@pytest.mark.parametrize("harm", [zero, cut, empty, page, remove])
-def test_a_model_file_that_is_damaged_is_mended_by_itself(
-    harmed: Service, own: Path, harm: Callable[[Path], None]
-) -> None:
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_model_file_that_is_damaged_is_mended_by_itself(harmed: Service, own: Path, harm: str) -> None:
     """The text models are in RapidOCR's wheel, from which they are fetched again."""
-    asked = answered(harmed.url, [request for request in mixed(each=2) if request.route == "/ocr"])
+    asked = answers(harmed, "/ocr", each=2)
     with running_traffic(harmed.url, asked, clients=3) as seen:
         for kind in ("detection", "recognition"):
-            harm(own / OCR / kind / "model.onnx")
+            HARMS[harm](own / OCR / kind / "model.onnx")
             count("faults injected")
             time.sleep(0.3)
             restart(harmed)
@@ -119,32 +115,27 @@ def test_a_model_file_that_is_damaged_is_mended_by_itself(
 def test_restart_takes_up_a_replaced_model_file_and_forgets_the_texts_of_the_old_one(
     harmed: Service, own: Path
 ) -> None:
-    with harmed.client() as client:
-        before = client.post("/clip/txt", json={"text": "red"}).json()["result"]
-        other = own / "clip" / "other"
-        build_clip(other, dim=512, size=224)
-        model, folder = own / "clip" / "demo-colours" / "textual" / "model.onnx", other / "textual"
-        turned = folder / "model.onnx"
-        _negate(turned)
-        turned.replace(model)
-        count("faults injected")
-        client.post("/restart")
-        after = client.post("/clip/txt", json={"text": "red"}).json()["result"]
-    assert all(float(a) == pytest.approx(-float(b), abs=1e-6) for a, b in zip(after, before, strict=True))
+    def red() -> NDArray[np.float64]:
+        with harmed.client() as client:
+            return np.array(client.post("/clip/txt", json={"text": "red"}).json()["result"], float)
+
+    before = red()
+    model = own / "clip" / "demo-colours" / "textual" / "model.onnx"
+    _negate(model, own / "other.onnx")
+    (own / "other.onnx").replace(model)
+    count("faults injected")
+    restart(harmed)
+    np.testing.assert_allclose(red(), -before, atol=1e-6)
 
 
-def _negate(model: Path) -> None:
-    """The same network, whose answers point the other way."""
-    import onnx
-
-    graph = onnx.load(model)
-    (output,) = graph.graph.output
-    for node in graph.graph.node:
-        for i, name in enumerate(node.output):
-            if name == output.name:
-                node.output[i] = "before"
-    graph.graph.node.append(onnx.helper.make_node("Neg", ["before"], [output.name]))
-    onnx.save(graph, model)
+def _negate(model: Path, other: Path) -> None:
+    """Writes the same network with outputs of the opposite sign."""
+    network = onnx.load(model)
+    (output,) = network.graph.output
+    for node in network.graph.node:
+        node.output[:] = ["before" if name == output.name else name for name in node.output]
+    network.graph.node.append(onnx.helper.make_node("Neg", ["before"], [output.name]))
+    onnx.save(network, other)
 
 
 @pytest.mark.parametrize(
@@ -158,24 +149,20 @@ def _negate(model: Path) -> None:
 def test_models_whose_places_are_swapped_are_named_or_fetched_again(
     harmed: Service, own: Path, one: str, other: str, route: str
 ) -> None:
-    asked = answered(harmed.url, [request for request in mixed(each=1) if request.route == route])
-    a, b = own / one / "model.onnx", own / other / "model.onnx"
-    content = a.read_bytes()
-    a.write_bytes(b.read_bytes())
-    b.write_bytes(content)
+    asked = answers(harmed, route)
+    paths = own / one / "model.onnx", own / other / "model.onnx"
+    for path, content in zip(paths, [path.read_bytes() for path in reversed(paths)], strict=True):
+        path.write_bytes(content)
     count("faults injected")
     restart(harmed)
-    photo = jpeg(colour_photo("red", (320, 240)))
-    answer = post(harmed, route, photo)
-    if route == "/ocr":
-        recovers(harmed, asked)
-    else:
+    answer = post(harmed, route, RED)
+    if route != "/ocr":
         assert answer.status_code == 503
         assert one in answer.json()["msg"]
         assert "delete" in answer.json()["msg"]
         assert "another kind of model" in harmed.log.read_text()
         build(own)
-        recovers(harmed, asked)
+    recovers(harmed, asked)
 
 
 def prepared(cache: Path) -> list[Path]:
@@ -186,16 +173,14 @@ def prepared(cache: Path) -> list[Path]:
 def mapped(own: Path, tmp_path: Path) -> Iterator[Service]:
     """A service that uses the prepared form of the text models."""
     with running(tmp_path, demo_environment(own)) as service:
-        answered(service.url, [request for request in mixed(each=1) if request.route == "/ocr"])
+        answers(service, "/ocr")
         until(lambda: len(prepared(own)) == 2 and service.log.read_text().count("loaded ocr") == 4)
         yield service
 
 
 def test_a_mapped_model_that_goes_away_ends_the_process_which_comes_back_without_it(mapped: Service, own: Path) -> None:
     """As on a share that is gone: the kernel answers a read of the mapping with SIGBUS."""
-    asked = [request for request in mixed(each=2) if request.route == "/ocr"]
-    asked = answered(mapped.url, asked)
-    first = mapped.pid
+    asked, first = answers(mapped, "/ocr", each=2), mapped.pid
     with running_traffic(mapped.url, asked, clients=3, cut=3) as seen:
         time.sleep(0.3)
         for weights in prepared(own):
@@ -207,22 +192,18 @@ def test_a_mapped_model_that_goes_away_ends_the_process_which_comes_back_without
     log = mapped.log.read_text()
     assert "was ended by SIGBUS and is started again" in log
     assert "models are read into memory from now on" in log
-    maps = Path(f"/proc/{mapped.pid}/maps").read_text()
-    assert "weights.bin" not in maps
+    assert "weights.bin" not in Path(f"/proc/{mapped.pid}/maps").read_text()
 
 
-@pytest.mark.parametrize("harm", [zero, empty, remove])
-def test_a_prepared_model_that_is_damaged_is_not_used(mapped: Service, own: Path, harm: Callable[[Path], None]) -> None:
-    asked = answered(mapped.url, [request for request in mixed(each=1) if request.route == "/ocr"])
+@pytest.mark.parametrize("harm", ["zeros", "empty", "removed"])
+def test_a_prepared_model_that_is_damaged_is_not_used(mapped: Service, own: Path, harm: str) -> None:
+    asked = answers(mapped, "/ocr")
     restart(mapped)
     for weights in prepared(own):
-        copy = weights.with_suffix(".new")
-        shutil.copy(weights, copy)
-        harm(copy)
-        if copy.exists():
-            copy.replace(weights)
-        else:
-            weights.unlink()
+        content = weights.read_bytes()
+        weights.unlink()  # the file that is mapped stays whole
+        weights.write_bytes(content)
+        HARMS[harm](weights)
         count("faults injected")
     assert answered(mapped.url, asked) == asked
     assert "was damaged and is removed" in mapped.log.read_text()
@@ -284,9 +265,8 @@ def test_a_cache_that_becomes_read_only_or_is_gone_is_gone_on_without(tmp_path: 
                 (cache / folder).rename(away / folder)
             count("faults injected")
             restart(service)
-            photo = jpeg(colour_photo("red", (320, 240)))
             for route in ("/clip/img", "/represent"):
-                answer = post(service, route, photo)
+                answer = post(service, route, RED)
                 assert answer.status_code == 503
                 assert "demo-" in answer.json()["msg"]
             for kept in away.iterdir():
@@ -309,21 +289,20 @@ def test_a_hub_that_fails_is_told_and_asked_again_later(tmp_path: Path, fault: s
     made, cache = tmp_path / "made", tmp_path / "cache"
     build_clip(made)
     files = {str(path.relative_to(made)): path.read_bytes() for path in made.rglob("*") if path.is_file()}
-    photo = jpeg(colour_photo("red", (320, 240)))
     with HubServer() as hub:
         hub.repositories[f"immich-app/{NAME}"] = files
         vars(hub).update(FAULTS[fault])
         count("faults injected")
         settings = {"MACHINE_LEARNING_CACHE_FOLDER": str(cache), "HF_ENDPOINT": hub.endpoint}
         with running(tmp_path, settings) as service:
-            answer = post(service, "/clip/img", photo)
+            answer = post(service, "/clip/img", RED)
             assert answer.status_code == 503
             assert 0 < int(answer.headers["retry-after"]) <= loader._QUARANTINE
             assert hub.endpoint in answer.json()["msg"]
             assert not list(cache.rglob("clip/*/visual/model.onnx")), "half a file looks whole"
             hub.status, hub.spoiled, hub.cuts, hub.silent = 0, False, 0, False
             hub.left.set()
-            until(lambda: post(service, "/clip/img", photo).status_code == 200, loader._QUARANTINE + 30)
+            until(lambda: post(service, "/clip/img", RED).status_code == 200, loader._QUARANTINE + 30)
     whole = {str(path.relative_to(cache / "clip" / NAME)): path for path in (cache / "clip" / NAME).rglob("*.onnx")}
     assert all(path.read_bytes() == files[name] for name, path in whole.items())
     assert "visual/model.onnx" in whole
@@ -373,7 +352,6 @@ def test_a_clock_that_is_set_back_stops_nothing(own: Path, tmp_path: Path) -> No
 
 
 def test_two_services_on_one_cache_do_each_other_no_harm(own: Path, tmp_path: Path) -> None:
-    asked: list[Request] = []
     (tmp_path / "two").mkdir()
     with running(tmp_path, demo_environment(own)) as one, running(tmp_path / "two", demo_environment(own)) as two:
         asked = answered(one.url, mixed(each=2))

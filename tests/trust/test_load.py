@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
-import pytest
-
 from demo.pictures import colour_photo, text_page
 from photos import jpeg
 from service import Service, anonymous_mb
@@ -48,19 +46,11 @@ def test_sixty_four_clients_get_their_own_answers_or_503(service: Service, long:
     assert answered(service.url, asked)  # all of them, once the load has fallen
 
 
-@pytest.fixture(scope="module")
-def large() -> list[Request]:
-    """Photos of 48 megapixels, each with its own answer."""
+def test_sixteen_clients_with_48_megapixels_stay_within_the_memory(service: Service, long: bool) -> None:
     size = (8000, 6000)
-    photos = [jpeg(colour_photo(colour, size), 80) for colour in ("red", "blue")]
-    page = jpeg(text_page(["Number 48"], (3200, 1200))[0].resize(size), 80)
-    return [*(Request("/clip/img", *form(photo)) for photo in photos), Request("/ocr", *form(page))]
-
-
-def test_sixteen_clients_with_48_megapixels_stay_within_the_memory(
-    service: Service, large: list[Request], long: bool
-) -> None:
-    asked = answered(service.url, large)
+    photos = [("/clip/img", colour_photo("red", size)), ("/clip/img", colour_photo("blue", size))]
+    photos.append(("/ocr", text_page(["Number 48"], (3200, 1200))[0].resize(size)))
+    asked = answered(service.url, [Request(route, *form(jpeg(photo, 80))) for route, photo in photos])
     with highest_memory(service) as most, running_traffic(service.url, asked, clients=16) as seen:
         time.sleep(300 if long else 8)
     check(seen)

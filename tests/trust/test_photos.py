@@ -34,11 +34,12 @@ SAID = {
 def corpus() -> list[bytes]:
     """A small photo of every kind, and of the odd ones that have a way of their own through a decoder."""
     photo = colour_photo("orange", (160, 120))
-    kinds = [encode(photo) for encode in (*IN_COLOUR.values(), *IN_GREY.values())]
-    kinds += [turned(photo, orientation) for orientation in (3, 6, 8)]
-    kinds += [turned(photo, 6, "PNG"), jpeg(text_page(["One line"], (320, 120))[0])]
-    kinds += [that_claims(kind, 9_000, 9_000) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF")]
-    return kinds
+    return [
+        *(encode(photo) for encode in (*IN_COLOUR.values(), *IN_GREY.values())),
+        *(turned(photo, orientation) for orientation in (3, 6, 8)),
+        *(turned(photo, 6, "PNG"), jpeg(text_page(["One line"], (320, 120))[0])),
+        *(that_claims(kind, 9_000, 9_000) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF")),
+    ]
 
 
 CORPUS = corpus()
@@ -73,7 +74,7 @@ def changed(data: bytes, changes: list[tuple[str, float, int]]) -> bytes:
             case "number":
                 width, order = (2, 4)[value % 2], ("big", "little")[value // 2 % 2]
                 number = BIG[value // 4] & ((1 << 8 * width) - 1)
-                data = data[:at] + number.to_bytes(width, "big" if order == "big" else "little") + data[at + width :]
+                data = data[:at] + number.to_bytes(width, order) + data[at + width :]
             case "remove":
                 data = data[:at] + data[at + value :]
             case "repeat":
@@ -132,23 +133,18 @@ def test_no_damaged_photo_ends_the_service_hangs_it_or_leaves_anything_behind(ca
 
 
 def bombs() -> dict[str, bytes]:
-    """Small files that would be large pictures."""
-    plain = Image.new("RGB", (10_000, 10_000))
+    """Small files that would be large pictures, or large texts in them."""
+    plain, small = Image.new("RGB", (10_000, 10_000)), encoded(Image.new("RGB", (8, 8)), "PNG")
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(900_000_000), 9))
     return {
         "a png of a hundred megapixels": encoded(plain, "PNG"),
-        "a gif of a hundred megapixels": encoded(Image.new("P", (10_000, 10_000)), "GIF"),
+        "a gif of a hundred megapixels": encoded(Image.new("P", plain.size), "GIF"),
         "a tiff of a hundred megapixels": encoded(plain, "TIFF", compression="tiff_lzw"),
         "a jpeg of a hundred megapixels": encoded(plain, "JPEG"),
-        "a png of sixteen bits": encoded(Image.new("I;16", (10_000, 10_000)), "PNG"),
-        "a png with a text that swells": _text_bomb(),
+        "a png of sixteen bits": encoded(Image.new("I;16", plain.size), "PNG"),
+        "a png with a text that swells": small[:33] + text + small[33:],
         "a jpeg inside a jpeg": jpeg(colour_photo("red", (64, 64))) * 2000,
     }
-
-
-def _text_bomb() -> bytes:
-    small = encoded(Image.new("RGB", (8, 8)), "PNG")
-    swollen = b"Comment\0\0" + zlib.compress(bytes(900_000_000), 9)
-    return small[:33] + chunk(b"zTXt", swollen) + small[33:]
 
 
 def test_small_files_that_would_be_large_stay_within_the_memory(capped: Service) -> None:

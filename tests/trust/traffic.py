@@ -2,12 +2,13 @@
 """Clients that keep a service busy, know what each answer must be, and never send a request twice."""
 
 import contextlib
+import itertools
 import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
@@ -43,9 +44,8 @@ def form(photo: bytes) -> tuple[bytes, str]:
 
 def mixed(size: tuple[int, int] = (320, 240), each: int = 4) -> list[Request]:
     """Requests for every route, each with an answer of its own."""
-    colours = ["red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink"][:each]
     asked: list[Request] = []
-    for i, colour in enumerate(colours):
+    for i, colour in enumerate(["red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink"][:each]):
         page = text_page([f"Number {4701 + 13 * i}"], (max(size[0], 320), max(size[1] // 2, 120)))[0]
         asked += [
             Request("/clip/img", *form(jpeg(colour_photo(colour, size)))),
@@ -58,15 +58,13 @@ def mixed(size: tuple[int, int] = (320, 240), each: int = 4) -> list[Request]:
 
 def answered(url: str, requests: Sequence[Request]) -> list[Request]:
     """The requests with the answers that they get now, from a service that nothing disturbs."""
+    done = []
     with contextlib.closing(_connection(url)) as connection:
-        done = []
         for request in requests:
             status, answer, _ = request.send(connection)
             assert (status, "msg" in answer) == (200, False), answer
-            done.append(Request(request.route, request.body, request.content_type, answer))
-    assert len({json.dumps(request.answer) for request in done}) == len(done), (
-        "each answer must be known from all others"
-    )
+            done.append(replace(request, answer=answer))
+    assert len({json.dumps(request.answer) for request in done}) == len(done), "two answers are the same"
     return done
 
 
@@ -88,34 +86,30 @@ def running_traffic(
 ) -> Iterator[Traffic]:
     """Sends the requests from so many clients, over and over, until the context ends.
 
-    may_fail: statuses that count as an answer where they come with Retry-After; all others than 200 are wrong.
-    cut: how many may break off, since they are on their way to a process that is killed.
+    may_fail: statuses that count as an answer if they come with Retry-After; all others than 200 are wrong.
+    cut: how many may break off because their process is killed.
     """
     seen, lock, end = Traffic(), threading.Lock(), threading.Event()
 
     def client(number: int) -> None:
-        connection = _connection(url)
-        turn = number
+        connection, turns = _connection(url), itertools.islice(itertools.cycle(requests), number, None)
         while not end.is_set():
-            request = requests[turn % len(requests)]
-            turn += 1
-            began = time.monotonic()
+            request, began = next(turns), time.monotonic()
             try:
                 status, answer, retry_after = request.send(connection)
             except (OSError, HTTPException) as error:
                 connection.close()
-                with lock:
-                    seen.sent += 1
-                    seen.lost.append(f"{request.route}: {type(error).__name__} {error}")
-                end.wait(0.05)
-                continue
+                status, answer, retry_after = 0, f"{type(error).__name__} {error}", None
             with lock:
                 seen.sent += 1
-                seen.statuses[status] += 1
-                seen.slowest = max(seen.slowest, time.monotonic() - began)
+                if status:
+                    seen.statuses[status] += 1
+                    seen.slowest = max(seen.slowest, time.monotonic() - began)
+                else:
+                    seen.lost.append(f"{request.route}: {answer}")
                 if status == 200 and alike(answer, request.answer):
                     seen.right += 1
-                elif status == 200 or status not in may_fail or retry_after is None:
+                elif status and (status not in may_fail or retry_after is None):
                     seen.wrong.append(f"{request.route} {status}: {str(answer)[:200]}")
             if status != 200:
                 end.wait(0.05)

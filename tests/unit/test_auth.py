@@ -75,37 +75,10 @@ def test_ten_different_wrong_keys_are_heard_in_the_minute_from_the_first(guarded
     assert guarded.statuses(*range(10), "right") == [401] * 10 + [429]
 
 
-def test_an_old_key_over_and_over_guesses_nothing_and_two_keys_at_once_are_two(guarded: Guarded) -> None:
-    assert guarded.statuses(*["old"] * 20, "right") == [401] * 20 + [200]
+def test_two_keys_at_once_are_no_key_and_two_guesses(guarded: Guarded) -> None:
     for number in range(0, 10, 2):
-        assert guarded.client(f"{number}", f"{number}+", address="5").post("/ocr").status_code == 401
-    assert guarded.statuses("right", address="5") == [429]
-
-
-def test_a_client_that_has_used_the_right_key_is_never_blocked(guarded: Guarded) -> None:
-    assert guarded.statuses("right", *range(10), "wrong", "right") == [200, *[401] * 10, 429, 200]
-
-
-@pytest.mark.parametrize(
-    ("address", "other", "is_same"),
-    [
-        ("192.168.1.7", "::ffff:192.168.1.7", True),
-        ("192.168.1.7", "192.168.1.8", False),
-        ("::ffff:192.168.1.7", "::ffff:192.168.1.8", False),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2:ffff::1", True),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:3:3:4:5:6", False),
-        ("a name", "a name", True),
-    ],
-)
-def test_ipv6_addresses_count_by_their_network(guarded: Guarded, address: str, other: str, is_same: bool) -> None:
-    guarded.statuses(*range(10), address=address)
-    assert guarded.statuses("right", address=other) == [429 if is_same else 200]
-
-
-@pytest.mark.parametrize("keys", [(), ("wrong",), ("",), ("right", "right"), ("right", "wrong"), ("Right",)])
-def test_a_request_without_the_key_is_told_why(guarded: Guarded, keys: tuple[str, ...]) -> None:
-    answer = guarded.client(*keys).post("/ocr")
-    assert (answer.status_code, answer.json()) == (401, {"detail": "Invalid API key"})
+        assert guarded.client(f"{number}", f"{number}+").post("/ocr").status_code == 401
+    assert guarded.statuses("right", address="::ffff:1.2.3.4") == [429]
 
 
 @pytest.mark.parametrize(
