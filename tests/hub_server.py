@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _list(self, hub: HubServer, repository: str) -> None:
         hub.requests.append((f"list {repository}", ""))
         if repository not in hub.repositories:
-            self._reply(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
+            self._reply(404, b'{"error": "Repository not found"}')
             return
         siblings = []
         for name, content in hub.repositories[repository].items():
@@ -120,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _resolve(self, hub: HubServer, repository: str, name: str) -> None:
         content = hub.repositories.get(repository, {}).get(name)
         if content is None:
-            self._reply(404, b"Entry not found", {"X-Error-Code": "EntryNotFound"})
+            self._reply(404, b"Entry not found")
         elif name.endswith(".onnx"):
             self._reply(302, b"", {"Location": f"{hub.endpoint}/cdn/{repository}/{name}"})
         else:
