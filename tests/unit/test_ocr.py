@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -66,12 +66,17 @@ class Reading:
     scores: list[float]
 
 
+class Input(NamedTuple):
+    name: str = "x"
+    shape: Sequence[int | str | None] = (None, 3, None, None)
+
+
 @dataclass(frozen=True)
 class Fixed:
     """A session that always answers the same."""
 
     output: NDArray[np.float32]
-    inputs = (Node("x", (None, 3, None, None)),)
+    inputs: Sequence[Node] = (Input(),)
     outputs: Sequence[Node] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
 

@@ -101,15 +101,15 @@ def test_a_phones_jpeg_with_a_second_picture_is_a_jpeg(quarters: Image.Image) ->
 @pytest.mark.parametrize(
     ("kind", "values", "expected"),
     [
-        ("PNG", np.uint16([0, 257, 0x8080, 0xFFFF]), [0, 1, 0x80, 255]),
-        ("TIFF", np.uint16([0, 257, 0x8080, 0xFFFF]), [0, 1, 0x80, 255]),
-        ("PNG", np.uint16([0, 100, 255]), [0, 0, 0]),  # dark is dark, not stretched
-        ("TIFF", np.int32([0, 100, 255]), [0, 100, 255]),
-        ("TIFF", np.int32([0, 100, 256]), [0, 0, 0]),
-        ("TIFF", np.int32([0, 65535, 131070]), [0, 127, 255]),
-        ("TIFF", np.float32([-1, 0.5, 1, 2]), [0, 127, 255, 255]),
-        ("TIFF", np.float32([0, 1, 3, 255]), [0, 1, 3, 255]),
-        ("TIFF", np.float32([0, 0.5, 1, np.inf, np.nan]), [0, 127, 255, 255, 0]),
+        ("PNG", np.array([0, 257, 0x8080, 0xFFFF], np.uint16), [0, 1, 0x80, 255]),
+        ("TIFF", np.array([0, 257, 0x8080, 0xFFFF], np.uint16), [0, 1, 0x80, 255]),
+        ("PNG", np.array([0, 100, 255], np.uint16), [0, 0, 0]),  # dark is dark, not stretched
+        ("TIFF", np.array([0, 100, 255], np.int32), [0, 100, 255]),
+        ("TIFF", np.array([0, 100, 256], np.int32), [0, 0, 0]),
+        ("TIFF", np.array([0, 65535, 131070], np.int32), [0, 127, 255]),
+        ("TIFF", np.array([-1, 0.5, 1, 2], np.float32), [0, 127, 255, 255]),
+        ("TIFF", np.array([0, 1, 3, 255], np.float32), [0, 1, 3, 255]),
+        ("TIFF", np.array([0, 0.5, 1, np.inf, np.nan], np.float32), [0, 127, 255, 255, 0]),
         ("PNG", np.array([0, 1], bool), [0, 255]),
         ("GIF", np.array([0, 1], bool), [0, 255]),
     ],
@@ -132,15 +132,15 @@ def test_a_png_with_16_bits_a_colour_keeps_the_high_bytes() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "WebP", "TIFF"])
 def test_transparent_pixels_lie_on_white(kind: str) -> None:
-    rgba = Image.fromarray(np.uint8([[(*RED, 255), (*RED, 0), (0, 0, 0, 128), (255, 255, 255, 255)]]))
+    rgba = Image.fromarray(np.array([[(*RED, 255), (*RED, 0), (0, 0, 0, 128), (255, 255, 255, 255)]], np.uint8))
     rgb = _pixels(_file(rgba, kind, **({"exact": True} if kind == "WebP" else {})))[0]
     np.testing.assert_allclose(rgb.astype(int), [RED, [255] * 3, [127] * 3, [255] * 3], atol=1)
 
 
 def test_transparent_grey_and_transparent_colours_of_a_palette_lie_on_white() -> None:
-    grey = Image.fromarray(np.uint8([[(0, 0), (90, 255)]]), "LA")
+    grey = Image.fromarray(np.array([[(0, 0), (90, 255)]], np.uint8), "LA")
     assert _pixels(_file(grey)).tolist() == [[[255] * 3, [90] * 3]]
-    palette = Image.fromarray(np.uint8([[0, 1]]), "P")
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
     palette.putpalette([*RED, *BLUE])
     assert _pixels(_file(palette)).tolist() == [[list(RED), list(BLUE)]]
     for kind in ("PNG", "GIF"):
