@@ -72,9 +72,9 @@ def changed(data: bytes, changes: list[tuple[str, float, int]]) -> bytes:
             case "cut":
                 data = data[:at]
             case "number":
-                width, order = (2, 4)[value % 2], ("big", "little")[value // 2 % 2]
+                width = (2, 4)[value % 2]
                 number = BIG[value // 4] & ((1 << 8 * width) - 1)
-                data = data[:at] + number.to_bytes(width, order) + data[at + width :]
+                data = data[:at] + number.to_bytes(width, "little" if value // 2 % 2 else "big") + data[at + width :]
             case "remove":
                 data = data[:at] + data[at + value :]
             case "repeat":

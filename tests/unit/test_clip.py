@@ -59,7 +59,7 @@ def _reference(data: bytes, size: int) -> NDArray[np.float32]:
     left, top = int(image.width / 2 - size / 2), int(image.height / 2 - size / 2)
     pixels = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
     normal = (pixels - [0.48145466, 0.4578275, 0.40821073]) / DEVIATION
-    return normal.transpose(2, 0, 1)[None].astype(np.float32)
+    return np.asarray(normal.transpose(2, 0, 1)[None], np.float32)
 
 
 def _psnr(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -105,7 +105,8 @@ def test_small_and_odd_sizes_are_rounded_as_the_base_image_rounds(colours: Pair,
     data = encoded(Image.fromarray(noise), "PNG")
     vector = clip.encode_photo(Photo.open(data), colours.visual)
     np.testing.assert_allclose(colours.seen.feeds[-1]["image"], _reference(data, 224), atol=0.04)
-    assert (vector.shape, vector.dtype, np.linalg.norm(vector)) == ((512,), np.float32, pytest.approx(1, abs=1e-6))
+    assert (vector.shape, vector.dtype.name) == ((512,), "float32")
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("size", [(200, 300), (29, 56), (56, 29)])
@@ -162,7 +163,7 @@ def test_white_space_is_one_space_and_none_at_the_ends(colours: Pair) -> None:
 def test_a_text_is_padded_and_cut_to_the_models_length(colours: Pair, words: int, length: int) -> None:
     assert colours.ids(" ".join(["red"] * words)) == colours.ids("red") * length
     given = colours.read.feeds[-2]["text"]
-    assert (given.shape, given.dtype) == ((1, 77), np.int32)
+    assert (given.shape, given.dtype.name) == ((1, 77), "int32")
     assert np.all(given[0, length:] == colours.textual.tokenizer.token_to_id("<pad>"))
 
 
@@ -184,9 +185,9 @@ def test_an_mclip_model_gets_its_two_inputs(tmp_path: Path) -> None:
     pair = Pair.load(tmp_path / "XLM")
     assert pair.words("red green") == ["red", "green"]
     given = pair.read.feeds[-1]
-    assert {name: (value.shape, value.dtype) for name, value in given.items()} == {
-        "input_ids": ((1, 77), np.int32),
-        "attention_mask": ((1, 77), np.int32),
+    assert {name: (value.shape, value.dtype.name) for name, value in given.items()} == {
+        "input_ids": ((1, 77), "int32"),
+        "attention_mask": ((1, 77), "int32"),
     }
     assert given["attention_mask"].sum() == 2
 

@@ -253,7 +253,7 @@ def test_vectors_have_length_one_and_are_the_same_from_a_recogniser_of_one_face_
     )
     assert (len(recorded.feeds), len(single.feeds)) == (1, 6)
     np.testing.assert_allclose(alone, together, atol=1e-5)
-    assert (together.shape, together.dtype) == ((6, 512), np.float32)
+    assert (together.shape, together.dtype.name) == ((6, 512), "float32")
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
     assert (together @ together.T - np.eye(6)).max() < 0.5, "it does not tell people apart"
 

@@ -18,7 +18,7 @@ def said(reply: Response) -> Any:
 
 
 def test_ocr_is_three_lists_of_strings() -> None:
-    quad = np.array([[4.126, 7], [287, 7.004], [287, 28], [4.126, 28]], np.float64)
+    quad = np.array([[4.126, 7], [287, 7.004], [287, 28], [4.126, 28]], np.float32)
     assert said(replies.lines([Line("飞机 A", 0.98249, quad)])) == {
         "result": {
             "texts": ["飞机 A"],
