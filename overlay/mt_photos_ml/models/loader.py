@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""From a model's name to what a task works with: fetched, opened, checked, and mended once where it is damaged."""
+"""From a model's name to what a task works with: fetched, opened, checked, and fetched once more if damaged."""
 
 import asyncio
 import logging
@@ -20,10 +20,10 @@ from .variants import variant_of
 
 log = logging.getLogger("mt_photos_ml")
 
-_QUARANTINE = 30.0  # seconds during which a model that failed is not tried again
+_RETRY_SECONDS = 30.0  # during which a model that failed is not tried again
 
 Stamp = tuple[tuple[int, int, int], ...]
-"""Of files: when changed, how long, which; other files under the same names have another."""
+"""The modification time (ns), size (bytes) and inode of each file of a model: another stamp, other files."""
 
 
 class Model(Protocol):
@@ -31,7 +31,7 @@ class Model(Protocol):
 
     @property
     def example_shape(self) -> Sequence[int]:
-        """Of an input that the task gives it."""
+        """The shape of an input as the task makes it."""
         ...
 
 
@@ -41,39 +41,39 @@ T_co = TypeVar("T_co", bound=Model, covariant=True)
 
 @dataclass(frozen=True)
 class ModelKey(Generic[T_co]):
-    """A model, and what makes of its session, and of the folder that it lies in, what a task works with."""
+    """A model, and the function that makes what a task works with from its session and its folder."""
 
     ref: ModelRef
     load: Callable[[Session, Path], T_co]
 
 
 class Source(Protocol):
-    """Who puts model files into the cache."""
+    """Puts model files into the cache."""
 
     def fetch(self, ref: ModelRef) -> Path:
-        """The model file, downloaded where it is missing. Blocks. Raises DownloadError."""
+        """The model file, downloaded if it is missing. Blocks. Raises DownloadError."""
         ...
 
     def invalidate(self, ref: ModelRef, files: Sequence[str]) -> bool:
-        """Removes damaged files, of ref.files; True where they can be fetched again."""
+        """Removes damaged files, some of ref.files; True if they can be fetched again."""
         ...
 
 
 class ModelUnavailable(RuntimeError):
-    """A model can't be used now. message: why and what to do. retry_after: seconds."""
+    """A model can't be used now; the message says why and what to do. retry_after: seconds."""
 
-    def __init__(self, message: str, retry_after: float = _QUARANTINE) -> None:
+    def __init__(self, message: str, retry_after: float = _RETRY_SECONDS) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
-class _BesideDamaged(ModelDamaged):
-    """Not the model file itself but what lies beside it, where it has anything beside it."""
+class _OtherFileDamaged(ModelDamaged):
+    """A file beside the model file is damaged, if the model has any."""
 
 
 @dataclass(frozen=True)
 class Loaded(Generic[T]):
-    """A model, its file, the stamp of the files that it was read from, and by how many MB memory grew as it was."""
+    """A model, its file, the stamp of its files before they were read, and the memory that loading it took."""
 
     model: T
     path: Path
@@ -82,7 +82,7 @@ class Loaded(Generic[T]):
 
 
 class Loader:
-    """Loads one model at a time; downloads wait for nobody."""
+    """Loads one model at a time; downloads run side by side."""
 
     def __init__(self, runtime: Runtime, source: Source, scheduler: CpuScheduler) -> None:
         self._runtime, self._source, self._scheduler = runtime, source, scheduler
@@ -95,16 +95,16 @@ class Loader:
         return list(self._fetching)
 
     async def fetch(self, ref: ModelRef) -> Path:
-        """The model file, by one download for all who ask meanwhile. Raises DownloadError."""
+        """The model file. Calls during a download wait for that download. Raises DownloadError."""
         if ref not in self._fetching:
-            # in a daemon thread, since a download takes minutes: the end of the service must not wait for it
+            # in a daemon thread, because the end of the process must not wait minutes for a download
             future = self._fetching[ref] = asyncio.wrap_future(run_in_daemon(lambda: self._source.fetch(ref)))
             future.add_done_callback(lambda _: self._fetching.pop(ref))
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(self._fetching[ref])
 
     async def load(self, key: ModelKey[T], again: bool = True) -> Loaded[T]:
-        """again: whether a damaged model may be fetched once more. Raises ModelUnavailable."""
+        """again: whether a damaged model is fetched once more. Raises ModelUnavailable."""
         ref = key.ref
         try:
             path = await self.fetch(ref)
@@ -114,7 +114,7 @@ class Loader:
             raise ModelUnavailable(f"{ref} can't be downloaded: {error}") from error
         except ModelDamaged as error:
             log.warning("%s is damaged: %s", ref, error)
-            files = ref.files[1:] if isinstance(error, _BesideDamaged) and ref.files[1:] else ref.files[:1]
+            files = ref.files[1:] if isinstance(error, _OtherFileDamaged) and ref.files[1:] else ref.files[:1]
             if not (again and await asyncio.to_thread(self._source.invalidate, ref, files)):
                 raise ModelUnavailable(f"{ref} is damaged; delete {path.parent} and put it there again") from error
         except MemoryError as error:
@@ -125,7 +125,7 @@ class Loader:
         return await self.load(key, again=False)
 
     def _open(self, key: ModelKey[T], path: Path) -> Loaded[T]:
-        """The model, whose own files, such as a large vocabulary, are read while its session is opened."""
+        """Opens the session while the files beside the model, such as a large vocabulary, are read."""
         started, stamp, before = time.perf_counter(), stamp_of(key.ref, path), anonymous_mb()
         with ThreadPoolExecutor() as opener:
             opening = opener.submit(self._open_session, key.ref, path)
@@ -134,8 +134,8 @@ class Loader:
             except (MemoryError, ModelDamaged):
                 raise
             except Exception as error:  # tokenizers raises no class of its own
-                opening.result()  # what is wrong with the model file itself comes first
-                raise _BesideDamaged(f"{path.parent}: {first_line(error)}") from error
+                opening.result()  # an error of the model file itself comes first
+                raise _OtherFileDamaged(f"{path.parent}: {first_line(error)}") from error
             opening.result()
         variant = f" ({key.ref.variant})" if key.ref.variant else ""
         log.info("loaded %s%s in %.2f s", key.ref, variant, time.perf_counter() - started)
@@ -152,7 +152,7 @@ class Loader:
 
 
 def stamp_of(ref: ModelRef, path: Path) -> Stamp:
-    """path: of the model file that was fetched. Files that are not there have none."""
+    """path: of the model file. Missing files are left out."""
     files = [variant_of(path, ref.variant), *(path.parents[1] / file for file in ref.files[1:])]
     found = [file.stat() for file in files if file.is_file()]
     return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in found)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A loaded model in the store, and what a person is told of one."""
+"""A loaded model in the store, and the state of a model as users see it."""
 
 import time
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class ModelState:
 
 @dataclass
 class Entry(Generic[T]):
-    """since, idle_since: by time.monotonic(). is_settled: nothing is left to be prepared."""
+    """A loaded model. since, idle_since: by time.monotonic(). is_settled: whether its prepared form was tried."""
 
     key: ModelKey[T]
     loaded: Loaded[T]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Loaded models: loaded on first use, shared by all requests, dropped when idle, the memory given back."""
+"""Loaded models: loaded on first use, shared by all requests, dropped when idle, their memory given back."""
 
 import asyncio
 import contextlib
@@ -21,10 +21,10 @@ from .state import Entry, ModelState
 
 log = logging.getLogger("mt_photos_ml")
 
-_PATIENCE = 30.0  # seconds that a request waits for a model; after that it is told to come again
-_TTL, _TTL_OF_A_DEVICE = 60.0, 300.0  # seconds
-_PAUSE = 5.0  # seconds without a request, after which models are prepared
-_LONGEST_WORK = 600.0  # seconds without such a pause, after which they are too
+_PATIENCE_SECONDS = 30.0
+_CPU_TTL_SECONDS, _DEVICE_TTL_SECONDS = 60.0, 300.0  # loading a model again takes longest on a card
+_PAUSE_SECONDS = 5.0
+_MAX_DELAY_SECONDS = 600.0
 
 
 class Store:
@@ -39,16 +39,24 @@ class Store:
         restart: Callable[[], None] = lambda: None,
         progress: Callable[[ModelRef], str] = lambda ref: "downloaded",
         prepare: Callable[[Path, Sequence[int]], bool] = lambda model, shape: False,
+        *,
+        patience_seconds: float = _PATIENCE_SECONDS,
+        pause_seconds: float = _PAUSE_SECONDS,
+        max_delay_seconds: float = _MAX_DELAY_SECONDS,
     ) -> None:
         """ttl: seconds after which an idle model is dropped; 0 for never, None for what suits the devices.
 
-        preloaded: loaded at the start, and not dropped when idle. restart: ends the process so that another takes its
-        place, if nothing else gives a card's memory back. progress: "downloaded", and how far that is. prepare: makes a
-        better form of a model file, for inputs of this shape; True if the loader now finds it.
+        preloaded: loaded at the start, and not dropped when idle. restart: replaces the process, which is the only way
+        to give a card's memory back. progress: "downloaded", and how far that is. prepare: writes the prepared form of
+        a model file, for inputs of this shape; True if the loader now finds it. patience_seconds: that a request waits
+        for a model. pause_seconds: without a request, after which models are prepared; after max_delay_seconds they are
+        prepared without a pause.
         """
         self._loader, self._devices, self._ttl, self._progress = loader, devices, ttl, progress
         self._preloaded, self._restart = {key.ref: key for key in preloaded}, restart
         self._prepare = prepare
+        self._patience_seconds, self._pause_seconds = patience_seconds, pause_seconds
+        self._max_delay_seconds = max_delay_seconds
         self._entries: dict[ModelRef, Entry[Any]] = {}
         self._loading: dict[ModelRef, asyncio.Task[Entry[Any]]] = {}
         self._failed: dict[ModelRef, tuple[float, ModelUnavailable]] = {}
@@ -61,7 +69,7 @@ class Store:
         return sorted(map(str, self._entries))
 
     def state(self, ref: ModelRef) -> ModelState:
-        """What is the matter with a model now, as far as memory goes; its files are not looked at."""
+        """The state of a model in memory; its files are not looked at."""
         if entry := self._entries.get(ref):
             idle = None if entry.users else time.monotonic() - entry.idle_since
             return ModelState("in use" if entry.users else "ready", idle, entry.loaded.memory_mb)
@@ -75,13 +83,13 @@ class Store:
         return ModelState("not loaded")
 
     def stamp(self, key: ModelKey[Model]) -> Stamp | None:
-        """The stamp of the model files that were loaded last; None before that, and after a person unloaded them."""
+        """The stamp of the files that were loaded last; None after unload() or drop_unused() dropped the model."""
         return self._stamps.get(key.ref)
 
     @contextlib.asynccontextmanager
     async def use(self, key: ModelKey[T]) -> AsyncIterator[T]:
-        """The model, which stays loaded for as long as the context lasts. Raises ModelUnavailable."""
-        entry = await self._get(key)
+        """The model, which stays loaded until the context ends. Raises ModelUnavailable."""
+        entry = await self._get(key, self._patience_seconds)
         entry.users += 1
         try:
             yield entry.loaded.model
@@ -90,12 +98,12 @@ class Store:
             self._last_use = entry.idle_since = time.monotonic()
 
     async def load(self, key: ModelKey[Model]) -> None:
-        """Loads a model that a person wants to be there, however long it takes. Raises ModelUnavailable."""
-        self._failed.pop(key.ref, None)  # who asks by hand has done something about it
-        await self._get(key, patience=None)
+        """Loads a model at once, even if it failed a moment ago, however long it takes. Raises ModelUnavailable."""
+        self._failed.pop(key.ref, None)
+        await self._get(key)
 
     async def pull(self, key: ModelKey[Model]) -> None:
-        """Downloads what is missing of a model. Raises ModelUnavailable."""
+        """Downloads the missing files of a model at once. Raises ModelUnavailable."""
         self._failed.pop(key.ref, None)
         try:
             await self._loader.fetch(key.ref)
@@ -103,7 +111,7 @@ class Store:
             raise ModelUnavailable(f"{key.ref} can't be downloaded: {error}") from error
 
     async def unload(self, key: ModelKey[Model]) -> bool:
-        """Drops a model; False where it is in use."""
+        """Drops a model; False if it is in use."""
         entry = self._entries.get(key.ref)
         if entry is not None and not entry.users:
             await self._drop([key.ref])
@@ -111,12 +119,12 @@ class Store:
         return entry is None or not entry.users
 
     async def preload(self) -> None:
-        """Loads what is to be kept, one after the other; a failure is logged, and the first request tries again."""
+        """Loads the preloaded models, one after the other. A failure is logged; the first request tries again."""
         for key in self._preloaded.values():
             with contextlib.suppress(ModelUnavailable):
-                await self._get(key, patience=None)
+                await self._get(key)
 
-    async def _get(self, key: ModelKey[T], patience: float | None = _PATIENCE) -> Entry[T]:
+    async def _get(self, key: ModelKey[T], patience_seconds: float | None = None) -> Entry[T]:
         ref = key.ref
         if ref in self._entries:
             return self._entries[ref]
@@ -127,10 +135,10 @@ class Store:
             self._loading[ref] = asyncio.create_task(self._load(key))
             self._loading[ref].add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
-            return await asyncio.wait_for(asyncio.shield(self._loading[ref]), patience)
+            return await asyncio.wait_for(asyncio.shield(self._loading[ref]), patience_seconds)
         except TimeoutError:
-            is_coming = self._progress(ref) if ref in self._loader.fetching else "loaded"
-            raise ModelUnavailable(f"{ref} is still being {is_coming}") from None
+            step = self._progress(ref) if ref in self._loader.fetching else "loaded"
+            raise ModelUnavailable(f"{ref} is still being {step}") from None
 
     async def _load(self, key: ModelKey[T]) -> Entry[T]:
         ref = key.ref
@@ -147,41 +155,41 @@ class Store:
         return entry
 
     async def drop_unused(self) -> list[str]:
-        """Drops what nobody uses and gives the memory back; returns the names. Takes up files that were replaced: those
-        of models in use too, whose requests in progress finish on the old model."""
+        """Drops the models that are not in use, gives their memory back and returns their names. Also loads the models
+        in use again whose files were replaced; requests in progress finish on the old model."""
         names = await self._drop([ref for ref, entry in self._entries.items() if not entry.users])
         self._stamps = {ref: entry.loaded.stamp for ref, entry in self._entries.items()}
         for ref, entry in list(self._entries.items()):
             loaded = entry.loaded
             found = await asyncio.wrap_future(run_in_daemon(partial(stamp_of, ref, loaded.path)))
-            is_whole = len(found) == len(loaded.stamp)  # else a share may be gone, or somebody is still copying
-            if is_whole and found != loaded.stamp and self._entries.get(ref) is entry:
+            is_complete = len(found) == len(loaded.stamp)  # else a share may be gone, or a copy may be in progress
+            if is_complete and found != loaded.stamp and self._entries.get(ref) is entry:
                 log.info("%s was replaced on the disk", ref)
-                await self._reload(entry)
+                entry.is_settled = not await self._reload(entry)
         return names
 
     async def drop_idle(self, seconds: float) -> None:
-        """Drops what nobody has used for so long, but for what is preloaded."""
+        """Drops the models that were idle for so long, except the preloaded ones."""
         since = time.monotonic() - seconds
         idle = [ref for ref, entry in self._entries.items() if not entry.users and entry.idle_since <= since]
         if idle := [ref for ref in idle if ref not in self._preloaded]:
             await self._drop(idle)
 
     async def prepare(self) -> None:
-        """Has the models prepared that were opened as they are, and changes over to the prepared ones."""
+        """Writes the prepared forms of models that have none, and loads those."""
         for ref, entry in list(self._entries.items()):
             if entry.is_settled:
                 continue
             entry.is_settled = True
-            made = partial(self._prepare, entry.loaded.path, entry.loaded.model.example_shape)
-            if await asyncio.wrap_future(run_in_daemon(made)) and self._entries.get(ref) is entry:
+            write = partial(self._prepare, entry.loaded.path, entry.loaded.model.example_shape)
+            if await asyncio.wrap_future(run_in_daemon(write)) and self._entries.get(ref) is entry:
                 await self._reload(entry)
 
     async def _reload(self, entry: Entry[Any]) -> bool:
-        """Requests in progress finish on the old model."""
+        """Loads a model again; True if that succeeded. Requests in progress finish on the old model."""
         try:
             entry.loaded = await self._loader.load(entry.key)
-        except ModelUnavailable as failure:  # the one that is loaded is still good
+        except ModelUnavailable as failure:  # the old model stays
             log.error("%s", failure)
             return False
         self._stamps[entry.key.ref] = entry.loaded.stamp
@@ -197,32 +205,32 @@ class Store:
         return names
 
     @property
-    def _idle_seconds(self) -> float:
-        """After which an idle model is dropped: soon where loading it again costs next to nothing."""
+    def ttl_seconds(self) -> float:
+        """After which an idle model is dropped; 0 for never."""
         if self._ttl is not None:
             return self._ttl
-        return _TTL_OF_A_DEVICE if self._devices.holds_memory else _TTL
+        return _DEVICE_TTL_SECONDS if self._devices.holds_memory else _CPU_TTL_SECONDS
 
     @property
     def _quiet_seconds(self) -> float:
-        """For how long no model has been in use."""
+        """Since a model was in use last."""
         if any(entry.users for entry in self._entries.values()):
             return 0.0
         return time.monotonic() - max((entry.idle_since for entry in self._entries.values()), default=self._last_use)
 
     async def run_maintenance(self) -> None:
-        """For as long as the service runs: drops models that are idle, prepares them, and in a pause gives back
-        what photos left free."""
-        pause, trimmed = min((self._ttl if self._ttl is not None else _TTL) / 2 or _PAUSE, _PAUSE), 0.0
+        """Until it is cancelled: drops idle models, prepares models, and gives free memory back in a pause."""
+        pause, trimmed = min(self.ttl_seconds / 2 or self._pause_seconds, self._pause_seconds), 0.0
         while True:
             await asyncio.sleep(pause)
             oldest = min((entry.since for entry in self._entries.values() if not entry.is_settled), default=None)
-            if oldest is not None and (self._quiet_seconds >= _PAUSE or oldest < time.monotonic() - _LONGEST_WORK):
+            overdue = oldest is not None and oldest < time.monotonic() - self._max_delay_seconds
+            if oldest is not None and (overdue or self._quiet_seconds >= self._pause_seconds):
                 await self.prepare()
-            if seconds := self._idle_seconds:
+            if seconds := self.ttl_seconds:
                 await self.drop_idle(seconds)
-                rests = not self._entries and not self._loading and self._last_use <= time.monotonic() - seconds
-                if rests and self._devices.holds_memory:
+                is_idle = not self._entries and not self._loading and self._last_use <= time.monotonic() - seconds
+                if is_idle and self._devices.holds_memory:
                     log.info("starting afresh, since nothing was asked for a while: so the device's memory comes back")
                     self._restart()
                     return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The seam: who opens a session for a model file. Nothing outside this folder knows where a session comes from."""
+"""The seam: a Runtime opens a Session for a model file. Nothing outside this folder knows which library runs it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ class Node(Protocol):
 
     @property
     def shape(self) -> Sequence[int | str | None]:
-        """A number where the model fixes the axis, a name or None where it is free."""
+        """A number for an axis that the model fixes; a name or None for a free one."""
         ...
 
 
@@ -31,39 +31,39 @@ class Session(Protocol):
 
     @property
     def outputs(self) -> Sequence[Node]:
-        """None at all where the runtime does not tell."""
+        """Empty if the runtime does not tell."""
         ...
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the model file says of itself, such as the characters that a text recogniser knows."""
+        """The metadata in the model file, such as the characters that a text recogniser knows."""
         ...
 
     @property
     def one_thread(self) -> "Session | None":
-        """The same model on one thread, to run beside others; None if that would need memory of its own."""
+        """The same model on one thread, to run beside others; None if that would take more memory."""
         ...
 
     def run(self, feed: Tensors) -> list[NDArray[Any]]:
-        """All outputs in the model's order."""
+        """All outputs, in the model's order."""
         ...
 
 
 class ModelDamaged(RuntimeError):
-    """The model file is not whole, or no model at all."""
+    """The model file is incomplete, or not a model."""
 
 
 class InferenceError(RuntimeError):
-    """A model that is loaded can't compute; the message names it."""
+    """An inference failed; the message names the model."""
 
 
 class Runtime(Protocol):
-    """Opens sessions. Runtimes wrap each other: one for NPUs, one for prepared models, onnxruntime at the core."""
+    """Opens sessions. Runtimes wrap each other: one for NPUs, one for prepared models, onnxruntime innermost."""
 
     def open(self, model: Path) -> Session:
         """Loads a model file of the cache layout, `…/TASK/NAME/TYPE/model.onnx`. Raises ModelDamaged, MemoryError."""
         ...
 
     def runs_on(self, model: Path) -> str:
-        """What a model of the cache runs on, such as CPU, CUDA or OpenVINO."""
+        """The device that a model runs on, such as CPU, CUDA or OpenVINO."""
         ...

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The devices that onnxruntime can use here, and the options of each: those that the base image gives its sessions."""
+"""The devices that onnxruntime can use on this machine, and the same options for each as the base image sets."""
 
 import contextlib
 import io
@@ -24,19 +24,19 @@ _HINTS = {
     "OpenVINOExecutionProvider": "a container is given an Intel GPU by --device /dev/dri",
     "CoreMLExecutionProvider": "it is for Apple's processors",
 }
-"""The providers that we use, the preferred first, and what to look at where one can't be used."""
+"""The providers that we use, the preferred first, and a hint for each that can't be used."""
 
-# A model that does nothing: y = Identity(x), a float, as onnx.helper writes it.
 IDENTITY = bytes.fromhex(
     "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02080142040a001011"
 )
+"""A model that does nothing: y = Identity(x), of one float, as onnx.helper writes it."""
 
 
 class Devices:
-    """The devices of this machine. No device is asked anything before the first model is opened.
+    """The devices of this machine. No device is touched before the first model is opened.
 
-    refused: those that are there and can't be used, each with why, as far as that is known yet.
-    holds_memory: whether a session was opened on a card, whose memory only the end of the process gives back.
+    refused: the devices that this build supports and that did not work, each with the reason; empty before the first
+    model. holds_memory: whether a session was opened on a card: only the end of the process gives back its memory.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Devices:
         rocm_precision: str = "FP32",
         npu: Npu | None = None,
     ) -> None:
-        """number: of the card, if there are several. Precision: FP32 or FP16."""
+        """number: of the card, counted from 0. Precision: FP32 or FP16."""
         self._number, self._openvino_precision, self._rocm_precision = number, openvino_precision, rocm_precision
         self.npu = npu
         self.refused: list[str] = []
@@ -58,16 +58,16 @@ class Devices:
 
     @property
     def is_accelerated(self) -> bool:
-        """Whether models run on something else than the processor."""
+        """Whether models run on a device other than the CPU."""
         return self.npu is not None or self.provider != CPU
 
     @cached_property
     def provider(self) -> str:
-        """The best of this build of onnxruntime that works on this machine; why a better one does not is logged."""
-        import onnxruntime as ort  # 40 MB and a fifth of a second that a start without a photo does not need
+        """The preferred provider of this build of onnxruntime that works here. Logs why a preferred one does not."""
+        import onnxruntime as ort  # imported late: it takes 40 MB and 0.2 s
 
         if find_spec("nvidia") and hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # of the CUDA that the extra installed
+            ort.preload_dlls()  # the CUDA libraries that our extra installs
         available = ort.get_available_providers()
         for provider in _HINTS:
             if provider in available:
@@ -83,41 +83,41 @@ class Devices:
 
     @property
     def name(self) -> str:
-        """Of what onnxruntime runs models on, such as CPU or CUDA."""
+        """Of the device that onnxruntime uses, such as CPU or CUDA."""
         return self.provider.removesuffix("ExecutionProvider")
 
     def describe(self) -> str:
-        """The runtime, its version and the devices it uses, in one line for a person."""
+        """The runtime, its version and its device, in one line for users."""
         import onnxruntime as ort
 
         return f"{f'{self.npu.name}, else ' if self.npu else ''}onnxruntime {ort.__version__} on {self.name}"
 
     def providers(self, model: Path) -> list[tuple[str, dict[str, str]]]:
-        """What to open a session of this model with; the processor comes last, for what the device can't do."""
+        """The providers for a session of this model, each with its options; the CPU runs what the device can't."""
         if self.provider == CPU:
             return [(CPU, {})]
         self.holds_memory = True
         return [(self.provider, self._options(self.provider, model)), (CPU, {})]
 
     def _failure(self, provider: str) -> str | None:
-        """Why a model that does nothing can't run on it; None where it can."""
+        """Why a model that does nothing fails on it; None if it runs."""
         import numpy as np
         import onnxruntime as ort
 
-        said = io.StringIO()
+        stdout = io.StringIO()
         try:
-            with contextlib.redirect_stdout(said):  # where onnxruntime says that it falls back by itself
+            with contextlib.redirect_stdout(stdout):  # onnxruntime prints there that it falls back to the CPU
                 session = ort.InferenceSession(IDENTITY, providers=[(provider, self._options(provider, None))])
                 session.run(None, {"x": np.zeros(1, np.float32)})
         except Exception as error:  # onnxruntime has no class for its errors
-            return _first_line(str(error))
+            return _one_line(str(error))
         if session.get_providers()[0] == provider:
             return None
-        errors = (line for line in said.getvalue().splitlines() if "EP Error" in line)
-        return _first_line(next(errors, "onnxruntime finds no such device"))
+        errors = (line for line in stdout.getvalue().splitlines() if "EP Error" in line)
+        return _one_line(next(errors, "onnxruntime finds no such device"))
 
     def _options(self, provider: str, model: Path | None) -> dict[str, str]:
-        """model: beside it lies what a provider compiles of it."""
+        """model: compiled forms are kept beside it."""
         match provider:
             case "CUDAExecutionProvider" | "ROCMExecutionProvider":
                 return {"arena_extend_strategy": "kSameAsRequested", "device_id": self._number}
@@ -129,8 +129,8 @@ class Devices:
                 )
             case "OpenVINOExecutionProvider":
                 # in half precision OCR reads nothing (upstream's issue 27941)
-                reads = model is not None and "ocr" in model.parts[-4:-3]
-                precision = "FP32" if reads else self._openvino_precision
+                is_ocr = model is not None and "ocr" in model.parts[-4:-3]
+                precision = "FP32" if is_ocr else self._openvino_precision
                 compiled = _writable(model, "openvino")
                 options = {"device_type": f"GPU.{self._number}", "precision": precision}
                 return options | ({"cache_dir": compiled} if compiled else {})
@@ -138,7 +138,7 @@ class Devices:
 
 
 def _writable(model: Path | None, name: str) -> str | None:
-    """A folder of this name beside the model, made where it is missing; None where that is not possible."""
+    """A folder of this name beside the model, made if it is missing; None if it can't be written."""
     if model is None:
         return None
     folder = model.parent / name
@@ -147,5 +147,5 @@ def _writable(model: Path | None, name: str) -> str | None:
     return str(folder) if os.access(folder, os.W_OK) else None
 
 
-def _first_line(said: str) -> str:
-    return " ".join(said.split())[:300]
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The two kinds of processor that onnxruntime does not know, by upstream's own sessions: Mali's with ARM NN, Rockchip's
-NPU. Models have a file of their own for each; where a model has none, its onnx file is opened as everywhere."""
+"""ARM NN on Mali and Rockchip's NPU, which onnxruntime does not support, through upstream's session classes. Models
+have a file of their own for each; a model without one is opened by the wrapped runtime."""
 
 import ctypes
 import importlib
@@ -25,7 +25,7 @@ _COMPATIBLE = Path("/proc/device-tree/compatible")
 
 @dataclass(frozen=True)
 class Npu:
-    """file: of a model for it, below the folder of its type. session: upstream's class, by module and name."""
+    """file: a model for this NPU, below the folder of the model's type. session: upstream's class, by module and name."""
 
     name: str
     file: str
@@ -33,7 +33,7 @@ class Npu:
 
 
 def find_npu(settings: Settings, compatible: Path = _COMPATIBLE) -> Npu | None:
-    """The one of this machine, in the image that is made for it. compatible: where the kernel names the board."""
+    """The NPU of this machine, if this is the image for it. compatible: the file in which the kernel names the board."""
     if settings.device == "armnn" and settings.ann:
         try:
             ctypes.CDLL("libmali.so")
@@ -56,7 +56,7 @@ def find_npu(settings: Settings, compatible: Path = _COMPATIBLE) -> Npu | None:
 
 
 class NpuSession:
-    """One of upstream's behind the seam. One run at a time: Rockchip's answers in the order it likes."""
+    """One of upstream's sessions behind the seam. One run at a time, because Rockchip's mixes up parallel answers."""
 
     one_thread = None
     outputs: Sequence[Node] = ()
@@ -72,7 +72,7 @@ class NpuSession:
 
 
 class NpuRuntime:
-    """Models that have a file for the NPU run there, the others by the runtime that is given."""
+    """Runs models that have a file for the NPU there, and the others by another runtime."""
 
     def __init__(self, npu: Npu, others: Runtime) -> None:
         self._npu, self._others = npu, others

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Sessions of onnxruntime, on every device that it knows."""
+"""Sessions of onnxruntime, on every device that it supports."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,13 +16,13 @@ from .devices import IDENTITY, Devices
 if TYPE_CHECKING:
     import onnxruntime
 
-# onnxruntime's errors that speak of the file; it exports none of its error classes. Others may speak of the device.
-_ERRORS_OF_THE_FILE = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoSuchFile", "UnicodeDecodeError")
+# onnxruntime does not export its error classes; these mean that the file is damaged, others may be about the device
+_FILE_ERRORS = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoSuchFile", "UnicodeDecodeError")
 
 
 @cache
 def _share_arena() -> None:
-    """One pool of memory for what all sessions on the processor compute with: seldom do two need theirs at a time."""
+    """Gives all sessions on the CPU one memory pool, since two seldom need it at the same time."""
     import onnxruntime as ort
 
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
@@ -30,7 +30,7 @@ def _share_arena() -> None:
 
 
 def shrink_arena() -> None:
-    """Returns the memory that sessions on the processor computed with; they share it, so dropping them does not."""
+    """Returns the free memory of the pool that sessions on the CPU share; dropping them does not."""
     if not _share_arena.cache_info().currsize:
         return
     import onnxruntime as ort
@@ -42,28 +42,28 @@ def shrink_arena() -> None:
 
 
 def session_options(threads: int) -> "onnxruntime.SessionOptions":
-    """How a session is to run, on any device. threads: for one inference; 0 leaves the choice to onnxruntime."""
+    """Options of a session on any device. threads: for one inference; 0 leaves the choice to onnxruntime."""
     import onnxruntime as ort
 
     _share_arena()
     options = ort.SessionOptions()
     options.add_session_config_entry("session.use_env_allocators", "1")
-    # else a model's threads go on waiting for work, with all their might, while the next model wants the cores
+    # otherwise a model's threads spin while the next model needs the cores
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # it keeps a plan of memory for every shape, and photos have any
+    options.enable_mem_pattern = False  # it keeps a memory plan for each shape, and every photo has another
     options.log_severity_level = 3
     return options
 
 
 @contextmanager
 def translate_ort_errors(model: Path) -> Iterator[None]:
-    """Raises ModelDamaged for the errors of onnxruntime that speak of the model file."""
+    """Raises ModelDamaged for errors of onnxruntime that mean that the model file is damaged."""
     try:
         yield
     except Exception as error:
-        if type(error).__name__ in _ERRORS_OF_THE_FILE or "xternal" in str(error):  # weights in a file beside it
+        if type(error).__name__ in _FILE_ERRORS or "xternal" in str(error):  # of weights in a file beside it
             raise ModelDamaged(f"{model}: {error}") from error
         raise
 
@@ -84,7 +84,7 @@ class OrtSession:
 
 
 class OrtRuntime:
-    """onnxruntime with the best device that works."""
+    """Opens models with onnxruntime, on the best device that works."""
 
     def __init__(self, threads: int = 0, devices: Devices | None = None) -> None:
         """threads: for one inference; 0 leaves the choice to onnxruntime."""

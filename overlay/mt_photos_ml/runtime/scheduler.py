@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Shares the processor's cores out to inferences."""
+"""Shares the CPU's cores among inferences."""
 
 import contextlib
 import logging
@@ -20,17 +20,17 @@ _OUT_OF_MEMORY = ("bad allocation", "bad_alloc", "Failed to allocate memory", "o
 
 
 class Usage(threading.local):
-    """model_ms: what this thread's inferences took since it became a worker, in milliseconds."""
+    """model_ms: milliseconds of this thread's inferences since it became a worker."""
 
     model_ms = 0.0
 
 
 class CpuScheduler:
-    """Several cores to a lone inference, one to each where as many workers are at work as there are cores. What finds
-    none free waits its turn."""
+    """Gives a lone inference several cores, and each inference one if there are as many workers as cores. An inference
+    waits for free cores."""
 
     def __init__(self, cores: int, threads: int) -> None:
-        """threads: of an inference that is alone."""
+        """threads: of a lone inference."""
         self._cores, self._threads = cores, min(threads, cores)
         self._free = threading.Semaphore(cores)
         self._turn, self._counting = threading.Lock(), threading.Lock()
@@ -39,7 +39,7 @@ class CpuScheduler:
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[Usage]:
-        """A worker is in it from decoding to answer, and wants a core throughout."""
+        """The context of a worker, from decoding to the answer; it needs a core throughout."""
         self._usage.model_ms = 0.0
         with self._counting:
             self._workers += 1
@@ -52,7 +52,7 @@ class CpuScheduler:
     def run(self, session: Session, feed: Tensors) -> list[NDArray[Any]]:
         one_thread = session.one_thread if self._workers >= self._cores else None
         chosen, threads = (one_thread, 1) if one_thread else (session, self._threads)
-        with self._turn:  # one at a time gathers cores, so that who needs several is not passed by for ever
+        with self._turn:  # one at a time takes cores, so that an inference that needs several gets them
             for _ in range(threads):
                 self._free.acquire()
         try:
@@ -65,7 +65,7 @@ class CpuScheduler:
 
 @dataclass(frozen=True)
 class ScheduledSession:
-    """A session, perhaps still being opened, whose inferences wait for their cores. name: of its model."""
+    """A session, perhaps still being opened, whose inferences wait for cores. name: of its model."""
 
     name: str
     opening: Future[Session]
@@ -91,7 +91,7 @@ class ScheduledSession:
         except MemoryError:
             raise
         except Exception as error:  # onnxruntime has no class for its errors
-            if any(said in str(error) for said in _OUT_OF_MEMORY):
+            if any(words in str(error) for words in _OUT_OF_MEMORY):
                 raise MemoryError from error
             log.error("%s: %s", self.name, error)
             raise InferenceError(f"{self.name} can't compute this; the log of the service says why") from error

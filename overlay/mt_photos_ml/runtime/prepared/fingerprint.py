@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What a file made of a model knows its original by. Imports neither numpy nor onnxruntime before it is asked."""
+"""Identifies model files, so that a file made from one can be matched to it. Imports neither numpy nor onnxruntime."""
 
 import platform
 from hashlib import sha256
@@ -8,14 +8,14 @@ from pathlib import Path
 Fingerprint = list[int | str]
 """A file's size and a digest, as JSON keeps them."""
 
-_FORMAT = 1  # of prepared models; another number, and all are made again
+_FORMAT = 1  # of prepared models; with another number all are written again
 _CPU_FIELDS = ("flags", "Features", "CPU implementer", "CPU part")  # of /proc/cpuinfo, on x86 and on ARM
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """Of 16 places in the file, its end among them: reading all takes a second for the largest."""
+    """Reads 16 pieces of the file, its end included, because reading all of it takes up to a second."""
     length, digest = path.stat().st_size, sha256()
-    piece = min(16_384, length)
+    piece = min(16_384, length)  # bytes
     with path.open("rb") as file:
         for i in range(16):
             file.seek(i * (length - piece) // 15)
@@ -24,7 +24,7 @@ def fingerprint(path: Path) -> Fingerprint:
 
 
 def cache_key(model: Path) -> str:
-    """Stands for the files of a model, this onnxruntime and this processor."""
+    """Identifies the files of a model, this onnxruntime and this processor together."""
     import onnxruntime as ort
 
     digest = sha256(f"{_FORMAT} {ort.__version__} {ort.get_build_info()} {_cpu()}".encode())
@@ -41,7 +41,7 @@ def model_files(model: Path) -> list[Path]:
 
 
 def _cpu() -> str:
-    """What sets processors apart whose kernels want their weights packed differently."""
+    """The fields by which onnxruntime's kernels choose how to pack weights."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Where weights lie in the file beside a model. onnxruntime maps it and reads packed weights by aligned loads, but when
-it writes it pads only large regions: behind one of an odd length all others are misaligned, and some kernels crash."""
+"""Aligns the weights in the file beside a model. onnxruntime maps the file and reads packed weights by aligned loads,
+but pads only large regions when it writes: after one of an odd length all are misaligned, and some kernels crash."""
 
 import mmap
 from collections.abc import Callable, Iterator
@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto
 
-ALIGNMENT = 64
-"""Bytes, of which each region begins at a multiple."""
+ALIGNMENT_BYTES = 64
+"""Each region begins at a multiple of it."""
 
-_LARGE = 1 << 20  # bytes of a region that begins with a page
+_PAGE_ALIGNED_BYTES = 1 << 20  # larger regions begin with a page
 Place = Callable[[int, int], int]
-"""Where a region of this offset and length is to be."""
+"""From the offset and the length of a region to its new offset."""
 
 
 def align(model: Path, weights: Path) -> None:
-    """Lays the file of weights out anew where a region in it is misaligned."""
+    """Writes the file of weights again, aligned, if a region in it is misaligned."""
     import onnx
 
     written = onnx.load(model, load_external_data=False)
     misaligned: list[int] = []
 
     def look(offset: int, length: int) -> int:
-        if offset % ALIGNMENT:
+        if offset % ALIGNMENT_BYTES:
             misaligned.append(offset)
         return offset
 
@@ -40,7 +40,7 @@ def align(model: Path, weights: Path) -> None:
         ):
 
             def move(offset: int, length: int) -> int:
-                boundary = mmap.PAGESIZE if length > _LARGE else ALIGNMENT
+                boundary = mmap.PAGESIZE if length > _PAGE_ALIGNED_BYTES else ALIGNMENT_BYTES
                 place = target.seek(-(-target.tell() // boundary) * boundary)
                 target.write(regions[offset : offset + length])
                 return place
@@ -51,7 +51,7 @@ def align(model: Path, weights: Path) -> None:
 
 
 def _place(model: "ModelProto", place: Place) -> None:
-    """Gives every region of a model's external data its place: a weight's own, and those of its packed forms."""
+    """Moves every region of a model's external data: the weights, and their packed forms."""
     for tensor in _tensors(model.graph):
         entries = {entry.key: entry for entry in tensor.external_data}
         if tensor.data_location == tensor.EXTERNAL:
@@ -71,5 +71,5 @@ def _tensors(graph: "GraphProto") -> Iterator["TensorProto"]:
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):  # the former is empty where there is none
+            for inner in (attribute.g, *attribute.graphs):  # attribute.g is empty if there is none
                 yield from _tensors(inner)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """Models prepared for this processor: optimised once, their weights packed in a file that is mapped, not read.
 
-onnxruntime writes and opens them itself, by public session options. Beside a model there is then
-`prepared/KEY/{model.onnx, weights.bin, tried.npz, record.json}`; KEY stands for the model's files, this onnxruntime and
-this processor, and a folder under that name is whole.
+onnxruntime writes and opens them itself, by public session options. The files are beside the model, in
+`prepared/KEY/{model.onnx, weights.bin, tried.npz, record.json}`. KEY identifies the model's files, this onnxruntime and
+this processor; a folder of that name is complete.
 """
 
 import json
@@ -29,31 +29,32 @@ log = logging.getLogger("mt_photos_ml")
 
 FOLDER = "prepared"
 
-_PROCESSOR = "CPU"
+"""Beside a model: holds its prepared forms."""
 
-_MIN_SIZE = 1_000_000  # bytes of a model that is worth it
-_GROWTH = 2.2  # the prepared form of a model is at most so much larger
-_FOR_GOOD = (REFUSED, -signal.SIGSEGV, -signal.SIGFPE, -signal.SIGILL)
+_CPU = "CPU"
+_MIN_BYTES = 1_000_000  # smaller models are not worth it
+_MAX_GROWTH = 2.2  # how much larger the prepared form of a model can be
+_FINAL_STATUSES = (REFUSED, -signal.SIGSEGV, -signal.SIGFPE, -signal.SIGILL)  # another attempt would end the same way
 _REASONS = {-9: "there was not enough memory to prepare it", -signal.SIGSEGV: "the attempt crashed"}  # -9: SIGKILL
-_ABANDONED = 3600.0  # seconds without a file more or less in a half-written folder, after which nobody writes to it
+_ABANDONED_SECONDS = 3600.0  # without a new file, after which the writer of a half-written folder is taken for dead
 
 
 class PreparedRuntime:
-    """Opens models by their prepared form if they have one, and makes it. Several processes may share a cache."""
+    """Opens the prepared form of models that have one, and writes it. Several processes may share a cache."""
 
     def __init__(self, runtime: Runtime, one_thread: Runtime, cache: Path, threads: int) -> None:
-        """runtime: opens the files, for inferences of so many threads. one_thread: the same, for one thread.
+        """runtime: opens files for inferences of so many threads; one_thread: for inferences of one thread.
 
-        cache: models elsewhere are opened as they are.
+        cache: models outside it are opened as they are.
         """
         self._runtime, self._one_thread, self._cache, self._threads = runtime, one_thread, cache, threads
-        self._lacking: set[Path] = set()  # folders of models that were opened as they are
+        self._lacking: set[Path] = set()  # prepared forms of models that were opened as they are
         self._given_up: set[Path] = set()
         self._child: subprocess.Popen[str] | None = None
         self._closed = False
 
     def close(self) -> None:
-        """Ends the preparation that is under way."""
+        """Ends a preparation in progress."""
         self._closed = True
         if (child := self._child) is not None:
             child.terminate()
@@ -62,20 +63,20 @@ class PreparedRuntime:
         return self._runtime.runs_on(model)
 
     def open(self, model: Path) -> Session:
-        """The model by its prepared form, or as it is if there is none yet, or a card computes."""
+        """The prepared form of the model; the model itself if there is none yet or it runs on a card."""
         session = None
-        with suppress(OSError):  # of a file that is not there; the runtime says so in its own words
-            if self.runs_on(model) == _PROCESSOR and (folder := self._folder(model)):
+        with suppress(OSError):  # of a missing file, about which the runtime raises its own error
+            if self.runs_on(model) == _CPU and (folder := self._folder(model)):
                 session = self._open_checked(folder)
                 if session is None and _read_record(folder) is None and folder not in self._given_up:
                     self._lacking.add(folder)
         return session or self._runtime.open(model)
 
     def prepare(self, model: Path, shape: Sequence[int]) -> bool:
-        """Makes the prepared form of a model that was opened as it is. True if there is one now.
+        """Writes the prepared form of a model that was opened as it is. True if there is one now.
 
-        shape: of an input that the service gives the model. Takes seconds to minutes, in a process that yields to the
-        service. An attempt that failed is not repeated.
+        shape: of an input that the service gives the model. Blocks for seconds to minutes, while a process of low
+        priority writes it. A failed attempt is not repeated.
         """
         try:
             folder = self._folder(model)
@@ -84,7 +85,7 @@ class PreparedRuntime:
             self._lacking.discard(folder)
             self._given_up.add(folder)
             with locked(folder.parent):
-                if _read_record(folder) is None:  # else another process did it while this one waited
+                if _read_record(folder) is None:  # otherwise another process wrote it meanwhile
                     self._make(model, folder, shape)
             self._given_up.discard(folder)
             return bool(_read_record(folder))
@@ -94,14 +95,14 @@ class PreparedRuntime:
         return False
 
     def _folder(self, model: Path) -> Path | None:
-        """Of its prepared form; None for a model that has none. Raises OSError."""
-        if not model.is_relative_to(self._cache) or _size(model) < _MIN_SIZE:
+        """The folder of the prepared form; None for a model that is never prepared. Raises OSError."""
+        if not model.is_relative_to(self._cache) or _size(model) < _MIN_BYTES:
             return None
         return model.parent / FOLDER / cache_key(model)
 
     def _make(self, model: Path, folder: Path, shape: Sequence[int]) -> None:
-        """Makes the folder. Raises PrepareError where another attempt may succeed; where none can, it is empty."""
-        needed, free = int(_GROWTH * _size(model)), shutil.disk_usage(folder.parent).free
+        """Makes the folder. Raises PrepareError if a later attempt may succeed; if none can, its record is empty."""
+        needed, free = int(_MAX_GROWTH * _size(model)), shutil.disk_usage(folder.parent).free
         if needed > free:
             raise PrepareError(f"{folder.parent} has {free // 1_000_000} MB free, {needed // 1_000_000} are needed")
         for left in folder.parent.glob(".*/"):
@@ -114,17 +115,17 @@ class PreparedRuntime:
             sync(half.iterdir())
             half.chmod(0o755)  # mkdtemp keeps it from other users of the cache
             if _read_record(folder) is None:
-                shutil.rmtree(folder, ignore_errors=True)  # without a record it is nothing
+                shutil.rmtree(folder, ignore_errors=True)  # a folder without a record is useless
             try:
                 half.rename(folder)
             except OSError:
-                if _read_record(folder) is None:  # else another was quicker, where there are no locks
+                if _read_record(folder) is None:  # otherwise another process was faster, on a share without locks
                     raise
         finally:
             shutil.rmtree(half, ignore_errors=True)
 
     def _write(self, model: Path, half: Path, shape: Sequence[int]) -> dict[str, Fingerprint]:
-        """Has a process write to the folder: the files; none where this model can't be prepared, ever."""
+        """Runs the process that writes the files, and returns them; none if the model can never be prepared."""
         log.info("preparing %s, once", self._name(model))
         started = time.perf_counter()
         arguments = [str(model), str(half), str(self._threads), "x".join(map(str, shape))]
@@ -140,7 +141,7 @@ class PreparedRuntime:
             log.info("prepared %s in %.1f s", self._name(model), time.perf_counter() - started)
             return {path.name: fingerprint(path) for path in half.iterdir()}
         reason = stderr.splitlines()[-1] if stderr else _REASONS.get(status, f"it ended with {status}")
-        if status not in _FOR_GOOD:
+        if status not in _FINAL_STATUSES:
             raise PrepareError(reason)
         log.warning("%s can't be prepared and is used as it is: %s", self._name(model), reason)
         for path in half.iterdir():
@@ -148,9 +149,9 @@ class PreparedRuntime:
         return {}
 
     def _open_checked(self, folder: Path) -> Session | None:
-        """The prepared model, if it is whole and answers as the original did; removes what is damaged."""
+        """The prepared model, if it is complete and answers as the original did; removes a damaged one."""
         record = _read_record(folder)
-        if not record:  # there is none, or it can't be prepared
+        if not record:  # no prepared form, or the model can never be prepared
             return None
         try:
             if any(record[name] != fingerprint(folder / name) for name in record):
@@ -171,7 +172,7 @@ class PreparedRuntime:
 
 
 class _MappedSession:
-    """A prepared model: for several threads, and on demand for one, since both share the mapped weights."""
+    """A prepared model for several threads, and on demand for one; both sessions share the mapped weights."""
 
     def __init__(self, session: Session, open_one_thread: Callable[[], Session]) -> None:
         self.inputs, self.outputs, self.metadata = session.inputs, session.outputs, session.metadata
@@ -184,13 +185,13 @@ class _MappedSession:
     def one_thread(self) -> Session | None:
         with self._opening:
             if self._one_thread is None:
-                with suppress(Exception):  # its files may have been deleted since; the other session is still good
+                with suppress(Exception):  # its files may have been deleted since; the other session still works
                     self._one_thread = self._open_one_thread()
             return self._one_thread
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
-    """The files of a prepared model; {} where it can't be prepared, None where nobody tried."""
+    """The files of a prepared model; {} if it can never be prepared, None if that was not tried."""
     try:
         record = json.loads((folder / "record.json").read_text())
     except (OSError, ValueError):
@@ -204,8 +205,8 @@ def _size(model: Path) -> int:
 
 
 def find_stale(folder: Path) -> list[Path]:
-    """What lies in a model's folder and is of no use: models prepared for another onnxruntime or processor, or of files
-    that have changed since, and half-written ones that a process left which was killed."""
+    """The useless folders in a model's folder: prepared for another onnxruntime, processor or model file, or left
+    half-written by a killed process."""
     stale = [path for path in sorted(folder.glob("*/.int8.partial")) if _is_abandoned(path)]
     for prepared in sorted(folder.glob(f"*/{FOLDER}")):
         kept = cache_key(prepared.parent / MODEL)
@@ -215,8 +216,8 @@ def find_stale(folder: Path) -> list[Path]:
 
 
 def _is_abandoned(half: Path) -> bool:
-    """Whether the process that is writing a folder was killed, rather than being at it."""
+    """Whether the process that wrote to a folder is dead, as far as one can tell."""
     try:
-        return half.stat().st_mtime < time.time() - _ABANDONED
+        return half.stat().st_mtime < time.time() - _ABANDONED_SECONDS
     except OSError:
         return False  # put in place meanwhile

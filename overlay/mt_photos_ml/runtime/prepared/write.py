@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """`python -m mt_photos_ml.runtime.prepared.write MODEL FOLDER THREADS SHAPE` writes the prepared form of a model.
 
-A process of its own: the memory it takes goes with it, and should onnxruntime crash over a model, the service doesn't.
+It is a process of its own, so that all its memory is given back, and a crash of onnxruntime does not end the service.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 MODEL, WEIGHTS, EXAMPLE = "model.onnx", "weights.bin", "tried.npz"
 REFUSED = 30
-"""Exit status where the model can't be prepared, ever; gunicorn has a meaning for 3 and 4."""
+"""Exit status if the model can never be prepared; 3 and 4 mean something to gunicorn."""
 
-_MIN_MAPPED = 65_536  # bytes of a weight that goes into the file; smaller are not worth a page
+_MIN_MAPPED_BYTES = 65_536  # smaller weights stay in the model file
 _DTYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int32)": "i4", "tensor(int64)": "i8"}
 
 
@@ -33,16 +33,16 @@ class PrepareError(RuntimeError):
 
 
 def prepare(model: Path, folder: Path, threads: int, shape: Sequence[int]) -> None:
-    """Writes MODEL, WEIGHTS and EXAMPLE. Raises PrepareError where what it wrote is no good.
+    """Writes MODEL, WEIGHTS and EXAMPLE. Raises PrepareError if the written model answers differently.
 
-    shape: of an input that the service gives the model; its numbers stand in for the axes that the model leaves free.
+    shape: of an input that the service gives the model; its numbers are used for the model's free axes.
     """
     original = _open(
         model,
         threads,
         folder / MODEL,
         optimized_model_external_initializers_file_name=WEIGHTS,
-        optimized_model_external_initializers_min_size_in_bytes=str(_MIN_MAPPED),
+        optimized_model_external_initializers_min_size_in_bytes=str(_MIN_MAPPED_BYTES),
         save_external_prepacked_constant_initializers="1",
     )
     feed = _example(original, shape)
@@ -57,7 +57,7 @@ def prepare(model: Path, folder: Path, threads: int, shape: Sequence[int]) -> No
 
 
 def check_answer(session: Session, folder: Path) -> None:
-    """Raises ValueError where a session does not answer as the original did to the example."""
+    """Raises ValueError if a session answers differently from the original to the example."""
     with np.load(folder / EXAMPLE) as example:
         feed = {name.removeprefix("in "): example[name] for name in example.files if name.startswith("in ")}
         expected = [example[f"out {i}"] for i in range(len(example.files) - len(feed))]
@@ -79,7 +79,7 @@ def _open(path: Path, threads: int, written: Path | None = None, **entries: str)
 
 
 def _example(session: "onnxruntime.InferenceSession", like: Sequence[int]) -> Tensors:
-    """An input of the model's own shapes, and of this one where they are free."""
+    """Random inputs of the model's own shapes; a free axis has the length that `like` gives."""
     random, feed = np.random.default_rng(0), {}
     for node in session.get_inputs():
         if node.type not in _DTYPES:
@@ -99,8 +99,8 @@ def _close(answers: list[NDArray[Any]], expected: list[NDArray[Any]]) -> bool:
     )
 
 
-def _yield_to_the_service() -> None:
-    """Its requests come first, and where memory runs out it is this process that goes."""
+def _lower_priority() -> None:
+    """Leaves the CPU to the service, and has this process killed first if memory runs out."""
     with contextlib.suppress(AttributeError, OSError):
         os.nice(19)
     with contextlib.suppress(OSError):
@@ -108,7 +108,7 @@ def _yield_to_the_service() -> None:
 
 
 if __name__ == "__main__":
-    _yield_to_the_service()
+    _lower_priority()
     try:
         prepare(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), [int(n) for n in sys.argv[4].split("x")])
     except PrepareError as error:
