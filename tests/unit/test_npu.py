@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from demo.models import build_faces
-from mt_photos_ml.runtime.npu import Npu, NpuRuntime, NpuSession, find_npu
+from mt_photos_ml.runtime.npu import Npu, NpuRuntime, find_npu
 from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.settings import Settings
 
@@ -32,15 +32,12 @@ class {name}:
     def run(self, names, feed):
         return self._session.run(names, feed)
 """
-PRESENT = """
-from mt_photos_ml.runtime.npu import find_npu
-from mt_photos_ml.settings import load
-print(find_npu(load()))
-"""
+ARM_NN = Npu("ARM NN", "model.armnn", ("immich_ml.sessions.ann", "AnnSession"))
+ROCKCHIP = Npu("Rockchip's NPU", "rknpu/rk3588/model.rknn", ("immich_ml.sessions.rknn", "RknnSession"))
 
 
 @pytest.fixture
-def upstreams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A package of upstream's with the two classes."""
     for kind, name in (("ann", "AnnSession"), ("rknn", "RknnSession")):
         folder = tmp_path / "site" / "immich_ml" / "sessions" / kind
@@ -52,90 +49,75 @@ def upstreams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         del sys.modules[name]
 
 
-def settings(**given: object) -> Settings:
-    return Settings.model_validate(given)
-
-
-def board(folder: Path, names: str) -> Path:
-    path = folder / "compatible"
-    path.write_text(names)
-    return path
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    build_faces(tmp_path)
+    return tmp_path / "recognition" / "model.onnx"
 
 
 @pytest.mark.parametrize("soc", ["rk3566", "rk3568", "rk3576", "rk3588"])
-def test_rockchips_is_known_by_the_board_and_its_library(
+def test_rockchips_npu_is_found_by_the_board_and_its_library(
     soc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compatible = board(tmp_path, f"radxa,rock\0rockchip,{soc}\0")
-    assert find_npu(settings(device="rknn"), compatible) is None  # without the library
+    def find(names: str = f"radxa,rock\0rockchip,{soc}\0", **settings: object) -> Npu | None:
+        (tmp_path / "compatible").write_text(names)
+        return find_npu(Settings.model_validate({"device": "rknn", **settings}), tmp_path / "compatible")
+
+    assert find() is None, "the library is missing"
     (tmp_path / "rknnlite").mkdir()
-    (tmp_path / "rknnlite" / "__init__.py").write_text("")
+    (tmp_path / "rknnlite" / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    there = find_npu(settings(device="rknn"), compatible)
-    assert there == Npu("Rockchip's NPU", f"rknpu/{soc}/model.rknn", ("immich_ml.sessions.rknn", "RknnSession"))
-    assert find_npu(settings(device="rknn", rknn=False), compatible) is None
-    assert find_npu(settings(device="cpu"), compatible) is None
-    assert find_npu(settings(device="rknn"), board(tmp_path, "raspberrypi,5-model-b\0")) is None
-    assert find_npu(settings(device="rknn"), tmp_path / "nothing") is None
+    assert find() == Npu(ROCKCHIP.name, f"rknpu/{soc}/model.rknn", ROCKCHIP.session)
+    assert find(rknn=False) is None
+    assert find(device="cpu") is None
+    assert find("raspberrypi,5-model-b\0") is None
+    assert find_npu(Settings.model_validate({"device": "rknn"}), tmp_path / "nothing") is None
 
 
-def test_arm_nn_is_known_by_its_two_libraries(tmp_path: Path) -> None:
+def test_arm_nn_is_found_by_its_two_libraries(tmp_path: Path) -> None:
     any_library = ctypes.util.find_library("z") or "libz.so.1"
-    loaded = subprocess.run(
-        [sys.executable, "-c", f"import ctypes; ctypes.CDLL({any_library!r}); print(open('/proc/self/maps').read())"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    path = next(line.split()[-1] for line in loaded.stdout.splitlines() if any_library.split(".so")[0] in line)
+    print_maps = f"import ctypes; ctypes.CDLL({any_library!r}); print(open('/proc/self/maps').read())"
+    maps = subprocess.run([sys.executable, "-c", print_maps], capture_output=True, text=True, check=True).stdout
+    path = next(line.split()[-1] for line in maps.splitlines() if any_library.split(".so")[0] in line)
     environment = {"DEVICE": "armnn", "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
-    for name, expected in (("libmali.so", "None"), ("libann.so", "Npu(name='ARM NN'")):
+    find = (
+        "from mt_photos_ml.runtime.npu import find_npu; from mt_photos_ml.settings import load; print(find_npu(load()))"
+    )
+    for name, expected in (("libmali.so", None), ("libann.so", ARM_NN)):
         shutil.copy(path, tmp_path / name)
         ended = subprocess.run(
-            [sys.executable, "-c", PRESENT], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", find], env=environment, capture_output=True, text=True, check=True
         )
-        assert ended.stdout.startswith(expected), ended.stderr
+        assert ended.stdout.strip() == str(expected), ended.stderr
 
 
-@pytest.mark.parametrize(
-    ("file", "session"),
-    [
-        ("model.armnn", ("immich_ml.sessions.ann", "AnnSession")),
-        ("rknpu/rk3588/model.rknn", ("immich_ml.sessions.rknn", "RknnSession")),
-    ],
-)
-def test_a_model_with_a_file_for_the_npu_runs_there_and_another_as_everywhere(
-    upstreams: None, tmp_path: Path, file: str, session: tuple[str, str]
-) -> None:
-    build_faces(tmp_path)
-    model, plain = tmp_path / "recognition" / "model.onnx", OrtRuntime(1)
-    runtime = NpuRuntime(Npu("the NPU", file, session), plain)
-    feed = {plain.open(model).inputs[0].name: np.ones((1, 3, 112, 112), np.float32)}
-    assert not isinstance(runtime.open(model), NpuSession)
-    (model.parent / file).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(model, model.parent / file)
-    there = runtime.open(model)
-    assert isinstance(there, NpuSession)
-    assert np.array_equal(there.run(feed)[0], plain.open(model).run(feed)[0])
-    assert there.inputs[0].shape[1:] == [3, 112, 112]
+@pytest.mark.parametrize("npu", [ARM_NN, ROCKCHIP], ids=["armnn", "rknn"])
+@pytest.mark.usefixtures("upstream")
+def test_a_model_with_a_file_for_the_npu_runs_there_and_another_does_not(model: Path, npu: Npu) -> None:
+    plain = OrtRuntime(1)
+    runtime, file = NpuRuntime(npu, plain), model.parent / npu.file
+    assert (runtime.runs_on(model), len(runtime.open(model).outputs)) == ("CPU", 1)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    model.rename(file)  # the onnx file is not needed
+    session, original = runtime.open(model), plain.open(file)
+    assert runtime.runs_on(model) == npu.name
+    assert session.inputs[0].shape[1:] == [3, 112, 112]
+    feed = {original.inputs[0].name: np.ones((1, 3, 112, 112), np.float32)}
+    np.testing.assert_array_equal(session.run(feed)[0], original.run(feed)[0])
 
 
-def test_a_file_that_the_npu_cannot_open_is_left_for_the_onnx_file(
-    upstreams: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    build_faces(tmp_path)
-    model = tmp_path / "recognition" / "model.onnx"
+@pytest.mark.usefixtures("upstream")
+def test_if_the_npu_cannot_open_its_file_the_onnx_file_is_used(model: Path, caplog: pytest.LogCaptureFixture) -> None:
     (model.parent / "model.armnn").write_bytes(b"damaged")
-    runtime = NpuRuntime(Npu("ARM NN", "model.armnn", ("immich_ml.sessions.ann", "AnnSession")), OrtRuntime(1))
-    assert not isinstance(runtime.open(model), NpuSession)
+    runtime = NpuRuntime(ARM_NN, OrtRuntime(1))
+    assert len(runtime.open(model).outputs) == 1
     assert "model.armnn, the processor is used instead: Cannot load model!" in caplog.text
     model.unlink()
     with pytest.raises(RuntimeError, match=r"ARM NN can't open .*model\.armnn: Cannot load model!"):
         runtime.open(model)
 
 
-def test_a_class_that_is_gone_is_named(tmp_path: Path) -> None:
-    (tmp_path / "model.armnn").write_bytes(b"any")
-    gone = NpuRuntime(Npu("ARM NN", "model.armnn", ("immich_ml.sessions.ann", "AnnSession")), OrtRuntime(1))
+def test_a_session_class_that_upstream_no_longer_has_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.armnn").touch()
     with pytest.raises(RuntimeError, match=r"ARM NN can't open .*No module named 'immich_ml'"):
-        gone.open(tmp_path / "model.onnx")
+        NpuRuntime(ARM_NN, OrtRuntime(1)).open(tmp_path / "model.onnx")

@@ -1,77 +1,98 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The scheduler: cores are shared out, and the time that inferences take is known to who asked for them."""
+"""Inferences share the cores, their time is measured, and an error of theirs is told from a lack of memory."""
 
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from mt_photos_ml.runtime.scheduler import CpuScheduler
+from mt_photos_ml.runtime import InferenceError, Node, Session, Tensors
+from mt_photos_ml.runtime.scheduler import CpuScheduler, ScheduledSession
 
 
-def test_only_so_many_inferences_run_at_once() -> None:
-    running, most = 0, 0
+class Sleeping:
+    """A session that computes nothing for 20 ms. most: how many of all ran at a time."""
+
+    inputs: tuple[Node, ...] = ()
+    outputs: tuple[Node, ...] = ()
+    metadata: Mapping[str, str] = {}
+    running = most = 0
     lock = threading.Lock()
 
-    class Slow:
-        inputs: tuple[()] = ()
-        outputs: tuple[()] = ()
-        metadata: Mapping[str, str] = {}
-        one_thread = None
+    def __init__(self, one_thread: "Sleeping | None" = None, error: Exception | None = None) -> None:
+        self.one_thread, self.error, self.runs = one_thread, error, 0
 
-        def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-            nonlocal running, most
-            with lock:
-                running += 1
-                most = max(most, running)
-            time.sleep(0.02)
-            with lock:
-                running -= 1
-            return [np.zeros(1)]
+    def run(self, feed: Tensors) -> list[NDArray[Any]]:
+        with self.lock:
+            Sleeping.running += 1
+            Sleeping.most = max(Sleeping.most, Sleeping.running)
+        time.sleep(0.02)
+        with self.lock:
+            Sleeping.running -= 1
+        self.runs += 1
+        if self.error:
+            raise self.error
+        return [np.zeros(1)]
 
-    scheduler = CpuScheduler(cores=4, threads=2)
-    spent: list[float] = []
+
+@pytest.mark.parametrize(("one_thread", "most"), [(None, 2), (Sleeping(), 4)], ids=["two-cores-each", "one-core-each"])
+def test_no_more_inferences_run_at_once_than_there_are_cores(one_thread: Sleeping | None, most: int) -> None:
+    scheduler, session, spent_ms = CpuScheduler(cores=4, threads=2), Sleeping(one_thread), list[float]()
+    everybody, Sleeping.most = threading.Barrier(8), 0
 
     def work() -> None:
         with scheduler.worker() as usage:
-            scheduler.run(Slow(), {})
-            spent.append(usage.model_ms)
+            everybody.wait(10)
+            scheduler.run(session, {})
+            everybody.wait(10)
+            spent_ms.append(usage.model_ms)
         with scheduler.worker() as usage:
-            assert usage.model_ms == 0
+            spent_ms.append(usage.model_ms)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == 2
-    assert len(spent) == 8
-    assert min(spent) >= 15
+    assert Sleeping.most == most
+    assert sorted(spent_ms)[:8] == [0] * 8, "a worker begins at 0"
+    assert sorted(spent_ms)[8] >= 15
 
 
-def test_a_lone_worker_gets_several_threads_and_as_many_as_there_are_cores_one_each() -> None:
-    scheduler, used = CpuScheduler(cores=2, threads=2), list[str]()
-
-    class Named:
-        inputs: tuple[()] = ()
-        outputs: tuple[()] = ()
-        metadata: Mapping[str, str] = {}
-
-        def __init__(self, name: str, one_thread: "Named | None") -> None:
-            self.name, self.one_thread = name, one_thread
-
-        def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-            used.append(self.name)
-            return []
-
-    several = Named("several", Named("one", None))
-    with scheduler.worker():
-        scheduler.run(several, {})
+def test_a_lone_worker_gets_several_threads_and_each_of_many_gets_one() -> None:
+    scheduler, one = CpuScheduler(cores=2, threads=2), Sleeping()
+    several = Sleeping(one)
+    for workers, expected in ((1, (1, 0)), (2, (1, 1)), (1, (2, 1))):
         with scheduler.worker():
-            scheduler.run(several, {})
-            scheduler.run(Named("several, it has no other", None), {})
-        scheduler.run(several, {})
-    assert used == ["several", "one", "several, it has no other", "several"]
+            if workers == 2:
+                with scheduler.worker():
+                    scheduler.run(several, {})
+            else:
+                scheduler.run(several, {})
+        assert (several.runs, one.runs) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "words"),
+    [
+        (RuntimeError("BFCArena: Failed to allocate memory for 9 bytes"), MemoryError, ""),
+        (MemoryError(), MemoryError, ""),
+        (ValueError("a wrong shape"), InferenceError, "ocr/small can't compute this; the log of the service says why"),
+    ],
+)
+def test_an_inference_that_fails_names_its_model_or_a_lack_of_memory(
+    error: Exception, raised: type[Exception], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    opening, scheduler = Future[Session](), CpuScheduler(cores=1, threads=1)
+    opening.set_result(Sleeping(error=error))
+    session = ScheduledSession("ocr/small", opening, scheduler)
+    for _ in range(2):  # its cores are free again
+        with pytest.raises(raised) as caught:
+            session.run({})
+        assert str(caught.value) == words
+    assert caplog.messages == (["ocr/small: a wrong shape"] * 2 if words else [])

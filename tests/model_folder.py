@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""A source of models that builds the demo's in place of a download."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from demo.models import build_clip, build_faces
+from mt_photos_ml.models.catalog import ModelRef
+from mt_photos_ml.models.hub import DownloadError
+from mt_photos_ml.models.loader import ModelKey
+from mt_photos_ml.tasks import clip, faces
+
+VISUAL = ModelKey(ModelRef("clip", "mine", "visual"), clip.Visual.load)
+TEXTUAL = ModelKey(ModelRef("clip", "mine", "textual"), clip.Textual.load)
+DETECTION = ModelKey(ModelRef("facial-recognition", "mine", "detection"), faces.Detector.load)
+
+
+class ModelFolder:
+    """failure: what a download fails with. fetched, invalidated: what was asked for."""
+
+    def __init__(self, cache: Path, *, can_mend: bool = True, seconds: float = 0) -> None:
+        """can_mend: whether damaged files can be downloaded again. seconds: that a download takes."""
+        self.cache, self.can_mend, self.seconds = cache, can_mend, seconds
+        self.failure = ""
+        self.fetched: list[ModelRef] = []
+        self.invalidated: list[str] = []
+
+    def fetch(self, ref: ModelRef) -> Path:
+        self.fetched.append(ref)
+        time.sleep(self.seconds)
+        if self.failure:
+            raise DownloadError(self.failure)
+        if ref.missing(self.cache):
+            (build_clip if ref.task == "clip" else build_faces)(ref.folder(self.cache))
+        return ref.path(self.cache)
+
+    def invalidate(self, ref: ModelRef, files: Sequence[str]) -> bool:
+        self.invalidated += files
+        if self.can_mend:
+            for file in files:
+                (ref.folder(self.cache) / file).unlink()
+        return self.can_mend
