@@ -16,7 +16,7 @@ TEXTUAL = ModelKey(ModelRef("clip", "mine", "textual"), clip.Textual.load)
 DETECTION = ModelKey(ModelRef("facial-recognition", "mine", "detection"), faces.Detector.load)
 
 
-class ModelFolder:
+class Folder:
     """failure: what a download fails with. fetched, invalidated: what was asked for."""
 
     def __init__(self, cache: Path, *, can_mend: bool = True, seconds: float = 0) -> None:

@@ -3,15 +3,13 @@
 
 import asyncio
 import gc
-import logging
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model_folder import TEXTUAL, VISUAL, ModelFolder
+from model_folder import TEXTUAL, VISUAL, Folder
 from mt_photos_ml.models.catalog import ModelRef
 from mt_photos_ml.models.loader import Loaded, Loader, ModelKey, ModelUnavailable, stamp_of
 from mt_photos_ml.runtime import Session
@@ -23,9 +21,9 @@ INT8 = ModelKey(ModelRef("clip", "mine", "visual", "int8"), clip.Visual.load)
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> ModelFolder:
+def source(tmp_path: Path) -> Folder:
     """Has the model, and an int8 variant that is a copy of it."""
-    source = ModelFolder(tmp_path)
+    source = Folder(tmp_path)
     model = source.fetch(VISUAL.ref)
     (model.parent / "int8").mkdir()
     (model.parent / "int8" / "model.onnx").write_bytes(model.read_bytes())
@@ -33,7 +31,7 @@ def source(tmp_path: Path) -> ModelFolder:
     return source
 
 
-def load(source: ModelFolder, key: ModelKey[Any] = VISUAL) -> Loaded[Any]:
+def load(source: Folder, key: ModelKey[Any] = VISUAL) -> Loaded[Any]:
     return asyncio.run(Loader(OrtRuntime(1), source, CpuScheduler(1, 1)).load(key))
 
 
@@ -47,9 +45,7 @@ def load(source: ModelFolder, key: ModelKey[Any] = VISUAL) -> Loaded[Any]:
     ],
     ids=["model", "settings", "tokenizer"],
 )
-def test_damaged_files_are_fetched_once_more(
-    source: ModelFolder, key: ModelKey[Any], file: str, content: bytes
-) -> None:
+def test_damaged_files_are_fetched_once_more(source: Folder, key: ModelKey[Any], file: str, content: bytes) -> None:
     path = key.ref.folder(source.cache) / file
     path.write_bytes(content)
     load(source, key)
@@ -59,8 +55,8 @@ def test_damaged_files_are_fetched_once_more(
     assert source.invalidated == list(key.ref.files[:1] if is_model else key.ref.files[1:])
 
 
-def test_damaged_files_that_stay_damaged_are_named(source: ModelFolder) -> None:
-    class Broken(ModelFolder):
+def test_damaged_files_that_stay_damaged_are_named(source: Folder) -> None:
+    class Broken(Folder):
         def fetch(self, ref: ModelRef) -> Path:
             path = super().fetch(ref)
             path.write_bytes(b"half")
@@ -75,7 +71,7 @@ def test_damaged_files_that_stay_damaged_are_named(source: ModelFolder) -> None:
         assert len(broken.fetched) == times
 
 
-def test_a_damaged_variant_leaves_the_original_alone(source: ModelFolder) -> None:
+def test_a_damaged_variant_leaves_the_original_alone(source: Folder) -> None:
     (VISUAL.ref.path(source.cache).parent / "int8" / "model.onnx").write_bytes(b"half")
     with pytest.raises(ModelUnavailable) as raised:
         load(source, INT8)
@@ -92,7 +88,7 @@ def test_a_damaged_variant_leaves_the_original_alone(source: ModelFolder) -> Non
         (RuntimeError(), "clip/mine/visual can't be loaded: RuntimeError"),
     ],
 )
-def test_an_error_of_the_runtime_is_told_in_one_line(source: ModelFolder, error: Exception, words: str) -> None:
+def test_an_error_of_the_runtime_is_told_in_one_line(source: Folder, error: Exception, words: str) -> None:
     class Failing(OrtRuntime):
         def open(self, model: Path) -> Session:
             raise error
@@ -106,7 +102,7 @@ def test_an_error_of_the_runtime_is_told_in_one_line(source: ModelFolder, error:
 def test_a_download_that_nobody_waits_for_any_more_fails_without_a_word(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = ModelFolder(tmp_path, seconds=0.2)
+    source = Folder(tmp_path, seconds=0.2)
     source.failure = "no mirror answers"
 
     async def turn_away() -> None:
@@ -121,16 +117,7 @@ def test_a_download_that_nobody_waits_for_any_more_fails_without_a_word(
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize(("key", "name"), [(VISUAL, "clip/mine/visual"), (INT8, "clip/mine/visual (int8)")])
-def test_the_log_says_what_was_loaded(
-    source: ModelFolder, key: ModelKey[Any], name: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO):
-        load(source, key)
-    assert re.fullmatch(re.escape(f"loaded {name} in ") + r"\d\.\d\d s", caplog.messages[-1])
-
-
-def test_the_memory_that_a_model_took_is_known(source: ModelFolder) -> None:
+def test_the_memory_that_a_model_took_is_known(source: Folder) -> None:
     held = list[bytes]()
 
     def take_40_mb(session: Session, folder: Path) -> clip.Visual:
@@ -140,7 +127,7 @@ def test_the_memory_that_a_model_took_is_known(source: ModelFolder) -> None:
     assert 39 < load(source, ModelKey(VISUAL.ref, take_40_mb)).memory_mb < 120
 
 
-def test_the_stamp_of_a_model_changes_with_each_of_its_files(source: ModelFolder) -> None:
+def test_the_stamp_of_a_model_changes_with_each_of_its_files(source: Folder) -> None:
     for key in (VISUAL, TEXTUAL, INT8):
         ref, folder, model = key.ref, key.ref.folder(source.cache), key.ref.path(source.cache)
         opened = model.parent / "int8" / "model.onnx" if ref.variant else model

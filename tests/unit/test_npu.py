@@ -80,15 +80,11 @@ def test_arm_nn_is_found_by_its_two_libraries(tmp_path: Path) -> None:
     maps = subprocess.run([sys.executable, "-c", print_maps], capture_output=True, text=True, check=True).stdout
     path = next(line.split()[-1] for line in maps.splitlines() if any_library.split(".so")[0] in line)
     environment = {"DEVICE": "armnn", "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
-    find = (
-        "from mt_photos_ml.runtime.npu import find_npu; from mt_photos_ml.settings import load; print(find_npu(load()))"
-    )
+    find = "import mt_photos_ml.runtime.npu as npu, mt_photos_ml.settings as given; print(npu.find_npu(given.load()))"
     for name, expected in (("libmali.so", None), ("libann.so", ARM_NN)):
         shutil.copy(path, tmp_path / name)
-        ended = subprocess.run(
-            [sys.executable, "-c", find], env=environment, capture_output=True, text=True, check=True
-        )
-        assert ended.stdout.strip() == str(expected), ended.stderr
+        ended = subprocess.run([sys.executable, "-c", find], env=environment, capture_output=True, check=True)
+        assert ended.stdout.decode().strip() == str(expected)
 
 
 @pytest.mark.parametrize("npu", [ARM_NN, ROCKCHIP], ids=["armnn", "rknn"])

@@ -3,7 +3,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from demo.models import build_clip
@@ -22,19 +21,3 @@ def test_a_file_that_is_not_a_model_is_damaged(tmp_path: Path, harm: str) -> Non
         model.write_bytes(content[: len(content) // 2] if harm == "half" else b"")
     with pytest.raises(ModelDamaged, match=r"model\.onnx"):
         OrtRuntime(1).open(model)
-
-
-def test_a_missing_file_of_weights_is_damage_too(tmp_path: Path) -> None:
-    import onnx
-
-    weight = onnx.numpy_helper.from_array(np.ones((4, 4), np.float32), "w")
-    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
-    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in "xy"]
-    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [weight])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    path = tmp_path / "model.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=0)
-    OrtRuntime(1).open(path)
-    (tmp_path / "weights").unlink()
-    with pytest.raises(ModelDamaged, match="weights"):
-        OrtRuntime(1).open(path)
