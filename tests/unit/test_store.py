@@ -272,6 +272,7 @@ class Carried(Folder):
 def test_memory_is_given_back_in_a_pause_and_with_the_model() -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:  # without other tests' sessions
         model = file_in_wheel(ModelRef(OCR, "PP-OCRv6_small", "detection"))
+        assert model
         loaded, used, paused, dropped = process.submit(measure, model).result(60)
     assert used > loaded + 50
     assert paused < loaded + 20

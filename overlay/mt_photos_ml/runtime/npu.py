@@ -25,7 +25,7 @@ _COMPATIBLE = Path("/proc/device-tree/compatible")
 
 @dataclass(frozen=True)
 class Npu:
-    """file: a model for this NPU, below the folder of the model's type. session: upstream's class, by module and name."""
+    """file: a model for this NPU, below the folder of its type. session: upstream's class, by module and name."""
 
     name: str
     file: str
@@ -33,7 +33,7 @@ class Npu:
 
 
 def find_npu(settings: Settings, compatible: Path = _COMPATIBLE) -> Npu | None:
-    """The NPU of this machine, if this is the image for it. compatible: the file in which the kernel names the board."""
+    """The NPU of this machine, if this is the image for it. compatible: where the kernel names the board."""
     if settings.device == "armnn" and settings.ann:
         try:
             ctypes.CDLL("libmali.so")
