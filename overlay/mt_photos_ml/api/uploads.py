@@ -4,7 +4,7 @@ only its own client."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -62,7 +62,7 @@ class Uploads:
         one is refused. Raises Busy then, as the pieces do, which also raise TooSlow.
         """
         if len(self._coming) >= MAX_UPLOADS:
-            self._make_room()
+            self._give_up_silent(self._coming)
         now = asyncio.get_running_loop().time()
         upload = _Upload(now, now)
         self._coming[upload] = None
@@ -83,16 +83,19 @@ class Uploads:
                 raise TooSlow from None
             finally:
                 upload.timeout = None
+            if upload not in self._coming:  # it was given up when this piece had just come
+                raise TooSlow
             upload.last = asyncio.get_running_loop().time()
             while self.held_bytes + len(piece) > self._max_bytes:
-                self._make_room()
+                self._give_up_silent(other for other in self._coming if other.size)
             upload.size += len(piece)
             self.held_bytes += len(piece)
             yield piece
         self._coming.pop(upload, None)
 
-    def _make_room(self) -> None:
-        silent = min(self._coming, key=lambda upload: upload.last, default=None)
+    def _give_up_silent(self, uploads: Iterable[_Upload]) -> None:
+        """Gives up the one of these that was silent longest. Raises Busy if none is silent."""
+        silent = min(uploads, key=lambda upload: upload.last, default=None)
         now = asyncio.get_running_loop().time()
         if silent is None or silent.timeout is None or silent.last > now - YIELD_SECONDS:
             raise Busy("there is no room for more uploads")

@@ -3,7 +3,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..api.trace import RequestTrace
@@ -12,7 +12,7 @@ PHOTO_ROUTES = ("/ocr", "/clip/img", "/represent")
 TASK_ROUTES = (*PHOTO_ROUTES, "/clip/txt")
 MINUTES = 60
 ERRORS = 20
-"""That are kept, the newest first."""
+"""Failed requests that are kept, the newest first."""
 
 _STEPS = ("wait", "decode", "model", "total")
 _COUNTED = (*TASK_ROUTES, "/check", "/restart", "/restart_v2", "/predict")  # all others are one: a path can be anything
@@ -34,8 +34,10 @@ class Failure:
 class Metrics:
     """Counts the requests of one process."""
 
-    def __init__(self) -> None:
-        self.started = time.time()
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """clock: seconds since 1970."""
+        self._clock = clock
+        self.started = clock()
         self.requests: Counter[tuple[str, int]] = Counter()
         self.failures: Counter[tuple[str, str]] = Counter()
         self.errors: deque[Failure] = deque(maxlen=ERRORS)
@@ -50,14 +52,14 @@ class Metrics:
         if trace.reason:
             self.failures[path, trace.reason] += 1
         if trace.error and path != "other":
-            self.errors.appendleft(Failure(time.time(), path, trace.status, trace.error))
+            self.errors.appendleft(Failure(self._clock(), path, trace.status, trace.error))
         if trace.status != 200 or trace.error or path not in TASK_ROUTES:
             return
         self._done[path] += 1
         steps = (trace.waited_ms, trace.decode_ms, trace.model_ms, trace.total_ms)
         for step, spent in zip(_STEPS, steps, strict=True):
             self._steps[path, step] += round(spent or 0)
-        minute = int(time.time() / 60)
+        minute = int(self._clock() / 60)
         if not self._minutes or self._minutes[-1][0] != minute:
             self._minutes.append((minute, Counter()))
         self._minutes[-1][1][path] += 1
@@ -69,7 +71,7 @@ class Metrics:
 
     def per_minute(self) -> list[int]:
         """Photos in each of the last 60 minutes, the present one last."""
-        now, found = int(time.time() / 60), dict(self._minutes)
+        now, found = int(self._clock() / 60), dict(self._minutes)
         counts = (found.get(minute, Counter[str]()) for minute in range(now - MINUTES + 1, now + 1))
         return [sum(count[route] for route in PHOTO_ROUTES) for count in counts]
 

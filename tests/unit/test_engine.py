@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The engine's verbs, with the demo's models: results, traces, remembered texts, tasks that are off."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.__main__ import environment
+from demo.pictures import colour_photo, group_photo
+from mt_photos_ml import engine as module
+from mt_photos_ml.engine import Engine, TaskOff
+from mt_photos_ml.engine.trace import Trace
+from mt_photos_ml.photo.decoders import PhotoError
+from mt_photos_ml.settings import Settings
+from photos import jpeg
+
+pytestmark = pytest.mark.anyio
+
+
+@contextlib.contextmanager
+def engine_of(cache: Path, **settings: Any) -> Iterator[Engine]:
+    given: dict[str, Any] = {**environment(cache), "PREPARE_MODELS": False, **settings}
+    engine = Engine(Settings(**given))
+    yield engine
+    engine.close()
+
+
+async def test_each_verb_recognises_and_says_where_the_time_went(cache: Path, photo: bytes) -> None:
+    people, red, trace = jpeg(group_photo((640, 480), [2, 9])[0]), jpeg(colour_photo("red", (64, 48))), Trace()
+    with engine_of(cache) as engine:
+        assert [line.text for line in await engine.read_text(photo, trace)] == ["First line of many", "Second line"]
+        assert len(await engine.find_faces(people, Trace())) == 2
+        seen = await engine.embed_photo(red, Trace())
+        likeness = {word: float(seen @ await engine.embed_text(word, Trace())) for word in ("red", "blue")}
+    assert likeness["red"] > likeness["blue"]
+    assert (trace.photo, trace.megabytes) == ("JPEG 2400x1800", len(photo) / 1e6)
+    assert trace.waited_ms and trace.decode_ms and trace.model_ms
+    assert trace.waited_ms + trace.decode_ms + trace.model_ms < trace.elapsed_ms()
+
+
+async def test_a_bad_photo_has_a_size_in_its_trace_and_no_kind(cache: Path) -> None:
+    trace = Trace()
+    with engine_of(cache) as engine, pytest.raises(PhotoError):
+        await engine.embed_photo(b"no photo", trace)
+    assert (trace.photo, trace.megabytes, trace.model_ms) == (None, 8e-6, None)
+
+
+@pytest.mark.parametrize("on", ["ocr", "clip", "faces"])
+async def test_only_the_tasks_that_are_on_are_done(cache: Path, on: str) -> None:
+    red = jpeg(colour_photo("red", (64, 48)))
+    with engine_of(cache, TASKS=on) as engine:
+        verbs = [
+            ("ocr", engine.read_text(red, Trace())),
+            ("faces", engine.find_faces(red, Trace())),
+            ("clip", engine.embed_photo(red, Trace())),
+            ("clip", engine.embed_text("red", Trace())),
+        ]
+        for task, verb in verbs:
+            with contextlib.nullcontext() if task == on else pytest.raises(TaskOff, match=rf"^the task {task} is"):
+                await verb
+
+
+async def are_remembered(engine: Engine, *texts: str) -> list[bool]:
+    notes = []
+    for text in texts:
+        trace = Trace()
+        await engine.embed_text(text, trace)
+        notes.append(trace.note == "remembered")
+    return notes
+
+
+async def test_a_text_is_remembered_until_the_model_is_dropped_or_another(cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(cache, tmp_path / "cache")
+    with engine_of(tmp_path / "cache") as engine:
+        assert await are_remembered(engine, "red", "red", "blue", "red") == [False, True, False, True]
+        await engine.store.drop_unused()
+        assert await are_remembered(engine, "red", "red") == [False, True]
+        os.utime(engine.networks.clip_textual.ref.path(tmp_path / "cache"), (1, 1))  # as if it was replaced
+        async with engine.store.use(engine.networks.clip_textual):
+            assert await are_remembered(engine, "red") == [True], "the loaded model is still the old one"
+            await engine.store.drop_unused()
+            assert await are_remembered(engine, "red", "red") == [False, True]
+
+
+async def test_long_texts_and_those_asked_for_longest_ago_are_forgotten(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REMEMBERED_TEXTS", 2)
+    with engine_of(cache) as engine:
+        assert await are_remembered(engine, "a" * 200, "a" * 200) == [False, True]
+        assert await are_remembered(engine, "a" * 201, "a" * 201) == [False, False]
+        assert await are_remembered(engine, "a", "b", "a", "c", "a", "b") == [False, False, True, False, True, False]

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Workers: how many pieces of work are done at once, how many wait, and that every place is given back."""
+
+import asyncio
+import threading
+
+import pytest
+
+from inside import eventually
+from mt_photos_ml.engine import workers as module
+from mt_photos_ml.engine.workers import Busy, Workers
+
+pytestmark = pytest.mark.anyio
+
+
+class Gate:
+    """Work that lasts until the gate is opened."""
+
+    def __init__(self) -> None:
+        self.begun: list[threading.Thread] = []
+        self._open = threading.Event()
+
+    def work(self) -> int:
+        self.begun.append(threading.current_thread())
+        assert self._open.wait(60)
+        return 7
+
+    def open(self) -> None:
+        self._open.set()
+
+
+async def test_work_is_done_so_much_at_once_and_one_too_many_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 2)
+    gate, workers = Gate(), Workers("photo", 33)  # more threads than Python would take by itself
+    running = [asyncio.create_task(workers.run(gate.work)) for _ in range(35)]
+    await eventually(lambda: len(gate.begun) == 33 and workers.present == 35)
+    with pytest.raises(Busy, match=r"^35 requests are waiting already$"):
+        await workers.run(gate.work)
+    gate.open()
+    assert await asyncio.gather(*running) == [7] * 35
+    assert workers.present == 0
+    workers.close()
+    assert len(gate.begun) == 35
+    assert not any(thread.is_alive() for thread in gate.begun)
+    assert {thread.name.rpartition("_")[0] for thread in gate.begun} == {"photo"}, "a thread dump names them"
+
+
+async def test_work_that_fails_or_is_cancelled_while_it_waits_gives_its_place_back() -> None:
+    gate, workers = Gate(), Workers("photo", 1)
+
+    def fail() -> int:
+        raise ValueError
+
+    tasks = [asyncio.create_task(workers.run(work)) for work in (gate.work, gate.work, fail)]
+    await eventually(lambda: len(gate.begun) == 1 and workers.present == 3)
+    tasks[1].cancel()
+    await eventually(lambda: workers.present == 2)
+    gate.open()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [int, asyncio.CancelledError, ValueError]
+    assert await workers.run(gate.work) == 7
+    assert (len(gate.begun), workers.present) == (2, 0), "what was cancelled was not begun"
+    workers.close()
