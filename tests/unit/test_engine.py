@@ -39,8 +39,9 @@ async def test_each_verb_recognises_and_says_where_the_time_went(cache: Path, ph
         likeness = {word: float(seen @ await engine.embed_text(word, Trace())) for word in ("red", "blue")}
     assert likeness["red"] > likeness["blue"]
     assert (trace.photo, trace.megabytes) == ("JPEG 2400x1800", len(photo) / 1e6)
-    assert trace.waited_ms and trace.decode_ms and trace.model_ms
-    assert trace.waited_ms + trace.decode_ms + trace.model_ms < trace.elapsed_ms()
+    spent = [trace.waited_ms or 0, trace.decode_ms or 0, trace.model_ms or 0]
+    assert min(spent) > 0
+    assert sum(spent) < trace.elapsed_ms()
 
 
 async def test_a_bad_photo_has_a_size_in_its_trace_and_no_kind(cache: Path) -> None:

@@ -65,5 +65,6 @@ def test_an_unknown_error_goes_on_to_the_server_which_logs_its_place() -> None:
     async def fail(request: Request) -> Response:
         raise ZeroDivisionError("by zero")
 
-    with TestClient(Starlette(routes=[Route("/", fail)], exception_handlers=HANDLERS)) as client, pytest.raises(ZeroDivisionError, match="by zero"):
+    app = Starlette(routes=[Route("/", fail)], exception_handlers=HANDLERS)
+    with TestClient(app) as client, pytest.raises(ZeroDivisionError, match="by zero"):
         client.get("/")

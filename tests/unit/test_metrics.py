@@ -18,7 +18,7 @@ def read(text: str) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
     """The samples by name and labels."""
     found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
     for family in text_string_to_metric_families(text):
-        assert family.documentation and family.type in ("counter", "summary", "gauge")
+        assert (family.documentation != "", family.type in ("counter", "summary", "gauge")) == (True, True)
         for sample in family.samples:
             found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
     return found
