@@ -4,23 +4,22 @@
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPResponse
 from typing import Any, Self
 
-from mt_photos_ml.settings import DEFAULT_KEY
+from bench.measure import milliseconds
 
-_BOUNDARY = "bench-bench-bench"
-_PATIENCE = 120.0
+KEY = "the key of the benchmark"
+_TIMEOUT_SECONDS = 120.0
 
 
 def _post(route: str, kind: str, body: bytes) -> bytes:
-    head = f"POST {route} HTTP/1.1\r\nHost: bench\r\napi-key: {DEFAULT_KEY}\r\nContent-Type: {kind}\r\n"
-    return head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+    head = f"POST {route} HTTP/1.1\r\nHost: bench\r\napi-key: {KEY}\r\nContent-Type: {kind}\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 CHECK = _post("/check", "text/plain", b"")
@@ -28,10 +27,9 @@ CHECK = _post("/check", "text/plain", b"")
 
 def photo_request(route: str, photo: bytes) -> bytes:
     """POST of a form with the photo in the field `file`."""
-    disposition = 'Content-Disposition: form-data; name="file"; filename="photo"'
-    head = f"--{_BOUNDARY}\r\n{disposition}\r\nContent-Type: application/octet-stream\r\n\r\n"
-    body = head.encode() + photo + f"\r\n--{_BOUNDARY}--\r\n".encode()
-    return _post(route, f"multipart/form-data; boundary={_BOUNDARY}", body)
+    part = 'Content-Disposition: form-data; name="file"; filename="photo"\r\nContent-Type: application/octet-stream'
+    body = f"--bench-bench\r\n{part}\r\n\r\n".encode() + photo + b"\r\n--bench-bench--\r\n"
+    return _post(route, "multipart/form-data; boundary=bench-bench", body)
 
 
 def text_request(text: str) -> bytes:
@@ -43,7 +41,7 @@ class Client:
     """One connection to a service on this machine. Not for several threads at once."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), _PATIENCE)
+        self._socket = socket.create_connection(("127.0.0.1", port), _TIMEOUT_SECONDS)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def __enter__(self) -> Self:
@@ -53,7 +51,7 @@ class Client:
         self._socket.close()
 
     def ask(self, request: bytes) -> bytes:
-        """The body of the reply. Raises RuntimeError where it is not 200, OSError or HTTPException without one."""
+        """The body of the reply. Raises RuntimeError if it is not 200, OSError or HTTPException without a reply."""
         self._socket.sendall(request)
         reply = HTTPResponse(self._socket, method="POST")
         reply.begin()
@@ -63,61 +61,46 @@ class Client:
         return body
 
     def result(self, request: bytes) -> Any:
-        """What the reply's `result` holds. Raises RuntimeError where the photo could not be used."""
+        """The reply's `result`. Raises RuntimeError if the photo could not be used."""
         reply = json.loads(self.ask(request))
         if "msg" in reply:
             raise RuntimeError(f"{request[:40]!r} was answered: {reply['msg']}")
         return reply["result"]
 
 
-@dataclass(frozen=True)
-class Crowd:
-    """How many clients at once fared. seconds: in all. waits: milliseconds of each request."""
+def send(port: int, requests: Sequence[bytes], clients: int = 1) -> tuple[float, list[float]]:
+    """Requests a second, and the milliseconds of each: every client sends its next one once it has a reply."""
+    waits: list[float] = []
+    left, ready = iter(requests), threading.Barrier(clients + 1)
 
-    seconds: float
-    waits: list[float]
-
-    @property
-    def a_second(self) -> float:
-        return len(self.waits) / self.seconds
-
-
-def at_once(port: int, requests: Sequence[bytes], number: int) -> Crowd:
-    """All the requests by so many clients, each sending its next one as soon as it has the reply to the last."""
-    left, waits, ready = iter(requests), [], threading.Barrier(number + 1)
-
-    def client() -> None:
+    def work() -> None:
         with Client(port) as client:
-            ready.wait(_PATIENCE)
+            ready.wait(_TIMEOUT_SECONDS)
             while (request := next(left, None)) is not None:
-                started = time.perf_counter()
-                client.ask(request)
-                waits.append((time.perf_counter() - started) * 1000)
+                waits.append(milliseconds(partial(client.ask, request)))
 
-    with ThreadPoolExecutor(number) as pool:
-        clients = [pool.submit(client) for _ in range(number)]
-        ready.wait(_PATIENCE)
-        started = time.perf_counter()
-        for each in clients:
-            each.result()
-    return Crowd(time.perf_counter() - started, waits)
+    with ThreadPoolExecutor(clients) as pool:
+        running = [pool.submit(work) for _ in range(clients)]
+        ready.wait(_TIMEOUT_SECONDS)
+        taken = milliseconds(lambda: [each.result() for each in running])
+    return len(waits) * 1000 / taken, waits
 
 
 @contextmanager
-def under(port: int, requests: Sequence[bytes]) -> Iterator[None]:
-    """A client for each of the requests sends it over and over while the context lasts."""
+def under_load(port: int, requests: Sequence[bytes]) -> Iterator[None]:
+    """A client for each of the requests sends it over and over until the context ends."""
     ended = threading.Event()
 
-    def client(request: bytes) -> None:
+    def work(request: bytes) -> None:
         with Client(port) as client:
             while not ended.is_set():
                 client.ask(request)
 
     with ThreadPoolExecutor(len(requests)) as pool:
-        clients = [pool.submit(client, request) for request in requests]
+        running = [pool.submit(work, request) for request in requests]
         try:
             yield
         finally:
             ended.set()
-    for each in clients:
+    for each in running:
         each.result()

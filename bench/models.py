@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """Writes models of the real architectures' sizes with random weights: they see noise, but what they cost is real."""
 
-import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import chain, islice, product
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,12 @@ from onnx import TensorProto
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from demo.graph import Graph, Shape
+from demo.models import write_clip_files
 from demo.pictures import LANDMARKS
 
-NAME = "bench"
-FREE = "bench-free"
-
-# Of what is written; a change makes all models be written again.
-_RECIPE = 1
-_MARKER = "recipe.txt"
-_PAD = 1
-_DIM = 512
-_CROP = 112
+NAME, FREE = "bench", "bench-free"
+_RECIPE = 2  # of what is written; a change makes all models be written again
+_DIM, _CONTEXT, _POSITIONS, _PATCH, _CROP, _PAD = 512, 77, 514, 32, 112, 1
 
 # The three faces that the detector reports: by stride the anchor's cell (column, row) and half the box's side in
 # strides. In pixels of the 640 input: centres (120, 120), (240, 320), (480, 160), sides 80, 128, 192.
@@ -35,28 +29,21 @@ FACES = {8: ((15, 15), 5.0), 16: ((15, 20), 4.0), 32: ((15, 5), 3.0)}
 class Sizes:
     """How large the networks are; by default as the real ones.
 
-    Both halves of CLIP: width, layers, heads. detector: channels of the stem, the four stages, the neck, the head.
-    recogniser: channels of the four stages, the stem having those of the first.
+    Both halves of CLIP: width, layers, with a head for 64 channels. detector: channels of the stem, the four stages,
+    the neck, the head. recogniser: channels of the four stages, the stem having those of the first.
     """
 
     width: int = 768
     layers: int = 12
-    heads: int = 12
     image: int = 224
-    patch: int = 32
     vocabulary: int = 250_002
-    context: int = 77
-    positions: int = 514
     detector: tuple[int, ...] = (56, 56, 88, 88, 224, 56, 80)
     detector_blocks: tuple[int, ...] = (3, 4, 2, 3)
     recogniser: tuple[int, ...] = (64, 128, 256, 512)
     recogniser_blocks: tuple[int, ...] = (3, 4, 14, 3)
 
 
-REAL = Sizes()
-
-
-class _Network(Graph):
+class Network(Graph):
     """A graph with random weights, the same each time, that keep values near one however deep it is."""
 
     def __init__(self) -> None:
@@ -81,35 +68,31 @@ class _Network(Graph):
         share = self("Add", self("Erf", self("Div", x, 2**0.5)), 1.0)
         return self("Mul", self("Mul", x, share), 0.5)
 
-    def attention(self, q: str, k: str, v: str, mask: str, shape: Sequence[int]) -> str:
-        """shape: of q, k and v, (1, tokens, heads, channels of a head)."""
-        q, v = (self("Transpose", self("Reshape", x, shape), perm=[0, 2, 1, 3]) for x in (q, v))
-        k = self("Transpose", self("Reshape", k, shape), perm=[0, 2, 3, 1])
-        scores = self("Div", self("MatMul", q, k), shape[3] ** 0.5)
-        weights = self("Softmax", self("Add", scores, mask) if mask else scores, axis=-1)
-        mixed = self("Transpose", self("MatMul", weights, v), perm=[0, 2, 1, 3])
-        return self("Reshape", mixed, [1, shape[1], shape[2] * shape[3]])
+    def transformer(self, x: str, tokens: int, sizes: Sizes, *, before: bool, mask: str = "") -> str:
+        """Layers, normalised `before` attention and MLP as CLIP does, or after as BERT does."""
+        width = sizes.width
 
-    def layers(self, x: str, tokens: int, sizes: Sizes, *, before: bool, mask: str = "") -> str:
-        """Transformer layers, normalised `before` attention and MLP as CLIP does, or after as BERT does."""
-        width, shape = sizes.width, (1, tokens, sizes.heads, sizes.width // sizes.heads)
-        for _ in range(sizes.layers):
-            y = self.norm(x, width) if before else x
-            q, k, v = (self.linear(y, width, width) for _ in range(3))
-            y = self.linear(self.attention(q, k, v, mask, shape), width, width, 0.3)
-            x = self("Add", x, y)
-            x = x if before else self.norm(x, width)
-            y = self.norm(x, width) if before else x
-            y = self.linear(self.gelu(self.linear(y, width, 4 * width)), 4 * width, width, 0.3)
-            x = self("Add", x, y)
-            x = x if before else self.norm(x, width)
+        def attend(x: str) -> str:
+            q, k, v = (self("Reshape", self.linear(x, width, width), [1, tokens, -1, 64]) for _ in range(3))
+            q, v = (self("Transpose", x, perm=[0, 2, 1, 3]) for x in (q, v))
+            scores = self("Div", self("MatMul", q, self("Transpose", k, perm=[0, 2, 3, 1])), 64**0.5)
+            weights = self("Softmax", self("Add", scores, mask) if mask else scores, axis=-1)
+            mixed = self("Transpose", self("MatMul", weights, v), perm=[0, 2, 1, 3])
+            return self.linear(self("Reshape", mixed, [1, tokens, width]), width, width, 0.3)
+
+        def think(x: str) -> str:
+            return self.linear(self.gelu(self.linear(x, width, 4 * width)), 4 * width, width, 0.3)
+
+        for block in (attend, think) * sizes.layers:
+            y = self("Add", x, block(self.norm(x, width) if before else x))
+            x = y if before else self.norm(y, width)
         return x
 
     def conv(self, x: str, inner: int, outer: int, kernel: int = 3, stride: int = 1, gain: float = 1.0) -> str:
         weights = self.normal(outer, inner, kernel, kernel, std=gain * (2 / (inner * kernel**2)) ** 0.5)
         pads, strides = [kernel // 2] * 4, [stride] * 2
-        shape = [kernel, kernel]
-        return self("Conv", x, weights, self.normal(outer, std=0.02), kernel_shape=shape, pads=pads, strides=strides)
+        bias = self.normal(outer, std=0.02)
+        return self("Conv", x, weights, bias, kernel_shape=[kernel] * 2, pads=pads, strides=strides)
 
     def conv_relu(self, x: str, inner: int, outer: int, stride: int = 1) -> str:
         return self("Relu", self.conv(x, inner, outer, stride=stride))
@@ -121,123 +104,92 @@ class _Network(Graph):
     def prelu(self, x: str, width: int) -> str:
         return self("PRelu", x, self.normal(width, 1, 1, std=0.05, mean=0.25))
 
-
-def environment(folder: Path, clip: str = NAME) -> dict[str, str]:
-    """The variables that make the service use these models. folder: the cache. clip: NAME or FREE."""
-    return {
-        "MACHINE_LEARNING_CACHE_FOLDER": str(folder),
-        "CLIP_VISUAL_MODEL_NAME": clip,
-        "CLIP_TEXTUAL_MODEL_NAME": clip,
-        "FACE_DETECTION_MODEL_NAME": NAME,
-        "FACE_RECOGNITION_MODEL_NAME": NAME,
-    }
+    def save_clip(self, path: Path, name: str, shape: Shape) -> None:
+        kind = TensorProto.INT32 if name == "text" else TensorProto.FLOAT
+        self.save(path, {name: shape}, {"embedding": [1, _DIM]}, kind, check=False)
 
 
-def build(folder: Path, sizes: Sizes = REAL) -> None:
-    """Writes CLIP, detector and recogniser into a cache, where they are not there already: 1.7 GB."""
-    _once(folder / "clip" / NAME, sizes, _clip)
-    _once(folder / "facial-recognition" / NAME, sizes, _faces)
-
-
-def build_free(folder: Path, sizes: Sizes = REAL) -> None:
-    """Writes a CLIP that costs nothing into a cache, where it is not there already: it looks at 512 numbers at most."""
-    _once(folder / "clip" / FREE, sizes, _free_clip)
-
-
-def _once(folder: Path, sizes: Sizes, write: Callable[[Path, Sizes], None]) -> None:
-    marker, recipe = folder / _MARKER, f"{_RECIPE} {sizes}\n"
+def build(folder: Path, sizes: Sizes = Sizes()) -> None:
+    """Writes the models into a cache if they are not there already: 1.7 GB."""
+    marker, recipe = folder / "recipe.txt", f"{_RECIPE} {sizes}\n"
     if marker.is_file() and marker.read_text() == recipe:
         return
     shutil.rmtree(folder, ignore_errors=True)
-    write(folder, sizes)
+    for part, write in NETWORKS.items():
+        write(Network(), sizes, folder / part / "model.onnx")
+    text = {"context_length": _CONTEXT, "vocab_size": sizes.vocabulary}
+    tokenizer = _tokenizer(sizes.vocabulary)
+    for name in (NAME, FREE):
+        write_clip_files(folder / "clip" / name, tokenizer, _DIM, sizes.image, text)
     marker.write_text(recipe)  # last, so that what was interrupted is done again
 
 
-def _clip(folder: Path, sizes: Sizes) -> None:
-    _visual(folder / "visual" / "model.onnx", sizes)
-    _textual(folder / "textual" / "model.onnx", sizes)
-    _clip_files(folder, sizes)
+def environment(folder: Path, clip: str = NAME) -> dict[str, str]:
+    """The variables that make the service use these models. folder: the cache. clip: NAME or FREE."""
+    names = {"CLIP_VISUAL": clip, "CLIP_TEXTUAL": clip, "FACE_DETECTION": NAME, "FACE_RECOGNITION": NAME}
+    return {"MACHINE_LEARNING_CACHE_FOLDER": str(folder)} | {f"{of}_MODEL_NAME": name for of, name in names.items()}
 
 
-def _faces(folder: Path, sizes: Sizes) -> None:
-    _detector(folder / "detection" / "model.onnx", sizes)
-    _recogniser(folder / "recognition" / "model.onnx", sizes)
-
-
-def _visual(path: Path, sizes: Sizes) -> None:
+def _visual(net: Network, sizes: Sizes, path: Path) -> None:
     """ViT-B/32."""
-    net, width, patch, side = _Network(), sizes.width, sizes.patch, sizes.image // sizes.patch
-    weights = net.normal(width, 3, patch, patch, std=(3 * patch**2) ** -0.5)
-    x = net("Conv", "image", weights, kernel_shape=[patch] * 2, strides=[patch] * 2)
+    width, side = sizes.width, sizes.image // _PATCH
+    weights = net.normal(width, 3, _PATCH, _PATCH, std=(3 * _PATCH**2) ** -0.5)
+    x = net("Conv", "image", weights, kernel_shape=[_PATCH] * 2, strides=[_PATCH] * 2)
     x = net("Transpose", net("Reshape", x, [1, width, side**2]), perm=[0, 2, 1])
     x = net("Add", net("Concat", net.normal(1, 1, width), x, axis=1), net.normal(side**2 + 1, width))
-    x = net.layers(net.norm(x, width), side**2 + 1, sizes, before=True)
+    x = net.transformer(net.norm(x, width), side**2 + 1, sizes, before=True)
     x = net.norm(net("Gather", x, 0, axis=1), width)
     net.unit(net.linear(x, width, _DIM, bias=False), "embedding")
-    net.save(path, {"image": [1, 3, sizes.image, sizes.image]}, {"embedding": [1, _DIM]}, check=sizes != REAL)
+    net.save_clip(path, "image", [1, 3, sizes.image, sizes.image])
 
 
-def _textual(path: Path, sizes: Sizes) -> None:
+def _textual(net: Network, sizes: Sizes, path: Path) -> None:
     """XLM-RoBERTa base, the mean over all tokens but padding, and open_clip's projection in two steps."""
-    net, width = _Network(), sizes.width
+    width, middle = sizes.width, (sizes.width + _DIM) // 2
     # The largest first, while its copies have the memory to themselves.
     words = net("Gather", net.normal(sizes.vocabulary, width), "text")
     seen = net("Cast", net("Not", net("Equal", net("Cast", "text", to=TensorProto.INT64), _PAD)), to=TensorProto.INT64)
     place = net("Add", net("Mul", net("CumSum", seen, 1), seen), _PAD)
-    kind = net.normal(1, width)
-    x = net("Add", net("Add", words, kind), net("Gather", net.normal(sizes.positions, width), place))
+    x = net("Add", words, net.normal(1, width))
+    x = net("Add", x, net("Gather", net.normal(_POSITIONS, width), place))
     some = net("Cast", seen, to=TensorProto.FLOAT)
     mask = net("Mul", net("Sub", 1.0, net("Unsqueeze", some, [1, 2])), float(np.finfo(np.float32).min))
-    x = net.layers(net.norm(x, width), sizes.context, sizes, before=False, mask=mask)
+    x = net.transformer(net.norm(x, width), _CONTEXT, sizes, before=False, mask=mask)
     total = net("ReduceSum", net("Mul", x, net("Unsqueeze", some, [2])), [1], keepdims=0)
     x = net("Div", total, net("ReduceSum", some, [1], keepdims=1))
-    middle = (width + _DIM) // 2
     x = net.gelu(net.linear(x, width, middle, bias=False))
     net.unit(net.linear(x, middle, _DIM, bias=False), "embedding")
-    net.save(path, {"text": [1, sizes.context]}, {"embedding": [1, _DIM]}, TensorProto.INT32, check=sizes != REAL)
+    net.save_clip(path, "text", [1, _CONTEXT])
 
 
-def _clip_files(folder: Path, sizes: Sizes) -> None:
-    preprocess = {
-        "size": [sizes.image, sizes.image],
-        "mode": "RGB",
-        "mean": [0.48145466, 0.4578275, 0.40821073],
-        "std": [0.26862954, 0.26130258, 0.27577711],
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-        "fill_color": 0,
-    }
-    text = {"context_length": sizes.context, "vocab_size": sizes.vocabulary}
-    for name, content in {
-        "config.json": {"embed_dim": _DIM, "vision_cfg": {"image_size": sizes.image}, "text_cfg": text},
-        "visual/preprocess_cfg.json": preprocess,
-        "textual/tokenizer_config.json": {"pad_token": "<pad>", "unk_token": "<unk>"},
-    }.items():
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-    _tokenizer(sizes.vocabulary).save(str(folder / "textual" / "tokenizer.json"), pretty=False)
+def _free_visual(net: Network, sizes: Sizes, path: Path) -> None:
+    """Looks at the first 512 numbers; the constant gives black a direction too."""
+    few = net("Slice", net("Reshape", "image", [1, -1]), [0], [_DIM], [1])
+    net.unit(net("Add", few, 10 * np.eye(1, _DIM)), "embedding")
+    net.save_clip(path, "image", [1, 3, sizes.image, sizes.image])
 
 
 def _tokenizer(vocabulary: int) -> Tokenizer:
     """XLM-RoBERTa's kind and size, for those cost time and memory too: all letters, Han, and made-up syllables."""
-    alphabet = [*map(chr, range(33, 127)), "▁", *map(chr, range(0x4E00, 0xA000))]
-    letters = "etaoinshrdlucmfwypvbgkjqxz"
+    letters, special = "etaoinshrdlucmfwypvbgkjqxz", ["<s>", "<pad>", "</s>", "<unk>"]
     made = ("▁" + "".join(piece) for length in (1, 2, 3, 4) for piece in product(letters, repeat=length))
-    pieces = islice((*alphabet, *made), vocabulary - 5)
-    scored = [(piece, -8.0 - i * 8 / vocabulary) for i, piece in enumerate(pieces)]
-    special = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>")]
-    tokenizer = Tokenizer(models.Unigram([*special, *scored, ("<mask>", 0.0)], unk_id=3))
+    alphabet = chain(map(chr, range(33, 127)), "▁", map(chr, range(0x4E00, 0xA000)))
+    scored = [
+        (piece, -8.0 - i * 8 / vocabulary) for i, piece in enumerate(islice(chain(alphabet, made), vocabulary - 5))
+    ]
+    tokenizer = Tokenizer(models.Unigram([*((name, 0.0) for name in special), *scored, ("<mask>", 0.0)], unk_id=3))
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", None, [("<s>", 0), ("</s>", 2)])
-    tokenizer.add_special_tokens([name for name, _ in special])
+    tokenizer.add_special_tokens(special)
     return tokenizer
 
 
-def _detector(path: Path, sizes: Sizes) -> None:
+def _detector(net: Network, sizes: Sizes, path: Path) -> None:
     """SCRFD-10GF (arXiv 2105.04714): a ResNet, a PAFPN, a head for each stride. For sides of up to 640 pixels,
     multiples of 32; at 640x480 10.0 G multiplications, as the paper counts, and at the 640x640 of the service 13.3 G.
     """
-    net, (stem, *planes, neck, head) = _Network(), sizes.detector
+    stem, *planes, neck, head = sizes.detector
     x = net.conv_relu("input.1", 3, stem // 2, stride=2)
     x = net.conv_relu(net.conv_relu(x, stem // 2, stem // 2), stem // 2, stem)
     x, inner = net("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), stem
@@ -253,77 +205,58 @@ def _detector(path: Path, sizes: Sizes) -> None:
             x, inner = net("Relu", net("Add", x, y)), outer
         levels.append(x)
     fine = [net.conv(x, width, neck, kernel=1, gain=0.7) for x, width in zip(levels[1:], planes[1:], strict=True)]
+    nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     for i in (1, 0):
-        scales = np.array([1, 1, 2, 2], np.float32)
-        larger = net(
-            "Resize",
-            fine[i + 1],
-            "",
-            scales,
-            mode="nearest",
-            coordinate_transformation_mode="asymmetric",
-            nearest_mode="floor",
-        )
-        fine[i] = net("Add", fine[i], larger)
+        fine[i] = net("Add", fine[i], net("Resize", fine[i + 1], "", np.array([1, 1, 2, 2], np.float32), **nearest))
     fine = [net.conv(x, neck, neck, gain=0.7) for x in fine]
     for i in (1, 2):
         fine[i] = net("Add", fine[i], net.conv(fine[i - 1], neck, neck, stride=2, gain=0.7))
     fine = [fine[0], *(net.conv(x, neck, neck, gain=0.7) for x in fine[1:])]
-    found = [_head(net, x, stride, neck, head) for x, stride in zip(fine, FACES, strict=True)]
+    for x, stride in zip(fine, FACES, strict=True):
+        _head(net, x, stride, neck, head)
+    widths = {"score": 1, "box": 4, "points": 10}
     outputs: dict[str, Shape] = {
-        name: [f"anchors_{stride}", width]
-        for kind, width in (("score", 1), ("box", 4), ("points", 10))
-        for stride, name in zip(FACES, (names[kind] for names in found), strict=True)
+        f"{kind}_{stride}": [f"anchors_{stride}", width] for kind, width in widths.items() for stride in FACES
     }
-    net.save(path, {"input.1": [1, 3, "?", "?"]}, outputs)
+    net.save(path, {"input.1": [1, 3, "?", "?"]}, outputs, check=False)
 
 
-def _head(net: _Network, x: str, stride: int, neck: int, width: int) -> dict[str, str]:
+def _head(net: Network, x: str, stride: int, neck: int, width: int) -> None:
     """What the photo says moves the outputs by a hundredth; where the face is stands in the biases."""
     (column, row), reach = FACES[stride]
     for inner in (neck, width, width):
         x = net.conv_relu(x, inner, width)
     surest = np.zeros((1, 2, 640 // stride, 640 // stride))
     surest[0, 0, row, column] = 12.0
-    biases = {"score": [-6.0], "box": [reach] * 4, "points": list(reach * LANDMARKS.ravel())}
-    names = {}
-    for kind, bias in biases.items():
+    for kind, bias in {"score": [-6.0], "box": [reach] * 4, "points": list(reach * LANDMARKS.ravel())}.items():
         weights = net.normal(2 * len(bias), width, 3, 3, std=0.01 * (9 * width) ** -0.5)
         y = net("Conv", x, weights, np.tile(bias, 2), kernel_shape=[3, 3], pads=[1, 1, 1, 1])
         if kind == "score":
-            extent = net("Slice", net("Shape", y), [2], [4])
-            y = net("Add", y, net("Slice", surest, [0, 0], extent, [2, 3]))
+            y = net("Add", y, net("Slice", surest, [0, 0], net("Slice", net("Shape", y), [2], [4]), [2, 3]))
         rows = net("Reshape", net("Transpose", y, perm=[0, 2, 3, 1]), [-1, len(bias)])
-        names[kind] = net("Sigmoid" if kind == "score" else "Identity", rows, out=f"{kind}_{stride}")
-    return names
+        net("Sigmoid" if kind == "score" else "Identity", rows, out=f"{kind}_{stride}")
 
 
-def _recogniser(path: Path, sizes: Sizes) -> None:
+def _recogniser(net: Network, sizes: Sizes, path: Path) -> None:
     """IResNet-50: the normalisation that stands before a padded convolution stays, all others are part of theirs."""
-    net, inner = _Network(), sizes.recogniser[0]
+    inner = sizes.recogniser[0]
     x = net.prelu(net.conv("input.1", 3, inner), inner)
     for outer, blocks in zip(sizes.recogniser, sizes.recogniser_blocks, strict=True):
         for block in range(blocks):
-            stride = 1 if block else 2
             y = net.conv(net.batch_norm(x, inner), inner, outer, gain=0.7)
-            y = net.conv(net.prelu(y, outer), outer, outer, stride=stride, gain=0.3)
+            y = net.conv(net.prelu(y, outer), outer, outer, stride=1 if block else 2, gain=0.3)
             x = x if block else net.conv(x, inner, outer, kernel=1, stride=2, gain=0.7)
             x, inner = net("Add", y, x), outer
     x, inner = net("Flatten", net.batch_norm(x, inner)), inner * (_CROP // 16) ** 2
     weights = net.normal(_DIM, inner, std=inner**-0.5)
     net("Gemm", x, weights, net.normal(_DIM, std=0.02), transB=1, out="embedding")
-    net.save(path, {"input.1": ["None", 3, _CROP, _CROP]}, {"embedding": ["None", _DIM]}, check=sizes != REAL)
+    net.save(path, {"input.1": ["None", 3, _CROP, _CROP]}, {"embedding": ["None", _DIM]}, check=False)
 
 
-def _free_clip(folder: Path, sizes: Sizes) -> None:
-    sees, reads = Graph(), Graph()
-    few = sees("Slice", sees("Reshape", "image", [1, -1]), [0], [_DIM], [1])
-    ids = reads("Cast", "text", to=TensorProto.FLOAT)
-    many = reads("Pad", ids, [0, 0, 0, _DIM - sizes.context])
-    always = 10 * np.eye(1, _DIM)  # or black could have no direction at all
-    sees.unit(sees("Add", few, always), "embedding")
-    reads.unit(reads("Add", many, always), "embedding")
-    outputs: dict[str, Shape] = {"embedding": [1, _DIM]}
-    sees.save(folder / "visual" / "model.onnx", {"image": [1, 3, sizes.image, sizes.image]}, outputs)
-    reads.save(folder / "textual" / "model.onnx", {"text": [1, sizes.context]}, outputs, TensorProto.INT32)
-    _clip_files(folder, sizes)
+NETWORKS: Mapping[str, Callable[[Network, Sizes, Path], None]] = {
+    f"clip/{NAME}/visual": _visual,
+    f"clip/{NAME}/textual": _textual,
+    f"clip/{FREE}/visual": _free_visual,
+    f"facial-recognition/{NAME}/detection": _detector,
+    f"facial-recognition/{NAME}/recognition": _recogniser,
+}

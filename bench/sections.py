@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The sections of the benchmark: each measures one thing and says it in a table and in named figures."""
+"""The sections of the benchmark: each measures one thing, and records it in tables and in named figures."""
 
 import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench import load, measure
-from bench.floor import THREADS, Floor, clip_photo, combinations, photos_a_second
-from bench.load import CHECK, Client, photo_request, text_request
-from bench.measure import Memory, median, pairs, percentile
+from bench import measure, report
+from bench.floor import THREADS, Floor, clip_photo, combinations, run_at_once
+from bench.load import CHECK, Client, photo_request, send, text_request, under_load
+from bench.measure import Memory, milliseconds, ratio
 from bench.models import FREE, NAME, environment
 from bench.photos import JPEG_12, JPEG_48, JPEG_1440, PAGE_12, PAGE_1440, PNG
-from bench.report import Results, Table
-from bench.service import Launcher, Service, ocr_weights
+from bench.service import OCR_MODELS, Launcher, Service
 
 CLIP, FACES, OCR = "/clip/img", "/represent", "/ocr"
 ALL: Mapping[str, tuple[str, ...]] = {
@@ -30,34 +29,30 @@ ALL: Mapping[str, tuple[str, ...]] = {
     FACES: (JPEG_12, JPEG_1440, JPEG_48, PNG),
     OCR: (PAGE_12, PAGE_1440, JPEG_12, JPEG_48, PNG),
 }
-CORE = 2  # the first of these, which the targets are about
-MODELS = 6  # of all tasks together
-_PREPARATION = 600.0  # seconds that their preparation may take
+"""The first two of each are what the targets are about."""
+_WHO = tuple(report.COLOURS)
+_PREPARATION_SECONDS, _MODELS = 600.0, 6
 
 
 @dataclass
 class Bench:
-    """What the sections share. The services start when one first asks for them, and run until `ended` is closed."""
+    """What the sections share. The services start when they are first needed, and run until `ended` is closed."""
 
     launcher: Launcher
     photos: Mapping[str, bytes]
     quick: bool
     ended: ExitStack
-    results: Results = field(default_factory=Results)
-
-    @cached_property
-    def floor(self) -> Floor:
-        return self.floor_with(THREADS)
+    results: report.Results = field(default_factory=report.Results)
 
     @cached_property
     def straightforward(self) -> Service:
-        return self.ended.enter_context(self.launcher.straightforward())
+        return self.ended.enter_context(self.launcher.run("straightforward"))
 
     @cached_property
     def ours(self) -> Service:
         """Ours, with its models prepared."""
-        service = self.ended.enter_context(self.launcher.ours())
-        load.at_once(service.port, list(self.steps.values()), 1)
+        service = self.ended.enter_context(self.launcher.run("ours"))
+        send(service.port, list(self.steps.values()))
         self.wait_until_prepared()
         return service
 
@@ -72,53 +67,52 @@ class Bench:
         }
 
     def wait_until_prepared(self) -> None:
-        """For the pause in which a service prepares the models that it has loaded, and changes over to them."""
-        end = time.monotonic() + _PREPARATION
-        while len(list(self.launcher.cache.glob("*/*/*/prepared/[!.]*/record.json"))) < MODELS:
+        """A service prepares the models that it has loaded in a pause, and changes over to them."""
+        end = time.monotonic() + _PREPARATION_SECONDS
+        while len(list(self.launcher.cache.glob("*/*/*/prepared/[!.]*/record.json"))) < _MODELS:
             assert time.monotonic() < end, "not all models were prepared"
             time.sleep(0.5)
         time.sleep(2)
 
-    def floor_with(self, threads: int) -> Floor:
-        return Floor(self.launcher.cache, NAME, NAME, threads)
+    def floor(self, threads: int = THREADS) -> Floor:
+        return Floor(self.launcher.cache / "clip" / NAME, self.launcher.cache / "facial-recognition" / NAME, threads)
 
     def rounds(self, full: int, quick: int) -> int:
         return quick if self.quick else full
 
+    def record(self, title: str, note: str, columns: str, rows: Sequence[Sequence[object]]) -> None:
+        """columns: separated by "|"."""
+        self.results.tables.append(report.Table(title, note, columns.split("|"), rows))
+
 
 def one_at_a_time(bench: Bench) -> None:
     """A photo at a time, the floor and both services in turn."""
-    table = Table(
+    floor, figures, rows = bench.floor(), bench.results.figures, []
+    with Client(bench.straightforward.port) as straightforward, Client(bench.ours.port) as ours:
+        for route, name in [(each, name) for each, names in ALL.items() for name in names[: bench.rounds(5, 2)]]:
+            photo, task, request = bench.photos[name], floor.tasks[route], photo_request(route, bench.photos[name])
+            _compare(route, name, task(photo), ours.result(request), straightforward.result(request))
+            work = partial(task, photo), partial(ours.ask, request), partial(straightforward.ask, request)
+            times = measure.in_turn(dict(zip(_WHO, work, strict=True)), bench.rounds(15, 3), bench.rounds(3, 0))
+            figures |= {f"ms {route} {name} {who}": float(np.median(taken)) for who, taken in times.items()}
+            ratios = {f"{a}/{b}": ratio(times[a], times[b]) for a, b in _RATIOS}
+            figures |= {f"{pair} {route} {name}": of.median for pair, of in ratios.items()}
+            middle = (f"{figures[f'ms {route} {name} {who}']:.0f}" for who in _WHO)
+            rows.append([route, name, *middle, *list(ratios.values())[:2]])
+    bench.record(
         "One at a time",
         "Milliseconds from the request to the reply. The ratios are the medians of pairs, with quartiles.",
-        ("route", "photo", "floor", "ours", "straightforward", "ours / floor", "straightforward / ours"),
+        "route|photo|floor|ours|straightforward|ours / floor|straightforward / ours",
+        rows,
     )
-    with Client(bench.straightforward.port) as straightforward, Client(bench.ours.port) as ours:
-        for route, names in ALL.items():
-            for name in names[: CORE if bench.quick else None]:
-                photo, request = bench.photos[name], photo_request(route, bench.photos[name])
-                task = bench.floor.task(route)
-                _agree(route, name, task(photo), ours.result(request), straightforward.result(request))
-                contenders: dict[str, Callable[[], object]] = {
-                    "floor": partial(task, photo),
-                    "ours": partial(ours.ask, request),
-                    "straightforward": partial(straightforward.ask, request),
-                }
-                times = measure.in_turn(contenders, bench.rounds(15, 3), bench.rounds(3, 0))
-                own, ahead = pairs(times["ours"], times["floor"]), pairs(times["straightforward"], times["ours"])
-                middle = {who: median(times[who]) for who in times}
-                table.add(route, name, *(f"{middle[who]:.0f}" for who in contenders), own, ahead)
-                for who in contenders:
-                    bench.results.figures[f"ms {route} {name} {who}"] = middle[who]
-                bench.results.figures[f"ours/floor {route} {name}"] = own.median
-                bench.results.figures[f"straightforward/ours {route} {name}"] = ahead.median
-                most = pairs(times["straightforward"], times["floor"])
-                bench.results.figures[f"straightforward/floor {route} {name}"] = most.median
-    bench.results.tables.append(table)
 
 
-def _agree(route: str, name: str, floor: Any, ours: Any, straightforward: Any) -> None:
-    """Raises RuntimeError where one of them does other work than the others."""
+_RATIOS = (("ours", "floor"), ("straightforward", "ours"), ("straightforward", "floor"))
+
+
+def _compare(route: str, name: str, floor: Any, ours: Any, straightforward: Any) -> None:
+    """Raises RuntimeError if one of them does other work than the others."""
+    agree = True  # whatever OCR makes of noise
     if route == CLIP:
         vectors = [np.array(result, np.float64) for result in (floor, ours, straightforward)]
         agree = min(float(vectors[0] @ each / np.linalg.norm(each)) for each in vectors) > 0.999
@@ -126,159 +120,139 @@ def _agree(route: str, name: str, floor: Any, ours: Any, straightforward: Any) -
         agree = len(floor) == len(ours) == len(straightforward) == 3
     elif name in (PAGE_12, PAGE_1440):
         agree = set(floor) == set(ours["texts"]) == set(straightforward["texts"])
-    else:
-        agree = True  # whatever the noise looks like
     if not agree:
         raise RuntimeError(f"{route} of the {name}: the answers differ, so the times can't be compared")
 
 
 def many_at_once(bench: Bench) -> None:
     """Four and eight at a time, against the best that the floor does with any number of threads."""
-    table = Table(
+    tried = combinations()[1:2] if bench.quick else combinations()  # the one that nearly always wins
+    services = {"ours": bench.ours} if bench.quick else {"ours": bench.ours, "straightforward": bench.straightforward}
+    number, rows = bench.rounds(24, 16), []
+    for route, (name, *_) in ALL.items():
+        photo, request = bench.photos[name], photo_request(route, bench.photos[name])
+        for service in services.values():
+            send(service.port, [request] * 2, 2)
+        scouted = {}
+        for threads, workers in tried:
+            task, few = bench.floor(threads).tasks[route], [photo] * bench.rounds(16, 4)
+            task(photo)
+            scout = partial(run_at_once, task, few, workers)
+            scouted[threads, workers] = min(milliseconds(scout) for _ in range(bench.rounds(2, 1)))
+        threads, workers = min(scouted, key=scouted.__getitem__)
+        best = partial(run_at_once, bench.floor(threads).tasks[route], [photo] * number, workers)
+        for clients in (8,) if bench.quick else (4, 8):
+            rates: dict[str, list[float]] = {who: [] for who in _WHO}
+            waits: list[float] = []
+            for _ in range(bench.rounds(3, 1)):
+                rates["floor"].append(number * 1000 / milliseconds(best))
+                for who, service in services.items():
+                    rate, taken = send(service.port, [request] * number, clients)
+                    rates[who].append(rate)
+                    waits += taken if who == "ours" else []
+            share, slowest = ratio(rates["ours"], rates["floor"]), max(waits) / float(np.median(waits))
+            shown = [f"{np.median(rate):.1f}" if rate else "" for rate in rates.values()]
+            shown[0] += f" ({threads} × {workers})"
+            rows.append([route, name, clients, *shown, share, f"{slowest:.2f}"])
+            bench.results.figures |= {
+                f"throughput {route} {clients}": share.median,
+                f"slowest {route} {clients}": slowest,
+            }
+    bench.record(
         "Four and eight at a time",
         "Photos a second; the floor is given the number of threads and workers with which it is fastest. "
         "Slowest: of all requests, against the median.",
-        ("route", "photo", "clients", "floor", "ours", "straightforward", "ours / floor", "slowest / median"),
+        "route|photo|clients|floor|ours|straightforward|ours / floor|slowest / median",
+        rows,
     )
-    tried = combinations()[1:2] if bench.quick else combinations()  # the one that nearly always wins
-    floors = {threads: bench.floor_with(threads) for threads in {threads for threads, _ in tried}}
-    for route, (name, *_) in ALL.items():
-        photo, request = bench.photos[name], photo_request(route, bench.photos[name])
-        for service in (bench.ours,) if bench.quick else (bench.ours, bench.straightforward):
-            load.at_once(service.port, [request] * 2, 2)
-        scouted = {}
-        for threads, workers in tried:
-            task, few = floors[threads].task(route), [photo] * bench.rounds(16, 4)
-            task(photo)
-            scout = partial(photos_a_second, task, few, workers)
-            scouted[threads, workers] = min(measure.milliseconds(scout) for _ in range(bench.rounds(2, 1)))
-        threads, workers = min(scouted, key=scouted.__getitem__)
-        for clients in (8,) if bench.quick else (4, 8):
-            number = bench.rounds(3, 2) * 8
-            rates: dict[str, list[float]] = {"floor": [], "ours": [], "straightforward": []}
-            waits: list[float] = []
-            for _ in range(bench.rounds(3, 1)):
-                taken = measure.milliseconds(
-                    partial(photos_a_second, floors[threads].task(route), [photo] * number, workers)
-                )
-                rates["floor"].append(number * 1000 / taken)
-                crowd = load.at_once(bench.ours.port, [request] * number, clients)
-                rates["ours"].append(crowd.a_second)
-                waits += crowd.waits
-                if not bench.quick:
-                    crowd = load.at_once(bench.straightforward.port, [request] * number, clients)
-                    rates["straightforward"].append(crowd.a_second)
-            share, slowest = pairs(rates["ours"], rates["floor"]), max(waits) / median(waits)
-            shown = [f"{median(rate):.1f}" if rate else "" for rate in rates.values()]
-            shown[0] += f" ({threads} × {workers})"
-            table.add(route, name, clients, *shown, share, f"{slowest:.2f}")
-            bench.results.figures[f"throughput {route} {clients}"] = share.median
-            bench.results.figures[f"slowest {route} {clients}"] = slowest
-    bench.results.tables.append(table)
 
 
 def overhead(bench: Bench) -> None:
     """What a request costs with a model that costs nothing."""
-    table = Table(
-        "A model that costs nothing",
-        "Milliseconds of /clip/img with it: upload, decode, resize, reply. Beyond: more than decode and resize alone.",
-        ("photo", "decode and resize", "ours", "straightforward", "ours beyond", "straightforward / ours"),
-    )
-    free = environment(bench.launcher.cache, FREE)
-    with (
-        bench.launcher.ours(free) as ours,
-        bench.launcher.straightforward(free) as straightforward,
-        Client(ours.port) as own,
-        Client(straightforward.port) as other,
-    ):
+    free, rows = environment(bench.launcher.cache, FREE), []
+    with ExitStack() as ended:
+        services = [ended.enter_context(bench.launcher.run(who, free)) for who in _WHO[1:]]
+        clients = [ended.enter_context(Client(service.port)) for service in services]
         for name in (JPEG_12, JPEG_1440):
             request = photo_request(CLIP, bench.photos[name])
-            contenders: dict[str, Callable[[], object]] = {
-                "floor": partial(clip_photo, bench.photos[name]),
-                "ours": partial(own.ask, request),
-                "straightforward": partial(other.ask, request),
-            }
-            times = measure.in_turn(contenders, bench.rounds(40, 8), bench.rounds(3, 1))
-            beyond = median([a - b for a, b in zip(times["ours"], times["floor"], strict=True)])
-            less = pairs(times["straightforward"], times["ours"])
-            table.add(name, *(f"{median(times[who]):.1f}" for who in contenders), f"{beyond:.1f}", less)
-            bench.results.figures[f"overhead less {name}"] = less.median
-            bench.results.figures[f"overhead beyond {name}"] = beyond
-    bench.results.tables.append(table)
+            work: list[Callable[[], object]] = [partial(clip_photo, bench.photos[name])]
+            work += [partial(client.ask, request) for client in clients]
+            times = measure.in_turn(dict(zip(_WHO, work, strict=True)), bench.rounds(40, 8), bench.rounds(3, 1))
+            beyond = float(np.median(np.subtract(times["ours"], times["floor"])))
+            less = ratio(times["straightforward"], times["ours"])
+            rows.append([name, *(f"{np.median(times[who]):.1f}" for who in _WHO), f"{beyond:.1f}", less])
+            bench.results.figures |= {f"overhead less {name}": less.median, f"overhead beyond {name}": beyond}
+    bench.record(
+        "A model that costs nothing",
+        "Milliseconds of /clip/img with it: upload, decode, resize, reply. Beyond: more than decode and resize alone.",
+        "photo|decode and resize|ours|straightforward|ours beyond|straightforward / ours",
+        rows,
+    )
 
 
 def check_under_load(bench: Bench) -> None:
     """How long /check takes while eight heavy requests are worked on."""
-    table = Table(
-        "/check under load",
-        "Milliseconds while eight clients send 12 MP photos to all three routes without a pause.",
-        ("service", "p50", "p99", "slowest", "asked"),
-    )
     heavy = [photo_request(route, bench.photos[names[0]]) for route, names in ALL.items()] * 3
-    for who in ("ours",) if bench.quick else ("ours", "straightforward"):
+    rows = []
+    for who in _WHO[1 : bench.rounds(3, 2)]:
         service: Service = getattr(bench, who)
-        load.at_once(service.port, heavy[:3], 1)
-        with load.under(service.port, heavy[:8]), Client(service.port) as client:
-            times, until = [], time.monotonic() + bench.rounds(15, 3)
-            while time.monotonic() < until:
-                times.append(measure.milliseconds(partial(client.ask, CHECK)))
+        send(service.port, heavy[:3])
+        with under_load(service.port, heavy[:8]), Client(service.port) as client:
+            times, end = [], time.monotonic() + bench.rounds(15, 3)
+            while time.monotonic() < end:
+                times.append(milliseconds(partial(client.ask, CHECK)))
                 time.sleep(0.01)
-        table.add(who, *(f"{percentile(times, share):.1f}" for share in (50, 99, 100)), len(times))
-        bench.results.figures[f"check p99 {who}"] = percentile(times, 99)
-    bench.results.tables.append(table)
+        percentiles = np.percentile(times, (50, 99, 100)).tolist()
+        rows.append([who, *(f"{value:.1f}" for value in percentiles), len(times)])
+        bench.results.figures[f"check p99 {who}"] = percentiles[1]
+    note = "Milliseconds while eight clients send 12 MP photos to all three routes without a pause."
+    bench.record("/check under load", note, "service|p50|p99|slowest|asked", rows)
 
 
 def start(bench: Bench) -> None:
     """From the start of the process to the first /check."""
-    table = Table("Start", "Seconds from the start to the first answer to /check.", ("service", "median", "slowest"))
-    for who, started in (("ours", bench.launcher.ours), ("straightforward", bench.launcher.straightforward)):
+    rows = []
+    for who in _WHO[1:]:
         times = []
         for _ in range(bench.rounds(7, 2)):
-            with started() as service:
-                times.append(service.start)
-        table.add(who, f"{median(times):.2f}", f"{max(times):.2f}")
-        bench.results.figures[f"start {who}"] = median(times)
-    bench.results.tables.append(table)
+            with bench.launcher.run(who) as service:
+                times.append(service.start_seconds)
+        rows.append([who, f"{np.median(times):.2f}", f"{max(times):.2f}"])
+        bench.results.figures[f"start {who}"] = float(np.median(times))
+    bench.record("Start", "Seconds from the start to the first answer to /check.", "service|median|slowest", rows)
 
 
 def memory(bench: Bench) -> None:
-    """Memory, idle, with models and under load; and how long models take to load, made ready or not."""
+    """Memory, idle, with models and under load; and how long models take to load, prepared or not."""
     cache = bench.launcher.cache
-    disk = measure.megabytes([cache / "clip" / NAME, cache / "facial-recognition" / NAME], "**/model.onnx*")
-    disk += sum(path.stat().st_size for path in ocr_weights().values()) / 1e6
+    files = [*cache.glob(f"*/{NAME}/*/model.onnx"), *OCR_MODELS.values()]
+    disk = sum(path.stat().st_size for path in files) / 1e6
     first: dict[str, str] = {}
+    seen: dict[str, dict[str, Memory]] = {}
     if bench.quick:
         assert bench.ours, "it has prepared them"
     else:
         for prepared in cache.glob("*/*/*/prepared"):
             shutil.rmtree(prepared, ignore_errors=True)
-        with bench.launcher.ours() as service:
-            load.at_once(service.port, list(bench.steps.values()), 1)
+        with bench.launcher.run("ours") as service:
+            send(service.port, list(bench.steps.values()))
             first = _loads(service)
             bench.wait_until_prepared()
-    with bench.launcher.ours() as service:
-        seen = {"ours": _memory_of(bench, service)}
-        later = _loads(service)
-    if not bench.quick:
-        with bench.launcher.straightforward() as service:
-            seen["straightforward"] = _memory_of(bench, service)
-    table = Table(
+    later: dict[str, str] = {}
+    for who in _WHO[1 : bench.rounds(3, 2)]:
+        with bench.launcher.run(who) as service:
+            seen[who] = _memory_of(bench, service)
+            later.update(_loads(service))  # the straightforward one logs none
+    bench.record(
         "Memory",
         "Megabytes of all processes of the service, after each step: anonymous (RssAnon, what can't be dropped) and "
         f"resident (RSS, with mapped files). The models are {disk:.0f} MB on disk.",
-        ("after", *(f"{who}, {kind}" for who in seen for kind in ("anonymous", "resident"))),
+        "|".join(("after", *(f"{who}, {kind}" for who in seen for kind in Memory._fields))),
+        [[step, *(f"{value:.0f}" for each in seen.values() for value in each[step])] for step in seen["ours"]],
     )
-    for step in seen["ours"]:
-        most = [each[step] for each in seen.values()]
-        table.add(step, *(f"{value:.0f}" for each in most for value in (each.anonymous, each.resident)))
-    loads = Table(
-        "Loading a model",
-        "Seconds: as it is, the first time, and prepared, in any later process.",
-        ("model", "first", "later"),
-    )
-    for part in later:
-        loads.add(part, first.get(part, ""), later[part])
-    bench.results.tables += [table, loads]
+    note = "Seconds: as it is, the first time, and prepared, in any later process."
+    rows = [[part, first.get(part, ""), seconds] for part, seconds in later.items()]
+    bench.record("Loading a model", note, "model|first|later", rows)
     bench.results.figures["idle"] = seen["ours"]["start"].resident
     bench.results.figures["anonymous/disk"] = seen["ours"]["+ OCR"].anonymous / disk
     bench.results.figures["slowest load"] = max(map(float, later.values()))
@@ -288,13 +262,13 @@ def _memory_of(bench: Bench, service: Service) -> dict[str, Memory]:
     """At the start, after each of the steps, and the most during eight large photos at once."""
     seen = {"start": measure.memory(service.pids())}
     for step, request in bench.steps.items():
-        load.at_once(service.port, [request], 1)
+        send(service.port, [request])
         time.sleep(0.2)
         seen[f"+ {step}"] = measure.memory(service.pids())
-    large = [photo_request(route, bench.photos[JPEG_48]) for route in (CLIP, FACES, OCR)] * 3
-    with measure.peak(service.pids) as most:
-        load.at_once(service.port, large[:8], 8)
-    return {**seen, "most during eight of 48 MP": most[0]}
+    large = [photo_request(route, bench.photos[JPEG_48]) for route in ALL] * 3
+    with measure.peak(service.pids()) as most:
+        send(service.port, large[:8], 8)
+    return {**seen, "most during eight of 48 MP": most[-1]}
 
 
 def _loads(service: Service) -> dict[str, str]:
@@ -304,27 +278,21 @@ def _loads(service: Service) -> dict[str, str]:
 
 def ocr_memory(bench: Bench) -> None:
     """Whether the memory of OCR grows with every new shape of a photo."""
-    sizes, before, after = 200, 100, 1000
-    table = Table(
-        "Memory of OCR over time",
-        f"Megabytes after so many photos of {sizes} different sizes, two at a time.",
-        ("photos", "anonymous", "resident"),
-    )
-    requests = [photo_request(OCR, photo) for photo in _pages(bench.photos[PAGE_1440], sizes)]
-    seen = {}
-    with bench.launcher.ours() as service:
-        done = 0
-        for number in (before, after):
-            load.at_once(service.port, [requests[i % sizes] for i in range(done, number)], 2)
-            done, seen[number] = number, measure.memory(service.pids())
-            table.add(number, f"{seen[number].anonymous:.0f}", f"{seen[number].resident:.0f}")
-    bench.results.figures["ocr memory"] = seen[after].anonymous / seen[before].anonymous
-    bench.results.tables.append(table)
+    requests = [photo_request(OCR, photo) for photo in _pages(bench.photos[PAGE_1440], 200)]
+    with bench.launcher.run("ours") as service:
+        send(service.port, requests[:100], 2)
+        before = measure.memory(service.pids())
+        send(service.port, (requests * 5)[100:], 2)
+        after = measure.memory(service.pids())
+    rows = [[photos, *(f"{value:.0f}" for value in seen)] for photos, seen in {100: before, 1000: after}.items()]
+    note = "Megabytes after so many photos of 200 different sizes, two at a time."
+    bench.record("Memory of OCR over time", note, "photos|anonymous|resident", rows)
+    bench.results.figures["ocr memory"] = after.anonymous / before.anonymous
 
 
 def _pages(page: bytes, number: int) -> Iterator[bytes]:
     """Parts of the page of so many different sizes and shapes."""
-    whole, random = Image.open(BytesIO(page)).convert("RGB"), np.random.default_rng(0)
+    whole, random = Image.open(BytesIO(page)), np.random.default_rng(0)
     for _ in range(number):
         width, height = (int(random.integers(edge // 4, edge)) for edge in whole.size)
         left, top = int(random.integers(whole.width - width)), int(random.integers(whole.height - height))
@@ -335,38 +303,35 @@ def _pages(page: bytes, number: int) -> Iterator[bytes]:
 
 def texts(bench: Bench) -> None:
     """Searches: other ones, the same one again, and the first one after the models were idle."""
-    table = Table("Searches", "Milliseconds of /clip/txt.", ("", "median", "slowest"))
+
+    def ask(client: Client, *texts: str) -> list[float]:
+        return [milliseconds(partial(client.ask, text_request(text))) for text in texts]
+
     number = bench.rounds(30, 8)
-    with bench.launcher.ours() as service, Client(service.port) as client:
-        first = [measure.milliseconds(partial(client.ask, text_request("第一次")))]
-        other = [measure.milliseconds(partial(client.ask, text_request(f"飞机 {i}"))) for i in range(number)]
-        again = [measure.milliseconds(partial(client.ask, text_request("飞机 0"))) for _ in range(number)]
+    with bench.launcher.run("ours") as service, Client(service.port) as client:
+        first, other = ask(client, "第一次"), ask(client, *(f"飞机 {i}" for i in range(number)))
+        again = ask(client, *["飞机 0"] * number)
     idle = {"MACHINE_LEARNING_MODEL_TTL": "1", "MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL": NAME}
-    with bench.launcher.ours(idle) as service, Client(service.port) as client:
-        _until_loaded(client)
+    with bench.launcher.run("ours", idle) as service, Client(service.port) as client:
+        end = time.monotonic() + 60
+        while not json.loads(client.ask(CHECK)).get("loaded") and time.monotonic() < end:
+            time.sleep(0.1)
         time.sleep(3)
-        waited = [measure.milliseconds(partial(client.ask, text_request("闲置之后")))]
-    for what, times in {
+        waited = ask(client, "闲置之后")
+    rows = {
         "the first, which loads the model": first,
         "another text": other,
         "the same text again": again,
         "the first after idle, with preload": waited,
-    }.items():
-        table.add(what, f"{median(times):.1f}", f"{max(times):.1f}")
-    bench.results.figures["same text"] = median(again) / median(other)
-    bench.results.figures["after idle"] = waited[0] / median(other)
-    bench.results.tables.append(table)
-
-
-def _until_loaded(client: Client) -> None:
-    until = time.monotonic() + 60
-    while not json.loads(client.ask(CHECK)).get("loaded") and time.monotonic() < until:
-        time.sleep(0.1)
+    }
+    shown = [[what, f"{np.median(times):.1f}", f"{max(times):.1f}"] for what, times in rows.items()]
+    bench.record("Searches", "Milliseconds of /clip/txt.", "|median|slowest", shown)
+    bench.results.figures["same text"] = float(np.median(again) / np.median(other))
+    bench.results.figures["after idle"] = waited[0] / float(np.median(other))
 
 
 SLOW = {"ocr-memory"}
-"""Left out where it has to be quick."""
-
+"""Left out of a quick run."""
 SECTIONS: Mapping[str, Callable[[Bench], None]] = {
     "one": one_at_a_time,
     "many": many_at_once,

@@ -4,48 +4,64 @@
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench.load import CHECK, Client
+from bench.load import CHECK, KEY, Client
 from bench.measure import family
 
 ROOT = Path(__file__).parents[1]
-_OURS = ("API_AUTH_KEY", "HTTP_PORT", "TASKS", "MAX_UPLOAD_MB", "HF_ENDPOINT", "IMMICH_", "OCR_", "CLIP_", "FACE_")
-_PATIENCE = 60.0
 OCR = "PP-OCRv6_small"
+_WHEEL = find_spec("rapidocr")
+if _WHEEL is None or _WHEEL.origin is None:
+    raise RuntimeError("RapidOCR is not installed here: pip install 'rapidocr>=3.10,<4'")
+OCR_MODELS = {
+    kind: Path(_WHEEL.origin).parent / f"models/PP-OCRv6_{kind[:3]}_small.onnx" for kind in ("detection", "recognition")
+}
+"""Its files in RapidOCR's wheel, by kind."""
+_VARIABLES = (
+    "API_AUTH_KEY",
+    "HTTP_PORT",
+    "TASKS",
+    "MAX_UPLOAD_MB",
+    "HF_",
+    "IMMICH_",
+    "OCR_",
+    "CLIP_",
+    "FACE_",
+    "MACHINE_LEARNING_",
+)
+_TIMEOUT_SECONDS = 60.0
 _VERSIONS = """
 import platform, cv2, numpy, onnxruntime, PIL
-for name, version in (
-    ("Python", platform.python_version()), ("onnxruntime", onnxruntime.__version__), ("Pillow", PIL.__version__),
-    ("OpenCV", cv2.__version__), ("numpy", numpy.__version__),
-):
-    print(name, version)
+print("Python", platform.python_version())
+for name, module in {"onnxruntime": onnxruntime, "Pillow": PIL, "OpenCV": cv2, "numpy": numpy}.items():
+    print(name, module.__version__)
 """
 
 
 @dataclass(frozen=True)
 class Service:
-    """One that runs. log: what it has logged so far. pids: its processes. start: seconds to its first /check."""
+    """One that runs. log: what it has logged so far. pids: its processes. start_seconds: to its first /check."""
 
     port: int
     log: Callable[[], str]
     pids: Callable[[], list[int]]
-    start: float
+    start_seconds: float
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """Starts services on the models in the folder `cache`. settings: the variables that name them.
+    """Starts services with the models in the folder `cache`. settings: the variables that name them.
 
     python: the interpreter that runs ours. image: runs ours as a container of this image instead.
     """
@@ -56,88 +72,67 @@ class Launcher:
     python: str = sys.executable
     image: str | None = None
 
-    def straightforward(self, settings: Mapping[str, str] | None = None) -> AbstractContextManager[Service]:
-        return self._process([sys.executable, "-m", "bench.straightforward"], "straightforward", settings or {})
-
-    def ours(self, settings: Mapping[str, str] | None = None) -> AbstractContextManager[Service]:
-        if self.image:
-            return self._container(self.image, settings or {})
-        return self._process([self.python, "-m", "mt_photos_ml", "serve", "--host=127.0.0.1"], "ours", settings or {})
+    @contextmanager
+    def run(self, who: str, settings: Mapping[str, str] | None = None) -> Iterator[Service]:
+        """who: "ours" or "straightforward". No model is dropped while others are measured, nothing is downloaded."""
+        fixed = {"API_AUTH_KEY": KEY, "MACHINE_LEARNING_MODEL_TTL": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+        variables = {**fixed, **self.settings, **(settings or {})}
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = int(listening.getsockname()[1])
+        container = self.image and who == "ours"
+        yield from (self._container if container else self._process)(who, port, variables)
 
     def versions(self) -> dict[str, str]:
         """What ours runs on."""
-        if self.image:
-            said = _docker("run", "--rm", "--entrypoint=python", self.image, "-c", _VERSIONS)
-        else:
-            said = subprocess.run([self.python, "-c", _VERSIONS], capture_output=True, text=True, check=True).stdout
-        versions = dict(line.split() for line in said.strip().splitlines())
-        return ({"image": self.image} if self.image else {}) | versions
+        container = ["docker", "run", "--rm", "--entrypoint=python", self.image] if self.image else [self.python]
+        said = subprocess.run([*container, "-c", _VERSIONS], capture_output=True, text=True, check=True).stdout
+        return ({"image": self.image} if self.image else {}) | dict(line.split() for line in said.splitlines() if line)
 
-    @contextmanager
-    def _process(self, command: list[str], name: str, settings: Mapping[str, str]) -> Iterator[Service]:
-        port, log = _free_port(), self.logs / f"{name}.log"
+    def _process(self, who: str, port: int, variables: Mapping[str, str]) -> Iterator[Service]:
+        ours = [self.python, "-m", "mt_photos_ml", "serve", "--host=127.0.0.1"]
+        command = ours if who == "ours" else [sys.executable, "-m", "bench.straightforward"]
         self.logs.mkdir(parents=True, exist_ok=True)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith((*_OURS, "MACHINE_LEARNING_"))}
-        variables = {**kept, "PYTHONPATH": f"{ROOT / 'overlay'}:{ROOT}", **self._settings(), **settings}
+        log = self.logs / f"{who}.log"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_VARIABLES)}
+        environment = {**kept, "PYTHONPATH": f"{ROOT / 'overlay'}:{ROOT}", **variables}
         with log.open("wb") as output:
             started = time.perf_counter()
-            process = subprocess.Popen([*command, f"--port={port}"], env=variables, stdout=output, stderr=output)
+            process = subprocess.Popen([*command, f"--port={port}"], env=environment, stdout=output, stderr=output)
         try:
-            ready = _until_checked(port, lambda: process.poll() is None, log.read_text)
-            yield Service(port, log.read_text, lambda: family(process.pid), ready - started)
+            seconds = _wait_for_check(port, lambda: process.poll() is None, log.read_text) - started
+            yield Service(port, log.read_text, partial(family, process.pid), seconds)
         finally:
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
-    @contextmanager
-    def _container(self, image: str, settings: Mapping[str, str]) -> Iterator[Service]:
-        port, name = _free_port(), f"mt-photos-ml-bench-{secrets.token_hex(4)}"
-        variables = {**self._settings(), **settings, "MACHINE_LEARNING_CACHE_FOLDER": "/cache", "OCR_MODEL_NAME": OCR}
-        self._place_ocr()
-        mounts = [f"--publish=127.0.0.1:{port}:3003", f"--volume={self.cache}:/cache"]
-        words = ["--detach", f"--name={name}", *mounts, *(f"--env={key}={value}" for key, value in variables.items())]
-        started = time.perf_counter()
-        _docker("run", *words, image)
-        try:
-            ready = _until_checked(port, lambda: "true" in _docker("inspect", "-f={{.State.Running}}", name), str)
-
-            def pids() -> list[int]:
-                return [int(pid) for pid in _docker("top", name, "-eo", "pid").split()[1:]]
-
-            yield Service(port, lambda: _docker("logs", name), pids, ready - started)
-        finally:
-            _docker("rm", "--force", "--volumes", name)
-
-    def _settings(self) -> dict[str, str]:
-        """Of all services: no model is dropped while others are measured, and nothing is downloaded."""
-        return {"MACHINE_LEARNING_MODEL_TTL": "0", "HF_ENDPOINT": "http://127.0.0.1:9", **self.settings}
-
-    def _place_ocr(self) -> None:
-        """RapidOCR's weights where the image looks for them: its own wheel may carry others."""
-        for kind, weights in ocr_weights().items():
+    def _container(self, who: str, port: int, variables: Mapping[str, str]) -> Iterator[Service]:
+        for kind, weights in OCR_MODELS.items():  # the wheel in the image may carry others
             model = self.cache / "ocr" / OCR / kind / "model.onnx"
             if not model.exists():
                 model.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(weights, model)
+        name = f"mt-photos-ml-bench-{secrets.token_hex(4)}"
+        variables = {**variables, "MACHINE_LEARNING_CACHE_FOLDER": "/cache", "OCR_MODEL_NAME": OCR}
+        options = [f"--publish=127.0.0.1:{port}:3003", f"--volume={self.cache}:/cache"]
+        options += [f"--env={key}={value}" for key, value in variables.items()]
+        started = time.perf_counter()
+        _docker("run", "--detach", f"--name={name}", *options, str(self.image))
+        log, state = partial(_docker, "logs", name), "-f={{.State.Running}}"
+        try:
+            seconds = _wait_for_check(port, lambda: "true" in _docker("inspect", state, name), log) - started
+            yield Service(port, log, lambda: list(map(int, _docker("top", name, "-eo", "pid").split()[1:])), seconds)
+        finally:
+            _docker("rm", "--force", "--volumes", name)
 
 
-def ocr_weights() -> dict[str, Path]:
-    """The OCR model's files in RapidOCR's wheel, by kind."""
-    wheel = find_spec("rapidocr")
-    if wheel is None or wheel.origin is None:
-        raise RuntimeError("RapidOCR is not installed here: pip install 'rapidocr>=3.10,<4'")
-    folder = Path(wheel.origin).parent / "models"
-    return {"detection": folder / "PP-OCRv6_det_small.onnx", "recognition": folder / "PP-OCRv6_rec_small.onnx"}
-
-
-def _until_checked(port: int, runs: Callable[[], bool], log: Callable[[], str]) -> float:
+def _wait_for_check(port: int, runs: Callable[[], bool], log: Callable[[], str]) -> float:
     """The time (perf_counter) at which the first /check was answered."""
-    deadline = time.perf_counter() + _PATIENCE
-    while time.perf_counter() < deadline and runs():
+    end = time.perf_counter() + _TIMEOUT_SECONDS
+    while time.perf_counter() < end and runs():
         with suppress(OSError, HTTPException), Client(port) as client:
             client.ask(CHECK)
             return time.perf_counter()
@@ -150,8 +145,3 @@ def _docker(*words: str) -> str:
     if ended.returncode:
         raise RuntimeError(f"docker {words[0]}: {ended.stderr.strip()}")
     return (ended.stdout + ended.stderr).strip()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])

@@ -56,10 +56,15 @@ def build_clip(
     tokenizer = Tokenizer(models.WordLevel(_vocabulary(), unk_token="<unk>"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.save(str(folder / "textual" / "tokenizer.json"))
     text: dict[str, Any] = {"context_length": context_length, "vocab_size": len(_vocabulary())}
     if canonicalize:
         text["tokenizer_kwargs"] = {"clean": "canonicalize"}
+    write_clip_files(folder, tokenizer, dim, size, text)
+
+
+def write_clip_files(folder: Path, tokenizer: Tokenizer, dim: int, size: int, text: dict[str, Any]) -> None:
+    """Write what a CLIP model needs beside its two graphs. size: of the photo's side in pixels. text: how it reads."""
+    tokenizer.save(str(folder / "textual" / "tokenizer.json"), pretty=False)
     preprocess = {
         "size": [size, size],
         "mode": "RGB",
