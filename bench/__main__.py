@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench import models, photos, report
-from bench.sections import SECTIONS, SLOW, Bench
+from bench.run import Bench
+from bench.sections import SECTIONS, SLOW
 from bench.service import ROOT, Launcher
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +28,8 @@ FACES = {8: ((15, 15), 5.0), 16: ((15, 20), 4.0), 32: ((15, 5), 3.0)}
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the networks are; by default as the real ones.
-
-    Both halves of CLIP: width, layers, with a head for 64 channels. detector: channels of the stem, the four stages,
-    the neck, the head. recogniser: channels of the four stages, the stem having those of the first.
-    """
+    """By default the real ones. Both halves of CLIP: width, layers, with a head for 64 channels. detector: channels of
+    the stem, the four stages, the neck, the head. recogniser: channels of the four stages, the stem as the first."""
 
     width: int = 768
     layers: int = 12
@@ -52,9 +50,7 @@ class Network(Graph):
 
     def normal(self, *shape: int, std: float = 1.0, mean: float = 0.0) -> NDArray[np.float32]:
         values = self._random.standard_normal(shape, np.float32)
-        values *= std
-        values += mean
-        return values
+        return np.add(np.multiply(values, std, out=values), mean, out=values)
 
     def linear(self, x: str, inner: int, outer: int, gain: float = 1.0, bias: bool = True) -> str:
         product = self("MatMul", x, self.normal(inner, outer, std=gain * inner**-0.5))
@@ -65,8 +61,7 @@ class Network(Graph):
         return self("LayerNormalization", x, scale, shift, axis=-1, epsilon=1e-5)
 
     def gelu(self, x: str) -> str:
-        share = self("Add", self("Erf", self("Div", x, 2**0.5)), 1.0)
-        return self("Mul", self("Mul", x, share), 0.5)
+        return self("Mul", self("Mul", x, self("Add", self("Erf", self("Div", x, 2**0.5)), 1.0)), 0.5)
 
     def transformer(self, x: str, tokens: int, sizes: Sizes, *, before: bool, mask: str = "") -> str:
         """Layers, normalised `before` attention and MLP as CLIP does, or after as BERT does."""
@@ -90,9 +85,8 @@ class Network(Graph):
 
     def conv(self, x: str, inner: int, outer: int, kernel: int = 3, stride: int = 1, gain: float = 1.0) -> str:
         weights = self.normal(outer, inner, kernel, kernel, std=gain * (2 / (inner * kernel**2)) ** 0.5)
-        pads, strides = [kernel // 2] * 4, [stride] * 2
-        bias = self.normal(outer, std=0.02)
-        return self("Conv", x, weights, bias, kernel_shape=[kernel] * 2, pads=pads, strides=strides)
+        shape: dict[str, Any] = {"kernel_shape": [kernel] * 2, "pads": [kernel // 2] * 4, "strides": [stride] * 2}
+        return self("Conv", x, weights, self.normal(outer, std=0.02), **shape)
 
     def conv_relu(self, x: str, inner: int, outer: int, stride: int = 1) -> str:
         return self("Relu", self.conv(x, inner, outer, stride=stride))
@@ -118,9 +112,8 @@ def build(folder: Path, sizes: Sizes = Sizes()) -> None:
     for part, write in NETWORKS.items():
         write(Network(), sizes, folder / part / "model.onnx")
     text = {"context_length": _CONTEXT, "vocab_size": sizes.vocabulary}
-    tokenizer = _tokenizer(sizes.vocabulary)
     for name in (NAME, FREE):
-        write_clip_files(folder / "clip" / name, tokenizer, _DIM, sizes.image, text)
+        write_clip_files(folder / "clip" / name, _tokenizer(sizes.vocabulary), _DIM, sizes.image, text)
     marker.write_text(recipe)  # last, so that what was interrupted is done again
 
 
@@ -167,6 +160,11 @@ def _free_visual(net: Network, sizes: Sizes, path: Path) -> None:
     few = net("Slice", net("Reshape", "image", [1, -1]), [0], [_DIM], [1])
     net.unit(net("Add", few, 10 * np.eye(1, _DIM)), "embedding")
     net.save_clip(path, "image", [1, 3, sizes.image, sizes.image])
+
+
+def _free_textual(net: Network, _: Sizes, path: Path) -> None:
+    net.unit(net("Pad", net("Cast", "text", to=TensorProto.FLOAT), [0, 0, 0, _DIM - _CONTEXT]), "embedding")
+    net.save_clip(path, "text", [1, _CONTEXT])
 
 
 def _tokenizer(vocabulary: int) -> Tokenizer:
@@ -248,8 +246,7 @@ def _recogniser(net: Network, sizes: Sizes, path: Path) -> None:
             x = x if block else net.conv(x, inner, outer, kernel=1, stride=2, gain=0.7)
             x, inner = net("Add", y, x), outer
     x, inner = net("Flatten", net.batch_norm(x, inner)), inner * (_CROP // 16) ** 2
-    weights = net.normal(_DIM, inner, std=inner**-0.5)
-    net("Gemm", x, weights, net.normal(_DIM, std=0.02), transB=1, out="embedding")
+    net("Gemm", x, net.normal(_DIM, inner, std=inner**-0.5), net.normal(_DIM, std=0.02), transB=1, out="embedding")
     net.save(path, {"input.1": ["None", 3, _CROP, _CROP]}, {"embedding": ["None", _DIM]}, check=False)
 
 
@@ -257,6 +254,7 @@ NETWORKS: Mapping[str, Callable[[Network, Sizes, Path], None]] = {
     f"clip/{NAME}/visual": _visual,
     f"clip/{NAME}/textual": _textual,
     f"clip/{FREE}/visual": _free_visual,
+    f"clip/{FREE}/textual": _free_textual,
     f"facial-recognition/{NAME}/detection": _detector,
     f"facial-recognition/{NAME}/recognition": _recogniser,
 }

@@ -64,7 +64,6 @@ def build_clip(
 
 def write_clip_files(folder: Path, tokenizer: Tokenizer, dim: int, size: int, text: dict[str, Any]) -> None:
     """Write what a CLIP model needs beside its two graphs. size: of the photo's side in pixels. text: how it reads."""
-    (folder / "textual").mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "textual" / "tokenizer.json"), pretty=False)
     preprocess = {
         "size": [size, size],
