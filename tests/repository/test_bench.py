@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The benchmark's ratios, client, sections and page; and that the services it compares do the same work."""
 
+import inspect
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import pytest
 from bench import measure, report
 from bench.floor import Floor
 from bench.load import CHECK, Client, photo_request, send, text_request, under_load
-from bench.run import Bench
 from bench.sections import SECTIONS
 from bench.service import ROOT, Launcher, Service
 from demo.__main__ import CLIP, FACES, build
@@ -142,14 +141,7 @@ def test_all_three_read_the_same_lines(services: list[Service], floor: Floor) ->
     assert [answer["texts"] for answer in ask(services, photo_request("/ocr", page))] == [WORDS, WORDS]
 
 
-def test_the_sections_are_those_of_the_page_and_record_its_tables(launcher: Launcher) -> None:
-    page = (ROOT / "docs" / "benchmarks.md").read_text()
-    source = "".join((ROOT / "bench" / f"{name}.py").read_text() for name in ("speed", "footprint"))
-    titles = re.findall("^## (.+)$", page, re.M)[1:]
+def test_every_table_of_the_page_has_its_section() -> None:
+    titles = re.findall("^## (.+)$", (ROOT / "docs" / "benchmarks.md").read_text(), re.M)[1:]
+    source = "".join(inspect.getsource(section) for section in SECTIONS.values())
     assert [title for title in titles if f'"{title}"' not in source] == []
-    with ExitStack() as ended:
-        bench = Bench(launcher, {}, True, ended)
-        SECTIONS["start"](bench)
-        assert bench.results.tables[0].title in titles
-        assert set(bench.results.figures) == {"start ours", "start straightforward"}
-    assert all(0 < seconds < 60 for seconds in bench.results.figures.values())
