@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice, product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from demo.graph import Graph, Shape
+from bench.network import Network
+from demo.graph import Shape
 from demo.models import write_clip_files
 from demo.pictures import LANDMARKS
 
@@ -41,66 +40,9 @@ class Sizes:
     recogniser_blocks: tuple[int, ...] = (3, 4, 14, 3)
 
 
-class Network(Graph):
-    """A graph with random weights, the same each time, that keep values near one however deep it is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._random = np.random.default_rng(0)
-
-    def normal(self, *shape: int, std: float = 1.0, mean: float = 0.0) -> NDArray[np.float32]:
-        values = self._random.standard_normal(shape, np.float32)
-        return np.add(np.multiply(values, std, out=values), mean, out=values)
-
-    def linear(self, x: str, inner: int, outer: int, gain: float = 1.0, bias: bool = True) -> str:
-        product = self("MatMul", x, self.normal(inner, outer, std=gain * inner**-0.5))
-        return self("Add", self.normal(outer, std=0.02), product) if bias else product
-
-    def norm(self, x: str, width: int) -> str:
-        scale, shift = self.normal(width, std=0.1, mean=1.0), self.normal(width, std=0.1)
-        return self("LayerNormalization", x, scale, shift, axis=-1, epsilon=1e-5)
-
-    def gelu(self, x: str) -> str:
-        return self("Mul", self("Mul", x, self("Add", self("Erf", self("Div", x, 2**0.5)), 1.0)), 0.5)
-
-    def transformer(self, x: str, tokens: int, sizes: Sizes, *, before: bool, mask: str = "") -> str:
-        """Layers, normalised `before` attention and MLP as CLIP does, or after as BERT does."""
-        width = sizes.width
-
-        def attend(x: str) -> str:
-            q, k, v = (self("Reshape", self.linear(x, width, width), [1, tokens, -1, 64]) for _ in range(3))
-            q, v = (self("Transpose", x, perm=[0, 2, 1, 3]) for x in (q, v))
-            scores = self("Div", self("MatMul", q, self("Transpose", k, perm=[0, 2, 3, 1])), 64**0.5)
-            weights = self("Softmax", self("Add", scores, mask) if mask else scores, axis=-1)
-            mixed = self("Transpose", self("MatMul", weights, v), perm=[0, 2, 1, 3])
-            return self.linear(self("Reshape", mixed, [1, tokens, width]), width, width, 0.3)
-
-        def think(x: str) -> str:
-            return self.linear(self.gelu(self.linear(x, width, 4 * width)), 4 * width, width, 0.3)
-
-        for block in (attend, think) * sizes.layers:
-            y = self("Add", x, block(self.norm(x, width) if before else x))
-            x = y if before else self.norm(y, width)
-        return x
-
-    def conv(self, x: str, inner: int, outer: int, kernel: int = 3, stride: int = 1, gain: float = 1.0) -> str:
-        weights = self.normal(outer, inner, kernel, kernel, std=gain * (2 / (inner * kernel**2)) ** 0.5)
-        shape: dict[str, Any] = {"kernel_shape": [kernel] * 2, "pads": [kernel // 2] * 4, "strides": [stride] * 2}
-        return self("Conv", x, weights, self.normal(outer, std=0.02), **shape)
-
-    def conv_relu(self, x: str, inner: int, outer: int, stride: int = 1) -> str:
-        return self("Relu", self.conv(x, inner, outer, stride=stride))
-
-    def batch_norm(self, x: str, width: int) -> str:
-        scale, mean = self.normal(width, std=0.1, mean=1.0), self.normal(width, std=0.02)
-        return self("BatchNormalization", x, scale, self.normal(width, std=0.02), mean, np.ones(width), epsilon=1e-5)
-
-    def prelu(self, x: str, width: int) -> str:
-        return self("PRelu", x, self.normal(width, 1, 1, std=0.05, mean=0.25))
-
-    def save_clip(self, path: Path, name: str, shape: Shape) -> None:
-        kind = TensorProto.INT32 if name == "text" else TensorProto.FLOAT
-        self.save(path, {name: shape}, {"embedding": [1, _DIM]}, kind, check=False)
+def _save_clip(net: Network, path: Path, name: str, shape: Shape) -> None:
+    kind = TensorProto.INT32 if name == "text" else TensorProto.FLOAT
+    net.save(path, {name: shape}, {"embedding": [1, _DIM]}, kind, check=False)
 
 
 def build(folder: Path, sizes: Sizes = Sizes()) -> None:
@@ -130,10 +72,10 @@ def _visual(net: Network, sizes: Sizes, path: Path) -> None:
     x = net("Conv", "image", weights, kernel_shape=[_PATCH] * 2, strides=[_PATCH] * 2)
     x = net("Transpose", net("Reshape", x, [1, width, side**2]), perm=[0, 2, 1])
     x = net("Add", net("Concat", net.normal(1, 1, width), x, axis=1), net.normal(side**2 + 1, width))
-    x = net.transformer(net.norm(x, width), side**2 + 1, sizes, before=True)
+    x = net.transformer(net.norm(x, width), side**2 + 1, width, sizes.layers, before=True)
     x = net.norm(net("Gather", x, 0, axis=1), width)
     net.unit(net.linear(x, width, _DIM, bias=False), "embedding")
-    net.save_clip(path, "image", [1, 3, sizes.image, sizes.image])
+    _save_clip(net, path, "image", [1, 3, sizes.image, sizes.image])
 
 
 def _textual(net: Network, sizes: Sizes, path: Path) -> None:
@@ -147,24 +89,24 @@ def _textual(net: Network, sizes: Sizes, path: Path) -> None:
     x = net("Add", x, net("Gather", net.normal(_POSITIONS, width), place))
     some = net("Cast", seen, to=TensorProto.FLOAT)
     mask = net("Mul", net("Sub", 1.0, net("Unsqueeze", some, [1, 2])), float(np.finfo(np.float32).min))
-    x = net.transformer(net.norm(x, width), _CONTEXT, sizes, before=False, mask=mask)
+    x = net.transformer(net.norm(x, width), _CONTEXT, width, sizes.layers, before=False, mask=mask)
     total = net("ReduceSum", net("Mul", x, net("Unsqueeze", some, [2])), [1], keepdims=0)
     x = net("Div", total, net("ReduceSum", some, [1], keepdims=1))
     x = net.gelu(net.linear(x, width, middle, bias=False))
     net.unit(net.linear(x, middle, _DIM, bias=False), "embedding")
-    net.save_clip(path, "text", [1, _CONTEXT])
+    _save_clip(net, path, "text", [1, _CONTEXT])
 
 
 def _free_visual(net: Network, sizes: Sizes, path: Path) -> None:
     """Looks at the first 512 numbers; the constant gives black a direction too."""
     few = net("Slice", net("Reshape", "image", [1, -1]), [0], [_DIM], [1])
     net.unit(net("Add", few, 10 * np.eye(1, _DIM)), "embedding")
-    net.save_clip(path, "image", [1, 3, sizes.image, sizes.image])
+    _save_clip(net, path, "image", [1, 3, sizes.image, sizes.image])
 
 
 def _free_textual(net: Network, _: Sizes, path: Path) -> None:
     net.unit(net("Pad", net("Cast", "text", to=TensorProto.FLOAT), [0, 0, 0, _DIM - _CONTEXT]), "embedding")
-    net.save_clip(path, "text", [1, _CONTEXT])
+    _save_clip(net, path, "text", [1, _CONTEXT])
 
 
 def _tokenizer(vocabulary: int) -> Tokenizer:

@@ -12,7 +12,8 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from bench import photos
-from bench.models import FREE, NAME, NETWORKS, Network, Sizes, build
+from bench.models import FREE, NAME, NETWORKS, Sizes, build
+from bench.network import Network
 from demo.pictures import LANDMARKS
 
 SMALL = Sizes(64, 1, 64, 500, (8, 8, 8, 8, 16, 8, 8), (1, 1, 1, 1), (8, 8, 8, 16), (1, 1, 2, 1))
