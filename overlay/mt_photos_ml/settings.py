@@ -2,13 +2,15 @@
 """The settings: environment variables, read once and checked at the start."""
 
 import os
+import re
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, AliasGenerator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -18,7 +20,7 @@ KEY_FILE = "API_AUTH_KEY_FILE"
 TASKS = ("ocr", "clip", "faces")
 INT8_TASKS = ("clip", "faces")
 DEFAULT_CLIP = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"
-
+_CARDS = re.compile(r"\s*\d+\s*(,\s*\d+\s*)*")
 _FORBIDDEN = str.maketrans(":\\/", "___", ".")
 _LOG_LEVELS_OF_THE_BASE = {"verbose": "debug", "log": "info", "warn": "warning", "critical": "error"}
 
@@ -33,16 +35,13 @@ def clean_name(name: str) -> str:
 
 
 def _expect(what: str, is_usable: Callable[[str], object]) -> AfterValidator:
-    """Refuses what is not usable in words; whatever the check raises means no."""
+    """Refuses a value that is not usable, or for which the check raises ValueError. what: the words for it."""
 
     def check(value: str) -> str:
-        try:
-            usable = is_usable(value)
-        except ValueError:
-            usable = False
-        if not usable:
-            raise ValueError(what)
-        return value
+        with suppress(ValueError):
+            if is_usable(value):
+                return value
+        raise ValueError(what)
 
     return AfterValidator(check)
 
@@ -73,24 +72,18 @@ def _absolute(value: Path) -> Path:
 
 _TASKS = f"one or more of {', '.join(TASKS)}, with commas between"
 _INT8 = f"one or both of {', '.join(INT8_TASKS)}, with a comma between"
+_KEY = "a key without spaces around it and without line breaks"
 
-Key = Annotated[
-    str,
-    _expect(
-        "a key without spaces around it and without line breaks", lambda key: key == key.strip() and key.isprintable()
-    ),
-]
+Key = Annotated[str, _expect(_KEY, lambda key: key == key.strip() and key.isprintable())]
 ModelName = Annotated[str, AfterValidator(lambda name: clean_name(name.strip())), _expect("the name of a model", bool)]
+Threads = Annotated[int, Field(le=256)]
 Score = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["FP32", "FP16"]
-Names = frozenset[str]
-Tasks = Annotated[Names, NoDecode, BeforeValidator(partial(_split, TASKS, _TASKS)), _expect(_TASKS, len)]
-Int8Tasks = Annotated[Names, NoDecode, BeforeValidator(partial(_split, INT8_TASKS, _INT8))]
+Access = Literal["key", "open", "off"]
+Tasks = Annotated[frozenset[str], NoDecode, BeforeValidator(partial(_split, TASKS, _TASKS)), _expect(_TASKS, len)]
+Int8Tasks = Annotated[frozenset[str], NoDecode, BeforeValidator(partial(_split, INT8_TASKS, _INT8))]
 Card = Annotated[str, _expect("the number of a graphics card, such as 0", str.isdecimal)]
-Cards = Annotated[
-    str,
-    _expect("the numbers of graphics cards, such as 0,1", lambda v: all(n.strip().isdecimal() for n in v.split(","))),
-]
+Cards = Annotated[str, _expect("the numbers of graphics cards, such as 0,1", _CARDS.fullmatch)]
 Address = Annotated[
     str, _expect("an address such as https://hf-mirror.com", _is_address), AfterValidator(lambda v: v.rstrip("/"))
 ]
@@ -99,63 +92,100 @@ LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],
     BeforeValidator(lambda value: _LOG_LEVELS_OF_THE_BASE.get(str(value).lower(), str(value).lower())),
 ]
+_PRELOAD_FACES = "MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__"
+_IN_CAPITALS = AliasGenerator(validation_alias=str.upper)
 
 
 class Settings(BaseSettings):
-    """What the environment says. An empty variable counts as unset, but for the key, where it is a mistake."""
+    """The environment; a text describes the fields above it, English / 中文, and goes into docs/settings*.md."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True, alias_generator=_IN_CAPITALS
+    )
 
-    api_auth_key: Key = Field(DEFAULT_KEY, validation_alias="API_AUTH_KEY", repr=False)
-    http_port: int = Field(8060, ge=1, le=65535, validation_alias="HTTP_PORT")
-    tasks: Tasks = Field(frozenset(TASKS), validation_alias="TASKS")
-    max_upload_mb: int = Field(128, ge=1, le=4096, validation_alias="MAX_UPLOAD_MB")
-
-    ocr_model_name: ModelName = Field("PP-OCRv6_small", validation_alias="OCR_MODEL_NAME")
-    ocr_min_score: Score = Field(0.5, validation_alias="OCR_MIN_SCORE")
-    clip_visual_model_name: ModelName = Field(DEFAULT_CLIP, validation_alias="CLIP_VISUAL_MODEL_NAME")
-    clip_textual_model_name: ModelName = Field(DEFAULT_CLIP, validation_alias="CLIP_TEXTUAL_MODEL_NAME")
-    clip_language: str | None = Field(None, validation_alias="CLIP_LANGUAGE")
-    face_detection_model_name: ModelName = Field("buffalo_l", validation_alias="FACE_DETECTION_MODEL_NAME")
-    face_recognition_model_name: ModelName = Field("buffalo_l", validation_alias="FACE_RECOGNITION_MODEL_NAME")
-    face_min_score: Score = Field(0.65, validation_alias="FACE_MIN_SCORE")
-
-    hf_endpoint: Address | None = Field(None, validation_alias="HF_ENDPOINT")
+    api_auth_key: Key = Field(DEFAULT_KEY, repr=False)
+    """the key that MT Photos sends; `no-key` for none / MT Photos 发送的密钥；`no-key` 表示不要密钥"""
+    http_port: int = Field(8060, ge=1, le=65535)
+    """the port without Docker; in the image it does nothing / 不用 Docker 时监听的端口；在镜像中不起作用"""
+    tasks: Tasks = frozenset(TASKS)
+    """what the service recognises; a task that is left out answers 404 / 提供哪些识别；没列出的返回 404"""
+    max_upload_mb: int = Field(128, ge=1, le=4096)
+    """a larger upload is answered 413 before it is read / 更大的上传在读取之前就返回 413"""
+    ocr_model_name: ModelName = "PP-OCRv6_small"
+    """see [models](models.md) / 见[模型](models.zh-CN.md)"""
+    ocr_min_score: Score = 0.5
+    """lines read with less confidence are left out / 置信度更低的文字不返回"""
+    clip_visual_model_name: ModelName = DEFAULT_CLIP
+    clip_textual_model_name: ModelName = DEFAULT_CLIP
+    """always the same model in both / 两项必须是同一个模型"""
+    clip_language: str | None = None
+    """language of searches for nllb models, such as `zh-CN`; else by the script
+    只用于 nllb 模型：搜索的语言，如 `zh-CN`；不设置则由文字判断"""
+    face_detection_model_name: ModelName = "buffalo_l"
+    face_recognition_model_name: ModelName = "buffalo_l"
+    """or `antelopev2`, `buffalo_m`, `buffalo_s` / 也可用 `antelopev2`、`buffalo_m`、`buffalo_s`"""
+    face_min_score: Score = 0.65
+    """faces found with less confidence are left out / 置信度更低的人脸不返回"""
+    hf_endpoint: Address | None = None
+    """where models come from, if not huggingface.co or hf-mirror.com / 模型的下载地址，代替默认的两个网站"""
     cache_folder: Folder = Field(Path("~/.cache/mt-photos-ml"), validation_alias="MACHINE_LEARNING_CACHE_FOLDER")
+    """where models are kept / 模型存放的目录"""
     model_ttl: int | None = Field(None, ge=0, validation_alias="MACHINE_LEARNING_MODEL_TTL")
-    request_threads: int = Field(
-        default_factory=lambda: os.cpu_count() or 4, ge=1, le=256, validation_alias="MACHINE_LEARNING_REQUEST_THREADS"
-    )
-    model_intra_op_threads: int = Field(0, ge=0, le=256, validation_alias="MACHINE_LEARNING_MODEL_INTRA_OP_THREADS")
-    prepare_models: bool = Field(True, validation_alias="PREPARE_MODELS")
-    preload_clip_visual: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__CLIP__VISUAL")
+    """seconds until an idle model is unloaded (60; with a graphics card 300); `0` for never
+    模型空闲多少秒后卸载（60；用显卡时 300）；`0` 表示不卸载"""
+    prepare_models: bool = True
+    """on the processor, keep a second form of each model that loads at once, see [speed](speed.md)
+    用 CPU 时，把每个模型另存为加载快、占内存少的形式，见[速度与内存](speed.zh-CN.md)"""
+    request_threads: Threads = Field(os.cpu_count() or 4, ge=1, validation_alias="MACHINE_LEARNING_REQUEST_THREADS")
+    """photos that are processed at once (as many as cores) / 同时处理几张照片（等于核数）"""
+    model_intra_op_threads: Threads = Field(0, ge=0, validation_alias="MACHINE_LEARNING_MODEL_INTRA_OP_THREADS")
+    """threads of one inference on the processor (`0`: cores, 4 at most) / CPU 一次推理的线程数（`0`：核数，最多 4）"""
+    int8_tasks: Int8Tasks = frozenset()
+    """`clip`, `faces` or both: use the int8 variants that `models optimize` kept, see [speed](speed.md)
+    `clip`、`faces` 或两者：使用 `models optimize` 保留下来的 int8 版本，见[速度与内存](speed.zh-CN.md)"""
+    int8_min_mean: Score = 0.99
+    int8_min_worst: Score = 0.98
+    """cosine to the original, in the mean and at worst, that a variant needs to be kept
+    int8 版本与原模型的余弦相似度，平均值和最差值至少达到多少才保留"""
     preload_clip_textual: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL")
-    preload_face_detection: str | None = Field(
-        None, validation_alias="MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__DETECTION"
-    )
-    preload_face_recognition: str | None = Field(
-        None, validation_alias="MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__RECOGNITION"
-    )
+    preload_clip_visual: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__CLIP__VISUAL")
+    preload_face_detection: str | None = Field(None, validation_alias=f"{_PRELOAD_FACES}DETECTION")
+    preload_face_recognition: str | None = Field(None, validation_alias=f"{_PRELOAD_FACES}RECOGNITION")
     preload_ocr_detection: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__DETECTION")
     preload_ocr_recognition: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION")
-    int8_tasks: Int8Tasks = Field(frozenset(), validation_alias="INT8_TASKS")
-    int8_min_mean: Score = Field(0.99, validation_alias="INT8_MIN_MEAN")
-    int8_min_worst: Score = Field(0.98, validation_alias="INT8_MIN_WORST")
-    device: str = Field("", validation_alias="DEVICE")
+    """the name of the model in use: it is loaded at the start and kept, so that no search waits for it
+    填正在使用的模型名称，启动时就加载并一直保留，搜索不用等"""
     device_id: Card = Field("0", validation_alias="MACHINE_LEARNING_DEVICE_ID")
-    device_ids: Cards | None = Field(None, validation_alias="MACHINE_LEARNING_DEVICE_IDS")
+    """which graphics card, if there are several / 有多块显卡时用哪一块"""
     openvino_precision: Precision = Field("FP32", validation_alias="MACHINE_LEARNING_OPENVINO_PRECISION")
+    """`FP16`: faster on an Intel GPU and less exact; text is always read in `FP32`
+    `FP16`：在 Intel 显卡上更快，精度略低；文字始终用 `FP32` 识别"""
     rocm_precision: Precision = Field("FP32", validation_alias="MACHINE_LEARNING_ROCM_PRECISION")
+    """`FP16`: the same on an AMD card, if onnxruntime has MIGraphX / `FP16`：AMD 显卡同上，需要 MIGraphX"""
+    workers: int = Field(1, ge=1, le=64, validation_alias="MACHINE_LEARNING_WORKERS")
+    """in the image: processes / 镜像中：进程数"""
+    device_ids: Cards | None = Field(None, validation_alias="MACHINE_LEARNING_DEVICE_IDS")
+    """in the image: cards for the processes in turn, such as `0,1` / 镜像中：分给各进程的显卡，如 `0,1`"""
+    worker_timeout: int = Field(300, ge=1, le=86400, validation_alias="MACHINE_LEARNING_WORKER_TIMEOUT")
+    """in the image: seconds until a process that hangs is replaced / 镜像中：卡住的进程多少秒后被替换"""
     ann: bool = Field(True, validation_alias="MACHINE_LEARNING_ANN")
     rknn: bool = Field(True, validation_alias="MACHINE_LEARNING_RKNN")
-    workers: int = Field(1, ge=1, le=64, validation_alias="MACHINE_LEARNING_WORKERS")
-    worker_timeout: int = Field(300, ge=1, le=86400, validation_alias="MACHINE_LEARNING_WORKER_TIMEOUT")
-    immich_host: str = Field("[::]", validation_alias="IMMICH_HOST")
-    immich_port: int = Field(3003, ge=1, le=65535, validation_alias="IMMICH_PORT")
-    immich_api: Literal["key", "open", "off"] = Field("key", validation_alias="IMMICH_API")
+    """in the images `armnn` and `rknn`: `false` for no NPU / 在 `armnn` 和 `rknn` 镜像中：`false` 表示不用 NPU"""
+    immich_host: str = "[::]"
+    immich_port: int = Field(3003, ge=1, le=65535)
+    """in the image: address and port; without IPv6 `0.0.0.0` / 镜像中监听的地址和端口；没有 IPv6 时用 `0.0.0.0`"""
+    device: str = ""
+    """the device that the image is for; leave it alone / 镜像为哪种设备而做；不要改"""
+    immich_api: Access = "key"
+    """in the image, Immich's own `/predict`: behind the `key`, `open` without one, or `off`
+    镜像中 Immich 自己的 `/predict`：`key` 要密钥，`open` 不要，`off` 关闭"""
     log_level: LogLevel = Field("info", validation_alias="IMMICH_LOG_LEVEL")
-    log_format: Literal["text", "json"] = Field("text", validation_alias="LOG_FORMAT")
-    metrics: Literal["key", "open", "off"] = Field("key", validation_alias="METRICS")
+    """`debug`, `info`, `warning` or `error` / `debug`、`info`、`warning` 或 `error`"""
+    log_format: Literal["text", "json"] = "text"
+    """`json`: an object a line, see [watching it](monitoring.md)
+    `json`：每行一个 JSON 对象，见[查看运行情况](monitoring.zh-CN.md)"""
+    metrics: Access = "key"
+    """`/metrics`: behind the `key`, `open` without one, or `off` / `/metrics`：`key` 要密钥，`open` 不要，`off` 关闭"""
 
     @property
     def open_to_all(self) -> bool:
@@ -202,15 +232,12 @@ def _key_of_file() -> dict[str, Any]:
         raise SettingsError(f"{KEY_FILE}={path}: expected to be the only one that names a key; API_AUTH_KEY is set too")
     try:
         key = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{KEY_FILE}={path}: expected a file with the key: {_reason(error)}") from None
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise SettingsError(f"{KEY_FILE}={path}: expected a file with the key: {why}") from None
     if not key:
         raise SettingsError(f"{KEY_FILE}={path}: expected a file with the key; it is empty")
     return {"API_AUTH_KEY": key}
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else "it is not text"
 
 
 def _line(error: ErrorDetails) -> str:
