@@ -17,7 +17,7 @@ from mt_photos_ml.api.routes import Routes
 from mt_photos_ml.api.trace import RequestTrace
 from mt_photos_ml.api.uploads import Uploads
 from mt_photos_ml.dashboard.metrics import Metrics
-from mt_photos_ml.dashboard.routes import Console
+from mt_photos_ml.dashboard.routes import Dashboard
 from mt_photos_ml.dashboard.status import Status
 from mt_photos_ml.engine import Engine
 from mt_photos_ml.settings import Settings
@@ -34,8 +34,8 @@ class Inside:
         self.uploads, self.traces = Uploads(2_000_000 * self.engine.settings.max_upload_mb), list[RequestTrace]()
         self.routes = Routes(self.engine, self.uploads, self._restart, tuple(warnings))
         self.status = Status(self.engine, self.uploads, self.metrics, tuple(warnings))
-        self.console = Console(self.status, self.bench)
-        self.app = Starlette(routes=[*self.routes.all(), *self.console.routes()], exception_handlers=HANDLERS)
+        self.dashboard = Dashboard(self.status, self.bench)
+        self.app = Starlette(routes=[*self.routes.all(), *self.dashboard.routes()], exception_handlers=HANDLERS)
         self.app.add_middleware(AccessLogMiddleware, [self.metrics.observe, self.traces.append])
 
     def _restart(self) -> None:

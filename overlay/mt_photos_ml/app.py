@@ -17,7 +17,7 @@ from .api.middleware.lifecycle import Lifecycle, LifecycleMiddleware
 from .api.routes import Routes
 from .api.uploads import Uploads
 from .dashboard.metrics import Metrics
-from .dashboard.routes import Console
+from .dashboard.routes import Dashboard
 from .dashboard.status import Status
 from .engine import Engine
 from .engine.benchmark import measure
@@ -45,7 +45,7 @@ def create_app(
     uploads = Uploads(2_000_000 * settings.max_upload_mb)
     warnings = [settings.key_warning] if settings.key_warning and is_exposed else []
     routes = Routes(engine, uploads, lifecycle.restart, warnings)
-    dashboard = Console(Status(engine, uploads, metrics, warnings), lambda: measure(engine))
+    dashboard = Dashboard(Status(engine, uploads, metrics, warnings), lambda: measure(engine))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -1,31 +1,305 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The dashboard for Grafana shows what the service tells."""
+"""The page and the API behind it: status, models, unused files, the measurement, the OpenAPI document."""
 
-import json
+import asyncio
+import base64
+import gc
+import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.dashboard import Dashboard
-from prometheus_client.parser import text_string_to_metric_families
+import httpx
+import pytest
 
+from inside import Inside, asking, eventually
+from mt_photos_ml import version
+from mt_photos_ml.dashboard import routes
 from service import Service, post
 
-DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana.json"
+VISUAL = "clip/demo-colours/visual"
 
 
-def test_the_dashboard_is_one_of_grafana_and_asks_for_what_there_is(service: Service, photo: bytes) -> None:
-    written = json.loads(DASHBOARD.read_text())
-    again = json.loads(json.dumps(Dashboard.from_json(written), cls=JSONEncoder))
-    assert all(again[name] == value for name, value in written.items() if name not in ("panels", "templating"))
-    assert [panel["title"] for panel in again["panels"]] == [panel["title"] for panel in written["panels"]]
-    assert all({"type", "gridPos", "targets", "fieldConfig"} <= panel.keys() for panel in again["panels"]), (
-        "a field that Grafana does not know is dropped"
-    )
+def test_the_status_tells_models_photos_times_and_errors(service: Service, photo: bytes) -> None:
     post(service, "/ocr", photo)
-    post(service, "/ocr", b"no photo")
+    post(service, "/clip/img", b"no photo")
     with service.client() as client:
-        families = text_string_to_metric_families(client.get("/metrics").text)
-    there = {sample.name for family in families for sample in family.samples}
-    asked = set(re.findall(r"mt_photos_ml_\w+", DASHBOARD.read_text()))
-    assert asked <= there
+        answer = client.get("/api/status")
+    told = answer.json()
+    assert (answer.headers["cache-control"], answer.headers["x-content-type-options"]) == ("no-store", "nosniff")
+    states = {(model["task"], model["type"]): model for model in told["models"]}
+    assert len(states) == 6
+    reader = states["ocr", "recognition"]
+    assert (reader["state"], reader["name"], reader["runs_on"]) == ("ready", "PP-OCRv6_small", "CPU")
+    assert reader["memory_mb"] > 1
+    assert states["clip", "textual"]["state"] == "not loaded"
+    assert told["photos"]["total"] == sum(told["photos"]["per_minute"]) == 1
+    assert told["mean_ms"]["/ocr"]["count"] == 1
+    assert told["errors"][0]["message"] == "the file is not a photo, or its beginning is damaged"
+    assert told["waiting"] == {"photos": 0, "texts": 0, "uploads": 0}
+    assert told["memory"]["anonymous_mb"] > 10
+    assert told["tasks"] == {"ocr": True, "clip": True, "faces": True}
+    assert "onnxruntime" in told["runtime"]
+
+
+@pytest.mark.anyio
+async def test_a_task_that_is_off_has_no_models(cache: Path) -> None:
+    async with asking(Inside(cache, TASKS="ocr")) as client:
+        told = (await client.get("/api/status")).json()
+        assert {model["task"] for model in told["models"]} == {"ocr"}
+        assert told["tasks"] == {"ocr": True, "clip": False, "faces": False}
+        answer = await client.post("/api/models/clip/visual/load")
+        assert (answer.status_code, answer.json()["msg"]) == (404, "clip/visual is no model in use")
+
+
+@pytest.mark.anyio
+async def test_a_model_can_be_loaded_and_unloaded(cache: Path) -> None:
+    inside = Inside(cache)
+    store = inside.engine.store
+    async with asking(inside) as client:
+        assert (await client.post("/api/models/clip/visual/load")).json() == {"result": "pass"}
+        await eventually(lambda: store.loaded == [VISUAL])
+        assert (await client.post("/api/models/clip/visual/unload")).json() == {"result": "pass"}
+        assert store.loaded == []
+
+
+@pytest.mark.anyio
+async def test_a_model_in_use_is_not_unloaded(cache: Path) -> None:
+    inside = Inside(cache)
+    async with asking(inside) as client:
+        async with inside.engine.store.use(inside.engine.models.clip_visual):
+            answer = await client.post("/api/models/clip/visual/unload")
+        assert (answer.status_code, answer.json()) == (409, {"result": [], "msg": f"{VISUAL} is in use"})
+        assert inside.engine.store.loaded == [VISUAL]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("clip/visual/explode", "explode: expected pull, load or unload"),
+        ("clip/detection/load", "clip/detection is no model in use"),
+        ("cats/visual/load", "cats/visual is no model in use"),
+    ],
+)
+async def test_an_unknown_model_or_action_is_404(cache: Path, path: str, why: str) -> None:
+    async with asking(Inside(cache)) as client:
+        answer = await client.post(f"/api/models/{path}")
+        assert (answer.status_code, answer.json()) == (404, {"result": [], "msg": why})
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("action", ["pull", "load"])
+async def test_a_pull_or_load_is_answered_at_once_goes_on_and_may_fail(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    inside, may_end, steps = Inside(cache), asyncio.Event(), list[str]()
+    unhandled: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unhandled.append(context))
+
+    async def work(key: Any) -> None:
+        steps.append(str(key.ref))
+        await may_end.wait()
+        steps.append("end")
+        raise RuntimeError("no mirror")
+
+    monkeypatch.setattr(inside.engine.store, action, work)
+    async with asking(inside) as client:
+        answer = await client.post(f"/api/models/clip/textual/{action}")
+        assert (answer.status_code, answer.json()) == (200, {"result": "pass"})
+        await eventually(lambda: steps == ["clip/demo-colours/textual"])
+        gc.collect()
+        may_end.set()
+        await eventually(lambda: steps[-1] == "end")
+        gc.collect()
+    assert not unhandled
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A cache with models that are not used."""
+    for name, size in (("ViT-B-32__openai", 2_500_002), ("RN50__openai", 400_000)):
+        visual = tmp_path / "clip" / name / "visual"
+        visual.mkdir(parents=True)
+        (visual / "model.onnx").write_bytes(bytes(size))
+    return tmp_path
+
+
+@pytest.mark.anyio
+async def test_unused_models_are_listed_and_deleted(old: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sizes = {"clip/RN50__openai": 0, "clip/ViT-B-32__openai": 3}
+    async with asking(Inside(old, TASKS="ocr")) as client:
+        assert (await client.get("/api/models/unused")).json() == {"result": sizes}
+        assert (old / "clip" / "RN50__openai").is_dir()
+        with caplog.at_level("INFO", "mt_photos_ml"):
+            assert (await client.delete("/api/models/unused")).json() == {"result": sizes}
+            assert list((old / "clip").iterdir()) == []
+            assert (await client.delete("/api/models/unused")).json() == {"result": {}}
+    said = [record.getMessage() for record in caplog.records if record.name == "mt_photos_ml"]
+    assert said == ["deleted clip/RN50__openai, clip/ViT-B-32__openai", "deleted nothing"]
+
+
+@pytest.mark.anyio
+async def test_unused_models_in_a_read_only_cache_answer_503(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def delete(paths: list[Path]) -> None:
+        assert [path.name for path in paths] == ["RN50__openai", "ViT-B-32__openai"]
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("mt_photos_ml.dashboard.routes.delete", delete)
+    async with asking(Inside(old, TASKS="ocr")) as client:
+        answer = await client.delete("/api/models/unused")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "60"
+    assert answer.json() == {"result": [], "msg": "the cache can't be written: Permission denied"}
+
+
+@pytest.mark.anyio
+async def test_only_one_measurement_runs_at_a_time(cache: Path) -> None:
+    may_end = asyncio.Event()
+
+    class Measuring(Inside):
+        async def bench(self) -> object:
+            self.benches += 1
+            await may_end.wait()
+            return {"tasks": [self.benches]}
+
+    inside = Measuring(cache)
+    async with asking(inside) as client:
+        first = asyncio.create_task(client.post("/api/bench"))
+        await eventually(lambda: inside.benches == 1)
+        answer = await client.post("/api/bench")
+        assert (answer.status_code, answer.json()["msg"]) == (409, "it is being measured already")
+        may_end.set()
+        assert (await first).json() == {"result": {"tasks": [1]}}
+        assert (await client.post("/api/bench")).json() == {"result": {"tasks": [2]}}
+
+
+@pytest.mark.anyio
+async def test_every_route_of_the_openapi_document_is_served(cache: Path) -> None:
+    async with asking(Inside(cache)) as client:
+        document = (await client.get("/openapi.json")).json()
+        assert document["info"]["version"] == version()
+        served = {path for path in document["paths"] if not path.startswith(("/restart", "/api/bench", "/predict"))}
+        for path in served:
+            for method in document["paths"][path]:
+                asked = path.format(task="clip", type="visual", action="unload")
+                assert (await client.request(method, asked)).status_code in (200, 422), path
+        assert (await client.get("/docs")).status_code == 404
+
+
+def assert_runs_only(answer: httpx.Response, *tags: str) -> None:
+    """The policy allows what stands in these tags, as it stands there, and no other site may frame the page."""
+    rules = dict(rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; "))
+    assert rules["default-src"] == rules["base-uri"] == rules["frame-ancestors"] == "'none'"
+    for tag in tags:
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", answer.text, re.S)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert rules.pop(f"{tag}-src") == f"'sha256-{digest}'"
+    assert "script-src" not in rules
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.anyio
+async def test_the_pages_policy_allows_only_its_own_script_and_style(cache: Path) -> None:
+    async with asking(Inside(cache)) as client:
+        answer = await client.get("/")
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    assert_runs_only(answer, "script", "style")
+    assert not re.search(r'\bsrc="|<link(?! rel="icon" href="data:,")|@import|\son\w+="', answer.text)
+    assert "mt_photos_ai_extra" in answer.text
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("settings", "warnings", "facts"),
+    [
+        ({}, [], {"length": "512", "demo": "true", "warned": "false", "open": "false"}),
+        (
+            {
+                "CLIP_VISUAL_MODEL_NAME": "mine",
+                "FACE_DETECTION_MODEL_NAME": "a",
+                "FACE_RECOGNITION_MODEL_NAME": "a",
+                "API_AUTH_KEY": "no-key",
+            },
+            ["there is no key"],
+            {"length": "?", "demo": "false", "warned": "true", "open": "true"},
+        ),
+    ],
+)
+async def test_the_page_says_version_address_vector_length_and_warnings(
+    cache: Path, settings: dict[str, str], warnings: list[str], facts: dict[str, str]
+) -> None:
+    async with asking(Inside(cache, warnings, **settings)) as client:
+        page = (await client.get("/")).text
+    (body,) = re.findall(r"<body ([^>]*)>", page)
+    told = dict(re.findall(r'data-([a-z]+)="([^"]*)"', body))
+    assert told == {"version": version(), "address": "http://inside:8060", **facts}
+    assert '<code id="address">http://inside:8060</code>' in page
+    assert f"<small>{version()}</small>" in page
+    assert f"<code>{facts['length']}</code>" in page
+
+
+@pytest.mark.anyio
+async def test_script_and_style_reach_the_page_unchanged(cache: Path) -> None:
+    async with asking(Inside(cache)) as client:
+        page = (await client.get("/")).text
+    folder = Path(routes.__file__).parent / "page"
+    for tag, name in (("script", "page.js"), ("style", "page.css")):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.S)
+        assert content.strip() == (folder / name).read_text(encoding="utf-8").strip()
+
+
+@pytest.mark.anyio
+async def test_a_host_header_can_not_inject_html(cache: Path) -> None:
+    async with asking(Inside(cache)) as client:
+        answer = await client.get("/", headers={"host": 'x"><script>alert(1)</script>'})
+    assert "<script>alert" not in answer.text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("host", ["{{length}}", "/*script*/", "$length"])
+async def test_a_host_header_is_not_a_template(cache: Path, host: str) -> None:
+    async with asking(Inside(cache)) as client:
+        answer = await client.get("/", headers={"host": host})
+    assert_runs_only(answer, "script", "style")
+    (address,) = re.findall(r'<code id="address">(.*?)</code>', answer.text, re.S)
+    assert address in (f"http://{host}", "http://inside", "http://inside:8060"), (
+        "some versions of the framework mend it"
+    )
+
+
+@pytest.mark.anyio
+async def test_the_metrics_are_those_of_the_service_unless_they_are_off(cache: Path) -> None:
+    async with asking(Inside(cache)) as client:
+        await client.post("/check")
+        answer = await client.get("/metrics")
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert 'mt_photos_ml_requests_total{path="/check",status="200"} 1\n' in answer.text
+        assert 'mt_photos_ml_waiting{queue="photos"} 0\n' in answer.text
+    async with asking(Inside(cache, METRICS="off")) as client:
+        assert (await client.get("/metrics")).status_code == 404
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/", {"GET", "HEAD"}),
+        ("/openapi.json", {"GET", "HEAD"}),
+        ("/api/status", {"GET", "HEAD"}),
+        ("/metrics", {"GET", "HEAD"}),
+        ("/api/models/unused", {"GET", "HEAD", "DELETE"}),
+        ("/api/models/clip/visual/unload", {"POST"}),
+        ("/api/bench", {"POST"}),
+    ],
+)
+async def test_routes_take_only_their_methods(cache: Path, path: str, methods: set[str]) -> None:
+    async with asking(Inside(cache)) as client:
+        for method in ("GET", "HEAD", "POST", "DELETE", "PUT"):
+            answer = await client.request(method, path)
+            assert (answer.status_code != 405) == (method in methods), method

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The command mt-photos-ml: serve, and those of commands.py."""
+"""The command mt-photos-ml: serve, doctor, bench and models."""
 
 import os
 import socket
@@ -44,7 +44,7 @@ def serve(host: str, port: int | None, fd: int | None) -> None:
     else:
         listening = socket.socket(fileno=fd)
     from ..server.serve import serve
-    from .commands import settings_or_exit
+    from .terminal import settings_or_exit
 
     settings = settings_or_exit(check=True)
     sys.exit(serve(settings, host, listening))
@@ -54,15 +54,15 @@ def _port_of_the_environment() -> int:
     try:
         return _port(os.environ.get("HTTP_PORT") or 8060)
     except click.BadParameter:
-        from .commands import settings_or_exit
+        from .terminal import settings_or_exit
 
         return settings_or_exit().http_port  # which says what is expected, and ends
 
 
 if sys.argv[1:2] != ["serve"]:  # the process that supervises imports next to nothing
-    from . import client_commands, commands
+    from .bench import bench
+    from .doctor import doctor
+    from .models import models
 
-    for command in (commands.doctor, commands.bench, commands.models):
-        main.add_command(command)
-    for command in (client_commands.check, client_commands.ocr, client_commands.clip, client_commands.faces):
+    for command in (doctor, bench, models):
         main.add_command(command)

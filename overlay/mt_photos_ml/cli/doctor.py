@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What can be wrong with an installation: settings, key, decoders, devices, cache, models, network."""
+"""The command doctor: checks settings, key, decoders, devices, cache, models, network."""
 
 import shutil
+import sys
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 from PIL import features
 
 from ..models.catalog import OCR_RELEASE
@@ -17,9 +19,20 @@ from ..models.hub import DEFAULT_ENDPOINTS
 from ..models.sources import file_in_wheel
 from ..runtime.devices import Devices
 from ..settings import Settings, SettingsError
+from .terminal import settings_or_exit
 
 Check = tuple[str, str, str]
 """ok, warn or FAIL; what was looked at; what was found."""
+
+
+@click.command()
+def doctor() -> None:
+    """Check settings, decoders, devices, cache, network."""
+    broken = False
+    for state, what, detail in checks(settings_or_exit()):
+        broken |= state == "FAIL"
+        print(f"{state:4}  {what}: {detail}")
+    sys.exit(broken)
 
 
 def checks(settings: Settings) -> Iterator[Check]:

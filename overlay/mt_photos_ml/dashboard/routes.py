@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The page for people, and the API behind it: what the service does, its models, the metrics, the documents."""
+"""The page for people, and the API behind it: what the service does, its models, the metrics, the OpenAPI document."""
 
 import asyncio
 import base64
@@ -22,7 +22,6 @@ from ..machine.files import size_of
 from ..models.choice import clip_vector_length
 from ..models.loader import Model, ModelKey
 from ..models.prune import delete, find_unused
-from .docs import render
 from .status import Status
 
 log = logging.getLogger("mt_photos_ml")
@@ -30,7 +29,7 @@ log = logging.getLogger("mt_photos_ml")
 _PLACE = re.compile(r"(?:{{|/\*)(\w+)(?:}}|\*/)")  # in page.html, where something is filled in
 
 
-class Console:
+class Dashboard:
     """The routes beside those of MT Photos."""
 
     def __init__(self, status: Status, bench: Callable[[], Awaitable[object]]) -> None:
@@ -43,7 +42,6 @@ class Console:
         routes = [
             Route("/", self.page),
             Route("/openapi.json", self.openapi),
-            Route("/docs", self.docs),
             Route("/api/status", self.status),
             Route("/api/models/unused", self.unused, methods=["GET", "DELETE"]),
             Route("/api/models/{task}/{type}/{action}", self.model, methods=["POST"]),
@@ -75,12 +73,9 @@ class Console:
         return HTMLResponse(filled, headers={"content-security-policy": policy, **_SAFE})
 
     async def openapi(self, request: Request) -> Response:
-        return reply(_document())
-
-    async def docs(self, request: Request) -> Response:
-        style = _read("page.css")
-        policy = f"default-src 'none'; style-src {_hash(style)}; base-uri 'none'; frame-ancestors 'none'"
-        return HTMLResponse(render(_document(), style), headers={"content-security-policy": policy, **_SAFE})
+        document: dict[str, dict[str, object]] = orjson.loads(Path(__file__).with_name("openapi.json").read_bytes())
+        document["info"]["version"] = version()
+        return reply({**document})
 
     async def metrics(self, request: Request) -> Response:
         text = self._status.metrics.text(self._status.gauges())
@@ -144,12 +139,6 @@ class Console:
 
 
 _SAFE = {"referrer-policy": "no-referrer", "x-content-type-options": "nosniff", "cache-control": "no-store"}
-
-
-def _document() -> dict[str, object]:
-    document: dict[str, dict[str, object]] = orjson.loads(Path(__file__).with_name("openapi.json").read_bytes())
-    document["info"]["version"] = version()
-    return {**document}
 
 
 def _read(name: str) -> str:

@@ -12,7 +12,7 @@ const WORDS = {
     open: "打开", now: "现在", chart: "最近一小时每分钟的照片数", errors: "最近的错误", models: "模型", try: "试一试",
     try_told: "照片只发给本服务，不会保存。", drop: "把照片拖到这里，或按回车选择文件", compare: "选第二张照片，比较人脸",
     words: "用逗号隔开的词，按与照片的接近程度排序：", rank: "排序", bench: "这台机器有多快", measure: "测量，约半分钟",
-    restart: "重新启动服务", docs: "API 文档", leave: "退出", help: "MT Photos 使用文档", find_unused: "查找不再使用的模型文件",
+    restart: "重新启动服务", api: "API 文档（OpenAPI）", leave: "退出", help: "MT Photos 使用文档", find_unused: "查找不再使用的模型文件",
     models_hint: "中文搜索：默认的 XLM-Roberta-Base 召回率 72.5%，XLM-Roberta-Large 77.2% 但慢十几倍，SigLIP2 反而更低（64–67%）。PP-OCRv6_small 与 PP-OCRv5_mobile 一样快，读得更准。buffalo_s 在东亚人脸上差很多（51 对 75），不建议。buffalo 和 antelopev2 的权重仅限非商业研究。换 CLIP 模型后要在 MT Photos 中重新识别。",
     wrong: "密钥不对。", slow: "错误的密钥太多，请一分钟后再试。", away: "连不上服务。", device: "运行于", card: "没有用上的显卡",
     memory: "内存", memory_told: (s) => `${s.memory.anonymous_mb} MB，另映射 ${s.memory.mapped_mb} MB（系统可随时收回）`,
@@ -42,7 +42,7 @@ const WORDS = {
     try_told: "A photo goes to this service only and is not kept.", drop: "Drop a photo here, or press Enter to choose one",
     compare: "Choose a second photo and compare faces", words: "Words with commas between, ranked by how near they are to the photo:",
     rank: "Rank", bench: "How fast this machine is", measure: "Measure, for half a minute", restart: "Restart the service",
-    docs: "API documents", leave: "Leave", help: "MT Photos' documents", find_unused: "Find model files that are not used",
+    api: "API description (OpenAPI)", leave: "Leave", help: "MT Photos' documents", find_unused: "Find model files that are not used",
     models_hint: "Searches in Chinese: the default XLM-Roberta-Base finds 72.5% (recall), XLM-Roberta-Large 77.2% and is over ten times slower; SigLIP2 finds less (64 to 67%). PP-OCRv6_small costs what PP-OCRv5_mobile does and reads better. buffalo_s is far worse on East Asian faces (51 against 75). The weights of buffalo and antelopev2 are for non-commercial research. After a change of the CLIP model photos must be indexed again in MT Photos.",
     wrong: "The key is wrong.", slow: "Too many wrong keys; try again in a minute.", away: "The service does not answer.",
     device: "Runs on", card: "A card that is not used", memory: "Memory",
@@ -307,9 +307,9 @@ $("leave").onclick = () => { sessionStorage.removeItem(KEY); location.reload(); 
 $("restart").onclick = restart;
 $("measure").onclick = measure;
 $("find-unused").onclick = unused;
-$("docs").onclick = async () => {
-  const page = new Blob([await (await ask("/docs")).text()], { type: "text/html" });
-  window.open(URL.createObjectURL(page));
+$("api").onclick = async () => {
+  const text = JSON.stringify(await (await ask("/openapi.json")).json(), null, 2);
+  window.open(URL.createObjectURL(new Blob([text], { type: "application/json" })));
 };
 const open = choose("photo", tryPhoto);
 $("drop").onclick = open;

@@ -1,85 +1,16 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The commands that look after an installation: doctor, models."""
+"""The commands models …: list, pull, verify, prune and optimize the model files."""
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ..machine.files import size_of
-from ..models import catalog, checks
+from ..models import catalog
 from ..models import choice as selection
 from ..models.catalog import ModelRef
-from ..server import logs
-from ..settings import Settings, SettingsError, load
-
-if TYPE_CHECKING:
-    from ..engine.benchmark import Report
-
-
-def settings_or_exit(check: bool = False) -> Settings:
-    """check: whether the models that they choose are looked at too. Ends the process where something is wrong."""
-    try:
-        settings = load()
-        if check:
-            checks.check_models(settings)
-    except SettingsError as error:
-        print(f"mt-photos-ml: {error}".replace("\n", "\nmt-photos-ml: "), file=sys.stderr)
-        sys.exit(2)
-    logs.to_stderr(settings.log_level, settings.log_format)
-    return settings
-
-
-@click.command()
-def doctor() -> None:
-    """Check settings, decoders, devices, cache, network."""
-    from .doctor import checks
-
-    broken = False
-    for state, what, detail in checks(settings_or_exit()):
-        broken |= state == "FAIL"
-        print(f"{state:4}  {what}: {detail}")
-    sys.exit(broken)
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="print JSON")
-def bench(as_json: bool) -> None:
-    """Measure this machine: photos a day for each task, and what would help."""
-    import asyncio
-    import json
-
-    from rich.console import Console
-    from rich.table import Table
-
-    from ..engine import Engine
-    from ..engine.benchmark import measure
-    from ..machine.memory import configure_malloc
-
-    settings = settings_or_exit(check=True)
-    configure_malloc()
-
-    async def run() -> "Report":
-        engine = Engine(settings)
-        try:
-            return await measure(engine)
-        finally:
-            engine.close()
-
-    report = asyncio.run(run())
-    if as_json:
-        print(json.dumps(report.as_json()))
-    else:
-        print(f"{report.device}; a photo of {report.megapixels:.0f} megapixels, made here")
-        table = Table("task", "one photo", "photos a day", box=None, pad_edge=False)
-        for task in report.tasks:
-            figures = (f"{task.milliseconds} ms", f"{task.per_day:,}") if task.per_day else (task.problem, "")
-            table.add_row(task.task, *figures)
-        Console(width=None if sys.stdout.isatty() else 140).print(table)
-        for hint in report.hints:
-            print(f"- {hint.text}")
-    sys.exit(int(any(task.problem for task in report.tasks)))
+from .terminal import print_table, settings_or_exit
 
 
 @click.group()
@@ -90,7 +21,6 @@ def models() -> None:
 @models.command("list")
 def list_() -> None:
     """The models known and those in the cache."""
-    from rich.console import Console
     from rich.table import Table
 
     from ..models.prune import find_cached
@@ -115,7 +45,7 @@ def list_() -> None:
                 f"{prepared / 1e6:.0f} MB" if prepared else "",
                 "in use" if (task, name) in used else "",
             )
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    print_table(table)
 
 
 @models.command()

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The command bench: how fast this machine is."""
+
+import asyncio
+import json
+import sys
+
+import click
+
+from .terminal import print_table, settings_or_exit
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def bench(as_json: bool) -> None:
+    """Measure this machine: photos a day for each task, and what would help."""
+    from rich.table import Table
+
+    from ..engine import Engine
+    from ..engine.benchmark import Report, measure
+    from ..machine.memory import configure_malloc
+
+    settings = settings_or_exit(check=True)
+    configure_malloc()
+
+    async def run() -> Report:
+        engine = Engine(settings)
+        try:
+            return await measure(engine)
+        finally:
+            engine.close()
+
+    report = asyncio.run(run())
+    if as_json:
+        print(json.dumps(report.as_json()))
+    else:
+        print(f"{report.device}; a photo of {report.megapixels:.0f} megapixels, made here")
+        table = Table("task", "one photo", "photos a day", box=None, pad_edge=False)
+        for task in report.tasks:
+            figures = (f"{task.milliseconds} ms", f"{task.per_day:,}") if task.per_day else (task.problem, "")
+            table.add_row(task.task, *figures)
+        print_table(table)
+        for hint in report.hints:
+            print(f"- {hint.text}")
+    sys.exit(int(any(task.problem for task in report.tasks)))
