@@ -121,7 +121,7 @@ def test_a_model_without_a_file_for_the_npu_is_asked_for_it_once(
 # which source
 
 
-FAULTS = {
+FAULTS: dict[str, dict[str, object]] = {
     "refuses": {},
     "answers 500": {"status": 500},
     "never answers": {"silent": True},
@@ -172,7 +172,12 @@ def test_an_error_names_every_mirror_what_it_answered_and_what_to_do(
     ],
 )
 def test_an_ocr_model_that_its_release_does_not_serve_is_refused_in_seconds(
-    server: HubServer, tmp_path: Path, ocr: ModelRef, monkeypatch: pytest.MonkeyPatch, fault: object, reason: str
+    server: HubServer,
+    tmp_path: Path,
+    ocr: ModelRef,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: dict[str, object],
+    reason: str,
 ) -> None:
     monkeypatch.setattr(transfer, "STALL_SECONDS", 60.0)
     vars(server).update(fault)
