@@ -16,6 +16,7 @@ class Recorded:
 
     session: Session
     feeds: list[Mapping[str, NDArray[Any]]] = field(default_factory=list)
+    one_thread: Session | None = None
 
     @property
     def inputs(self) -> Sequence[Node]:

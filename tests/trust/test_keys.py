@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from demo.__main__ import environment as demo_environment
 from mt_photos_ml.api.middleware.auth import WRONG_KEYS_A_MINUTE, ApiKeyMiddleware, KeyThrottle
 from mt_photos_ml.api.middleware.lifecycle import Lifecycle
-from mt_photos_ml.app import from_settings
+from mt_photos_ml.app import create_app
 from mt_photos_ml.settings import Settings
 from service import KEY, Service, running
 from trust.tally import count
@@ -26,7 +26,7 @@ async def tomorrow(request: Request) -> Response:
 
 
 def test_a_route_that_is_added_tomorrow_is_closed(cache: Path) -> None:
-    app = from_settings(Settings(API_AUTH_KEY=KEY, MACHINE_LEARNING_CACHE_FOLDER=cache), Lifecycle())
+    app = create_app(Settings(API_AUTH_KEY=KEY, MACHINE_LEARNING_CACHE_FOLDER=cache), Lifecycle())
     app.add_route("/tomorrow", tomorrow, methods=["GET", "POST"])
     with TestClient(app) as client:
         for method in ("GET", "POST", "HEAD", "OPTIONS", "PUT"):

@@ -67,7 +67,7 @@ async def test_a_model_can_be_loaded_and_unloaded(cache: Path) -> None:
 async def test_a_model_in_use_is_not_unloaded(cache: Path) -> None:
     inside = Inside(cache)
     async with asking(inside) as client:
-        async with inside.engine.store.use(inside.engine.models.clip_visual):
+        async with inside.engine.store.use(inside.engine.networks.clip_visual):
             answer = await client.post("/api/models/clip/visual/unload")
         assert (answer.status_code, answer.json()) == (409, {"result": [], "msg": f"{VISUAL} is in use"})
         assert inside.engine.store.loaded == [VISUAL]

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from demo.pictures import CJK_FONT, text_page
 from mt_photos_ml.photo import Photo
-from mt_photos_ml.runtime import Node
+from mt_photos_ml.runtime import Node, Session
 from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.tasks import ocr
 from mt_photos_ml.tasks.ocr import Line
@@ -79,6 +79,7 @@ class Fixed:
     inputs: Sequence[Node] = (Input(),)
     outputs: Sequence[Node] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    one_thread: Session | None = None
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         return [self.output]
