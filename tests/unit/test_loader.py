@@ -2,7 +2,6 @@
 """Loading a model: damaged files are fetched once more, and an error says why and what to do."""
 
 import asyncio
-import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -97,34 +96,6 @@ def test_an_error_of_the_runtime_is_told_in_one_line(source: Folder, error: Exce
         asyncio.run(Loader(Failing(1), source, CpuScheduler(1, 1)).load(VISUAL))
     assert str(raised.value) == words
     assert source.invalidated == []
-
-
-def test_a_download_that_nobody_waits_for_any_more_fails_without_a_word(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    source = Folder(tmp_path, seconds=0.2)
-    source.failure = "no mirror answers"
-
-    async def turn_away() -> None:
-        loader = Loader(OrtRuntime(1), source, CpuScheduler(1, 1))
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(loader.fetch(VISUAL.ref), 0.05)
-        while loader.fetching:
-            await asyncio.sleep(0.01)
-
-    asyncio.run(turn_away())
-    gc.collect()  # asyncio would log an exception that nobody has seen
-    assert caplog.messages == []
-
-
-def test_the_memory_that_a_model_took_is_known(source: Folder) -> None:
-    held = list[bytes]()
-
-    def take_40_mb(session: Session, folder: Path) -> clip.Visual:
-        held.append(b"1" * 40_000_000)
-        return clip.Visual.load(session, folder)
-
-    assert 39 < load(source, ModelKey(VISUAL.ref, take_40_mb)).memory_mb < 120
 
 
 def test_the_stamp_of_a_model_changes_with_each_of_its_files(source: Folder) -> None:

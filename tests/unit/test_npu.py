@@ -111,9 +111,3 @@ def test_if_the_npu_cannot_open_its_file_the_onnx_file_is_used(model: Path, capl
     model.unlink()
     with pytest.raises(RuntimeError, match=r"ARM NN can't open .*model\.armnn: Cannot load model!"):
         runtime.open(model)
-
-
-def test_a_session_class_that_upstream_no_longer_has_is_named(tmp_path: Path) -> None:
-    (tmp_path / "model.armnn").touch()
-    with pytest.raises(RuntimeError, match=r"ARM NN can't open .*No module named 'immich_ml'"):
-        NpuRuntime(ARM_NN, OrtRuntime(1)).open(tmp_path / "model.onnx")
