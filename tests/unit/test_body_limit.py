@@ -3,7 +3,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
@@ -39,7 +38,8 @@ async def sent_to_limited(headers: dict[str, str], *pieces: int) -> list[Message
         answers.append(message)
 
     async def count(scope: Scope, receive: Receive, send: Send) -> None:
-        size, message = 0, dict[str, Any](more_body=True)
+        message: Message = {"more_body": True}
+        size = 0
         while message["more_body"]:
             message = await receive()
             size += len(message["body"])
