@@ -28,5 +28,5 @@ EXPOSE 3003
 
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["bash", "healthcheck.bash"]
 
-# gunicorn itself instead of a parent that keeps signals from it; its settings are in gunicorn.conf.py
-CMD ["python", "-m", "gunicorn"]
+# gunicorn itself instead of upstream's parent, which keeps signals from it
+CMD ["python", "-m", "gunicorn", "-c", "python:mt_photos_ml.server.gunicorn_conf"]

@@ -28,9 +28,9 @@ class Service:
 
     @property
     def pid(self) -> int:
-        """Of the process that serves; `process` is the one that supervises it."""
-        supervisor = self.process.pid
-        children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+        """Of the worker, the process that serves; `process` is its parent."""
+        parent = self.process.pid
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         return int(children[0]) if children else 0
 
     def client(self, key: str | None = KEY) -> httpx.Client:

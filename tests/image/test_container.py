@@ -29,10 +29,12 @@ PREDICT = {"clip": {"visual": {"modelName": "XLM-Roberta-Base-ViT-B-32__laion5b_
 PRELOAD = "MACHINE_LEARNING_PRELOAD__OCR__DETECTION"
 OPENED_BY_UPSTREAM = "attempt 1"  # as the stand-in logs it
 DEALT = """
-import os, runpy
+import os
 from types import SimpleNamespace
 
-pre_fork, server = runpy.run_path("gunicorn.conf.py")["pre_fork"], SimpleNamespace(WORKERS={})
+from mt_photos_ml.server.gunicorn_conf import pre_fork
+
+server = SimpleNamespace(WORKERS={})
 for number in (1, 2, 3):
     server.WORKERS[number] = worker = SimpleNamespace()
     pre_fork(SimpleNamespace(WORKERS={n: w for n, w in server.WORKERS.items() if n != number}), worker)
@@ -105,7 +107,7 @@ def test_it_differs_from_its_base_as_the_docs_say_and_in_nothing_else(image: str
 
 def _of_gunicorn(image: str) -> dict[str, int]:
     """What gunicorn is told in it."""
-    program = "import json, runpy; s = runpy.run_path('gunicorn.conf.py'); print(json.dumps({k: s[k] for k in KEYS}))"
+    program = "import json; from mt_photos_ml.server import gunicorn_conf as c; print(json.dumps({k: getattr(c, k) for k in KEYS}))"
     program = program.replace("KEYS", "('keepalive', 'graceful_timeout')")
     told: dict[str, int] = json.loads(docker("run", "--rm", image, "python", "-c", program))
     return told
@@ -119,7 +121,7 @@ def test_files_are_added_and_one_is_replaced(image: str) -> None:
     )
     assert {path for path in theirs if ours.get(path) != theirs[path]} == {"./immich_ml/main.py"}
     added = {path.split("/")[1] if path.count("/") > 1 else path for path in ours.keys() - theirs.keys()}
-    assert added == {"mt_photos_ml", "./gunicorn.conf.py", "./healthcheck.bash", "immich_ml"}
+    assert added == {"mt_photos_ml", "./healthcheck.bash", "immich_ml"}
     assert ours["./immich_ml/upstream_main.py"] == theirs["./immich_ml/main.py"]
 
 

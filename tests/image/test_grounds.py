@@ -131,7 +131,12 @@ def test_the_contract_holds_on_the_libraries_of_the_amd_image(cache: Path, tmp_p
         "MACHINE_LEARNING_CACHE_FOLDER": str(models),
     }
     with (tmp_path / "log").open("wb") as log:
-        service = subprocess.Popen([venv / "bin/python", "-m", "gunicorn"], cwd=source, env=settings, stderr=log)
+        service = subprocess.Popen(
+            [venv / "bin/python", "-m", "gunicorn", "-c", "python:mt_photos_ml.server.gunicorn_conf"],
+            cwd=source,
+            env=settings,
+            stderr=log,
+        )
     try:
         url = f"http://127.0.0.1:{port}"
         with httpx.Client(base_url=url) as client:

@@ -101,7 +101,9 @@ def test_a_service_has_few_rights_and_time_to_finish(variant: str) -> None:
     here = service(variant)
     assert here["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in here["security_opt"]
-    graceful = re.search(r"^graceful_timeout = (\d+)", (ROOT / "overlay/gunicorn.conf.py").read_text(), re.M)
+    graceful = re.search(
+        r"^graceful_timeout = (\d+)", (ROOT / "overlay/mt_photos_ml/server/gunicorn_conf.py").read_text(), re.M
+    )
     assert graceful is not None
     assert int(here["stop_grace_period"].removesuffix("s")) > int(graceful[1])
 

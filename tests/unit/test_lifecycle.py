@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 import clock
-from mt_photos_ml.api.middleware import lifecycle
-from mt_photos_ml.api.middleware.lifecycle import Lifecycle, LifecycleMiddleware, PatientH11Protocol
+from mt_photos_ml.api.middleware.lifecycle import Lifecycle, LifecycleMiddleware
+from mt_photos_ml.server.worker import LINGER_SECONDS, LingeringH11Protocol
 
 Headers = list[tuple[bytes, bytes]]
 CLOSE = (b"connection", b"close")
@@ -46,10 +46,9 @@ async def told(cycle: Lifecycle, number: int, in_flight: int = 0, seconds: float
         await asyncio.sleep(1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_server_at_once_where_nobody_is_waiting(ended: list[tuple[int, float]], number: int) -> None:
+def test_sigterm_ends_the_server_at_once_if_nobody_is_waiting(ended: list[tuple[int, float]]) -> None:
     cycle = Lifecycle()
-    clock.run(told(cycle, number))
+    clock.run(told(cycle, signal.SIGTERM))
     assert ended == [(signal.SIGTERM, 0)]
     assert cycle.is_stopping is True
     assert cycle.is_restarting is False
@@ -67,42 +66,9 @@ def test_after_fifty_seconds_it_ends_all_the_same(ended: list[tuple[int, float]]
     assert [(number, round(when)) for number, when in ended] == [(signal.SIGTERM, 50)]
 
 
-def test_who_asks_twice_does_not_want_to_wait(ended: list[tuple[int, float]]) -> None:
-    async def twice() -> None:
-        cycle = Lifecycle()
-        cycle.in_flight = 1
-        with cycle.signals():
-            signal.raise_signal(signal.SIGTERM)
-            await asyncio.sleep(5)
-            signal.raise_signal(signal.SIGINT)
-            assert ended == [(signal.SIGINT, 5)]
-            cycle.in_flight = 0
-            await asyncio.sleep(1)
-
-    clock.run(twice())
-
-
-def test_the_second_signal_is_passed_on_as_it_came() -> None:
-    frames: list[FrameType | None] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: frames.append(frame))
-
-    async def twice() -> None:
-        cycle = Lifecycle()
-        cycle.in_flight = 1
-        with cycle.signals():
-            signal.raise_signal(signal.SIGTERM)
-            signal.raise_signal(signal.SIGTERM)
-            cycle.in_flight = 0
-            await asyncio.sleep(1)
-
-    clock.run(twice())
-    signal.signal(signal.SIGTERM, before)
-    assert frames[0] is not None
-    assert frames[1:] == [None]
-
-
-def test_a_signal_may_ask_for_another_process(ended: list[tuple[int, float]]) -> None:
-    cycle = Lifecycle(restarts_on=(signal.SIGINT,))
+def test_sigint_asks_for_another_process(ended: list[tuple[int, float]]) -> None:
+    """Upstream's app sends it to its own process when it is idle."""
+    cycle = Lifecycle()
     clock.run(told(cycle, signal.SIGINT, in_flight=1))
     assert ended == [(signal.SIGTERM, 0)]
     assert cycle.is_restarting is True
@@ -334,7 +300,7 @@ class Transport(asyncio.Transport):
 async def shut_down(transport: Transport) -> None:
     config = uvicorn.Config(lambda: None, log_config=None)
     config.load()
-    protocol = PatientH11Protocol(config, ServerState(), {})
+    protocol = LingeringH11Protocol(config, ServerState(), {})
     protocol.connection_made(transport)
     protocol.shutdown()
     await asyncio.sleep(10)
@@ -342,7 +308,7 @@ async def shut_down(transport: Transport) -> None:
 
 def test_an_idle_connection_stays_open_for_a_moment_when_the_process_ends() -> None:
     clock.run(shut_down(transport := Transport()))
-    assert transport.closed == lifecycle.MOMENT == 1
+    assert transport.closed == LINGER_SECONDS == 1
 
 
 def test_a_connection_that_is_closing_is_left_alone() -> None:

@@ -11,7 +11,7 @@ from service import post, running
 
 PROGRAM = """
 import logging
-from mt_photos_ml.logs import to_stderr
+from mt_photos_ml.server.logs import to_stderr
 
 upstream = logging.getLogger("ml.log")
 upstream.setLevel("INFO")
@@ -47,7 +47,7 @@ def test_as_json_each_line_is_an_object_with_the_request_in_it(cache: Path, tmp_
 def test_an_error_that_nobody_expected_is_one_line_of_json_with_its_place() -> None:
     program = """
 import logging
-from mt_photos_ml.logs import to_stderr
+from mt_photos_ml.server.logs import to_stderr
 to_stderr("info", "json")
 try:
     1 / 0

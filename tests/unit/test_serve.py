@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The service as a process: its socket, signals, restarts."""
 
+import contextlib
+import json
+import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
+from demo.__main__ import environment as demo_environment
 from hub_server import HubServer
-from mt_photos_ml.server.supervise import bind
-from service import Service, anonymous_mb, loaded, post, running, until
+from service import KEY, Service, anonymous_mb, environment, free_port, loaded, post, run_command, running, until
 
 RESTART_LOG = "starting afresh"
 
@@ -71,9 +78,161 @@ def test_restart_v2_starts_afresh_after_what_is_in_flight_and_refuses_nobody(ser
     assert service.log.read_text().count(RESTART_LOG) == 1
 
 
-def test_a_reply_in_two_pieces_goes_out_at_once() -> None:
-    with bind("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
-        listening.setblocking(True)
-        accepted, _ = listening.accept()
-        with accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+def test_a_reply_in_two_pieces_goes_out_at_once(service: Service) -> None:
+    """Without TCP_NODELAY the second piece would wait for the client's delayed acknowledgement, 40 ms."""
+    with service.client() as client:
+        client.get("/ping")
+        began = time.monotonic()
+        for _ in range(20):
+            client.get("/openapi.json")
+    assert time.monotonic() - began < 20 * 0.03
+
+
+def is_gone(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    try:
+        return "State:\tZ" in status.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def another(service: Service, pid: int) -> bool:
+    return service.pid not in (0, pid)
+
+
+def test_a_worker_that_is_killed_is_started_again_on_the_same_socket(service: Service, photo: bytes) -> None:
+    killed = service.pid
+    os.kill(killed, signal.SIGKILL)
+    assert post(service, "/ocr", photo).status_code == 200, "it waits at the socket, which stays open"
+    assert another(service, killed)
+    assert "SIGKILL" in service.log.read_text()
+    assert "is started again" in service.log.read_text()
+
+
+def test_workers_that_die_early_are_started_after_a_growing_pause_which_a_stop_cuts_short(service: Service) -> None:
+    waits = []
+    for _ in range(4):
+        with service.client() as client:
+            assert client.get("/ping").text == "pong"
+        killed, began = service.pid, time.monotonic()
+        os.kill(killed, signal.SIGKILL)
+        until(lambda killed=killed: another(service, killed))  # type: ignore[misc]
+        with service.client() as client:
+            assert client.get("/ping").text == "pong"
+        waits.append(time.monotonic() - began)
+    assert waits[3] - waits[0] > 1, "2 s after 0.25 s"
+    killed, began = service.pid, time.monotonic()
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: another(service, killed))
+    time.sleep(0.3)
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(30) == 0
+    assert time.monotonic() - began < 4, "the pause was 4 s"
+
+
+def test_restarts_that_are_asked_for_have_no_pause(service: Service) -> None:
+    for _ in range(4):
+        before = service.pid
+        with service.client() as client:
+            client.post("/restart_v2")
+        until(lambda before=before: another(service, before))  # type: ignore[misc]
+        with service.client() as client:
+            assert client.get("/ping").text == "pong"
+    assert "crashed" not in service.log.read_text()
+
+
+def test_the_place_of_a_crash_is_in_the_log_and_after_a_bus_error_models_are_read(service: Service) -> None:
+    killed = service.pid
+    os.kill(killed, signal.SIGBUS)
+    until(lambda: another(service, killed))
+    until(lambda: "read into memory" in service.log.read_text())
+    assert "Fatal Python error: Bus error" in service.log.read_text()
+    assert re.search(r'File ".*", line \d+ in ', service.log.read_text())
+    assert b"PREPARE_MODELS=false" not in Path(f"/proc/{service.process.pid}/environ").read_bytes()
+    with service.client() as client:
+        until(lambda: client.get("/ping").text == "pong")
+
+
+def test_the_worker_ends_when_its_parent_is_killed(service: Service) -> None:
+    pid = service.pid
+    service.process.kill()
+    until(lambda: is_gone(pid))
+
+
+def test_ctrl_c_reaches_every_process_and_what_is_in_flight_is_answered(
+    cache: Path, tmp_path: Path, photo: bytes
+) -> None:
+    with running(tmp_path, demo_environment(cache), wrapper=["setsid"]) as service, ThreadPoolExecutor(4) as threads:
+        answers = [threads.submit(post, service, "/ocr", photo) for _ in range(4)]
+        with service.client() as client:
+            until(lambda: bool(loaded(client)))
+        time.sleep(0.2)
+        os.killpg(service.process.pid, signal.SIGINT)
+        assert [answer.result().status_code for answer in answers] == [200] * 4
+        assert service.process.wait(30) == 0
+
+
+def test_a_second_signal_ends_it_at_once(service: Service, photo: bytes) -> None:
+    worker = service.pid
+    with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as stalled:
+        stalled.sendall(
+            b"POST /ocr HTTP/1.1\r\nHost: x\r\ncontent-length: 9\r\napi-key: " + KEY.encode() + b"\r\n\r\na"
+        )
+        time.sleep(0.3)
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        began = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(30) == 0
+        assert time.monotonic() - began < 1.5
+    assert is_gone(worker)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"FACE_MIN_SCORE": "2", "HTTP_PORT": "x"}, "HTTP_PORT=x: expected"),
+        ({"OCR_MODEL_NAME": "none-such"}, "OCR_MODEL_NAME=none-such: expected"),
+    ],
+)
+def test_wrong_settings_end_the_start_with_a_line_each(settings: dict[str, str], line: str) -> None:
+    ended = run_command(settings, "serve", "--host", "127.0.0.1")
+    assert ended.returncode == 2
+    assert f"mt-photos-ml: {line}" in ended.stderr
+    assert all(said.startswith("mt-photos-ml: ") for said in ended.stderr.splitlines())
+    assert len(ended.stderr.splitlines()) == len(settings)
+
+
+def test_a_port_that_is_taken_ends_the_start_with_a_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run_command({}, "serve", "--host", "127.0.0.1", "--port", port)
+    assert ended.returncode != 0
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"mt-photos-ml: can't listen on 127.0.0.1 port {port}: Address already in use")
+
+
+def test_the_images_own_command_serves_and_logs_gunicorns_lines_in_our_format(cache: Path, tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    address = {"IMMICH_HOST": "[::]", "IMMICH_PORT": str(port), "API_AUTH_KEY": KEY, "LOG_FORMAT": "json"}
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:mt_photos_ml.server.gunicorn_conf"]
+    with log.open("wb") as output:
+        given = environment({**demo_environment(cache), **address})
+        process = subprocess.Popen(command, env=given, stderr=output, cwd=tmp_path)
+    service = Service(f"http://127.0.0.1:{port}", process, log)
+    try:
+        with service.client() as client:
+            until(lambda: _answers(client))
+            os.kill(service.pid, signal.SIGKILL)
+            until(lambda: _answers(client))
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert any(line["logger"] == "gunicorn.error" and "SIGKILL" in line["message"] for line in lines)
+
+
+def _answers(client: httpx.Client) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return client.get("/ping").text == "pong"
+    return False

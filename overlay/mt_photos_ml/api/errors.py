@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """What is said of an error: a photo that can't be used is done with, everything else is to be sent again."""
 
-import math
 from collections.abc import Mapping
 
 from starlette.requests import ClientDisconnect, Request
@@ -42,7 +41,7 @@ class Conflict(RuntimeError):
     """It can't be done as long as something else is going on."""
 
 
-# Status, and in seconds when it may help to send it again
+# Status, and the seconds after which it may help to send the request again
 _ANSWERS: dict[type[Exception], tuple[int, float | None]] = {
     PhotoError: (200, None),
     BadForm: (422, None),
@@ -72,10 +71,8 @@ def answer(error: Exception) -> Response:
     status, retry_after = _ANSWERS[kind]
     if isinstance(error, ModelUnavailable):
         retry_after = error.retry_after
-    headers = {} if retry_after is None else {"retry-after": str(max(math.ceil(retry_after), 1))}
-    if isinstance(error, TooSlow):
-        headers["connection"] = "close"
-    return failure(status, _MESSAGES.get(kind) or str(error), headers)
+    headers = {"connection": "close"} if isinstance(error, TooSlow) else None
+    return failure(status, _MESSAGES.get(kind) or str(error), headers, retry_after)
 
 
 async def _answer_known(request: Request, error: Exception) -> Response:

@@ -9,29 +9,44 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .replies import failure
+if TYPE_CHECKING:
+    from uvicorn.lifespan.on import LifespanOn
+
+    from ..settings import Settings
+
 
 log = logging.getLogger("mt_photos_ml")
 
 APP = ("immich_ml.upstream_main", "app")
-"""Where the image has upstream's app."""
+"""The module and the name of upstream's app in the image."""
 
-_PAUSE = 30.0  # seconds before one that could not be started is tried again
-_LAST_WORDS = 10.0  # seconds that it has to end
+_RETRY_SECONDS = 30.0  # before an app that could not be started is tried again
+_SHUTDOWN_SECONDS = 10.0
+
+
+def is_there() -> bool:
+    """Whether this is the image, which has upstream's app."""
+    return find_spec(APP[0].partition(".")[0]) is not None
+
+
+def is_served(settings: "Settings") -> bool:
+    """Whether upstream's app is there and its API is not switched off."""
+    return is_there() and settings.immich_api != "off"
 
 
 class Upstream:
-    """An ASGI app that is imported and started when it is first asked. Where it can't be, it answers 503."""
+    """An ASGI app that is imported and started when it is first asked. If it can't be, it answers 503."""
 
     def __init__(self, at_once: bool = False, app: tuple[str, str] = APP) -> None:
         """at_once: start it with our own app, with the models that MACHINE_LEARNING_PRELOAD__… names for it; else these
         are ours to load. app: module and name."""
         self._at_once, self._name = at_once, app
-        self._lifespan: _Lifespan | None = None
+        self._lifespan: LifespanOn | None = None
         self._starting = asyncio.Lock()
         self._not_before = 0.0
 
@@ -45,69 +60,41 @@ class Upstream:
             if starting is not None:
                 starting.cancel()
             if self._lifespan is not None:
-                await self._lifespan.shutdown()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_SHUTDOWN_SECONDS):  # the end of our own app waits for it
+                        await self._lifespan.shutdown()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         running = await self._start()
         if running is None:
-            why = "Immich's own API can't be started; the log of the service says why"
-            await failure(503, why, {"retry-after": f"{_PAUSE:.0f}"})(scope, receive, send)
-        else:
-            await running.app({**scope, "state": dict(running.state)}, receive, send)
+            from .replies import failure  # which imports numpy
 
-    async def _start(self) -> "_Lifespan | None":
+            why = "Immich's own API can't be started; the log of the service says why"
+            await failure(503, why, retry_after=_RETRY_SECONDS)(scope, receive, send)
+        else:
+            await running.config.loaded_app({**scope, "state": dict(running.state)}, receive, send)
+
+    async def _start(self) -> "LifespanOn | None":
         async with self._starting:
             if self._lifespan is None and time.monotonic() >= self._not_before:
                 try:
-                    lifespan = _Lifespan(await asyncio.to_thread(self._imported))
-                    await lifespan.startup()
+                    lifespan = await asyncio.to_thread(self._imported)
+                    await lifespan.startup()  # which logs why the start failed
+                    if lifespan.should_exit:
+                        raise RuntimeError("its start failed")
                     self._lifespan = lifespan
                 except (Exception, SystemExit) as error:  # it may be anything, and ours must not fall with it
-                    self._not_before = time.monotonic() + _PAUSE
+                    self._not_before = time.monotonic() + _RETRY_SECONDS
                     log.error("Immich's own API can't be started: %s", error, exc_info=error)
         return self._lifespan
 
-    def _imported(self) -> ASGIApp:
+    def _imported(self) -> "LifespanOn":
+        from uvicorn import Config
+        from uvicorn.lifespan.on import LifespanOn
+
         if not self._at_once:
             for name in [name for name in os.environ if name.upper().startswith("MACHINE_LEARNING_PRELOAD__")]:
                 del os.environ[name]  # read by us already; upstream would load these models a second time
         module, name = self._name
         app: ASGIApp = getattr(importlib.import_module(module), name)
-        return app
-
-
-class _Lifespan:
-    """Starts an ASGI app and ends it, by the lifespan protocol of ASGI, in a task of its own."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-        self.state: dict[str, Any] = {}
-        self._asked: asyncio.Queue[Message] = asyncio.Queue()
-        self._told: asyncio.Queue[Message] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
-
-    async def startup(self) -> None:
-        """Raises whatever keeps the app from starting."""
-        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
-        self._task = asyncio.create_task(self._run(scope))
-        told = await self._ask("lifespan.startup")
-        if told["type"] != "lifespan.startup.complete":
-            raise RuntimeError(str(told.get("message", "")).strip().rpartition("\n")[2] or "its start failed")
-
-    async def shutdown(self) -> None:
-        """Within a bounded time: the end of our own app waits for it."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS):
-                await self._ask("lifespan.shutdown")
-
-    async def _ask(self, kind: str) -> Message:
-        await self._asked.put({"type": kind})
-        return await self._told.get()
-
-    async def _run(self, scope: Scope) -> None:
-        try:
-            await self.app(scope, self._asked.get, self._told.put)
-        except (Exception, SystemExit) as error:
-            log.debug("upstream's lifespan", exc_info=error)
-            await self._told.put({"type": "lifespan.failed", "message": f"{type(error).__name__}: {error}"})
-        await self._told.put({"type": "lifespan.failed", "message": "it ended"})  # for who still waits for its word
+        return LifespanOn(Config(app, lifespan="on", http="h11", ws="none", log_config=None))

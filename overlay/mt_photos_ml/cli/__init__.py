@@ -2,13 +2,26 @@
 """The command mt-photos-ml: serve, doctor, bench and models."""
 
 import os
-import socket
 import sys
+from collections.abc import Sequence
 
 import click
 
 from .. import version
-from ..server import logs
+from ..server.startup import check_machine
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line. Ends the process."""
+    check_machine()
+    if (arguments or sys.argv[1:])[:1] != ["serve"]:  # the parent of the service stays small
+        from .bench import bench
+        from .doctor import doctor
+        from .models import models
+
+        for command in (doctor, bench, models):
+            _group.add_command(command)
+    _group(arguments, prog_name="mt-photos-ml")
 
 
 def _port(value: str | int) -> int:
@@ -19,50 +32,20 @@ def _port(value: str | int) -> int:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version(), message="%(version)s")
-def main() -> None:
+def _group() -> None:
     """The MT Photos recognition service."""
 
 
-@main.command()
+@_group.command()
 @click.option("--host", default="0.0.0.0", help="address to listen on (default: all of IPv4)")
 @click.option("--port", type=_port, help="port to listen on (default: HTTP_PORT, else 8060)")
-@click.option("--fd", type=int, hidden=True)  # the socket, which the supervising process holds
-def serve(host: str, port: int | None, fd: int | None) -> None:
+def serve(host: str, port: int | None) -> None:
     """Run the service."""
-    if fd is None:
-        port = port or _port_of_the_environment()
-        from ..server.supervise import bind, supervise
+    from gunicorn.app.wsgiapp import run
 
-        try:
-            listening = bind(host, port)
-        except OSError as error:
-            sys.exit(f"mt-photos-ml: can't listen on {host} port {port}: {error.strerror}")
-        if hasattr(os, "fork"):
-            logs.to_stderr("info", os.environ.get("LOG_FORMAT", "text"))
-            command = [sys.executable, "-m", "mt_photos_ml", "serve", "--host", host, "--port", str(port)]
-            sys.exit(supervise(command, listening))
-    else:
-        listening = socket.socket(fileno=fd)
-    from ..server.serve import serve
-    from .terminal import settings_or_exit
+    from ..server.startup import settings_or_exit
 
-    settings = settings_or_exit(check=True)
-    sys.exit(serve(settings, host, listening))
-
-
-def _port_of_the_environment() -> int:
-    try:
-        return _port(os.environ.get("HTTP_PORT") or 8060)
-    except click.BadParameter:
-        from .terminal import settings_or_exit
-
-        return settings_or_exit().http_port  # which says what is expected, and ends
-
-
-if sys.argv[1:2] != ["serve"]:  # the process that supervises imports next to nothing
-    from .bench import bench
-    from .doctor import doctor
-    from .models import models
-
-    for command in (doctor, bench, models):
-        main.add_command(command)
+    port = port or settings_or_exit(check=False).http_port
+    os.environ |= {"IMMICH_HOST": host, "IMMICH_PORT": str(port)}  # which the configuration reads, as in the image
+    sys.argv[1:] = ["--config", "python:mt_photos_ml.server.gunicorn_conf"]
+    run(prog="mt-photos-ml serve")

@@ -7,7 +7,8 @@ import sys
 
 import click
 
-from .terminal import print_table, settings_or_exit
+from ..server.startup import settings_or_exit
+from .terminal import print_table
 
 
 @click.command()
@@ -20,7 +21,7 @@ def bench(as_json: bool) -> None:
     from ..engine.benchmark import Report, measure
     from ..machine.memory import configure_malloc
 
-    settings = settings_or_exit(check=True)
+    settings = settings_or_exit()
     configure_malloc()
 
     async def run() -> Report:

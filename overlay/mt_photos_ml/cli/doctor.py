@@ -18,8 +18,8 @@ from ..models.choice import in_use
 from ..models.hub import DEFAULT_ENDPOINTS
 from ..models.sources import file_in_wheel
 from ..runtime.devices import Devices
+from ..server.startup import settings_or_exit
 from ..settings import Settings, SettingsError
-from .terminal import settings_or_exit
 
 Check = tuple[str, str, str]
 """ok, warn or FAIL; what was looked at; what was found."""
@@ -29,7 +29,7 @@ Check = tuple[str, str, str]
 def doctor() -> None:
     """Check settings, decoders, devices, cache, network."""
     broken = False
-    for state, what, detail in checks(settings_or_exit()):
+    for state, what, detail in checks(settings_or_exit(check=False)):
         broken |= state == "FAIL"
         print(f"{state:4}  {what}: {detail}")
     sys.exit(broken)

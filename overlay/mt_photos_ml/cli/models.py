@@ -10,7 +10,8 @@ from ..machine.files import size_of
 from ..models import catalog
 from ..models import choice as selection
 from ..models.catalog import ModelRef
-from .terminal import print_table, settings_or_exit
+from ..server.startup import settings_or_exit
+from .terminal import print_table
 
 
 @click.group()
@@ -26,7 +27,7 @@ def list_() -> None:
     from ..models.prune import find_cached
     from ..runtime.prepared.runtime import FOLDER
 
-    settings = settings_or_exit()
+    settings = settings_or_exit(check=False)
     used = {(ref.task, ref.name) for ref in selection.in_use(settings).values()}
     there = {(folder.parent.name, folder.name): folder for folder in find_cached(settings.cache_folder)}
     table = Table("task", "model", "vector", "languages", "on disk", "prepared", "", box=None, pad_edge=False)
@@ -57,7 +58,7 @@ def pull() -> None:
     from ..models.hub import DownloadError, Hub
     from ..models.progress import Download
 
-    settings, failed = settings_or_exit(), False
+    settings, failed = settings_or_exit(check=False), False
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
         rows: dict[ModelRef, TaskID] = {}
@@ -86,7 +87,7 @@ def verify() -> None:
     from ..runtime.devices import Devices
     from ..runtime.ort import OrtRuntime
 
-    settings, failed = settings_or_exit(), False
+    settings, failed = settings_or_exit(check=False), False
     hub, runtime = Hub(settings.cache_folder, settings.hf_endpoint), OrtRuntime(devices=Devices.of(settings))
     for ref in selection.in_use(settings).values():
         in_wheel = file_in_wheel(ref) if ref.missing(settings.cache_folder) else None
@@ -107,7 +108,7 @@ def prune(yes: bool) -> None:
     """Delete models that are no longer used, and outdated prepared ones."""
     from ..models.prune import delete, find_unused
 
-    stale = find_unused(settings_or_exit())
+    stale = find_unused(settings_or_exit(check=False))
     if not stale:
         print("nothing to delete: every model in the cache is in use")
         return
@@ -132,4 +133,4 @@ def optimize(name: str, photos: tuple[Path, ...]) -> None:
     folders."""
     from ..int8.report import optimize_and_report
 
-    sys.exit(optimize_and_report(settings_or_exit(), name, photos))
+    sys.exit(optimize_and_report(settings_or_exit(check=False), name, photos))

@@ -127,7 +127,7 @@ class Dashboard:
             try:
                 await asyncio.to_thread(delete, paths)
             except OSError as error:
-                return failure(503, f"the cache can't be written: {error.strerror}", {"retry-after": "60"})
+                return failure(503, f"the cache can't be written: {error.strerror}", retry_after=60)
             log.info("deleted %s", ", ".join(sizes) or "nothing")
         return reply({"result": sizes})
 

@@ -9,8 +9,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def run_in_daemon(call: Callable[[], T]) -> Future[T]:
-    """The call in a daemon thread of its own."""
+def run(call: Callable[[], T]) -> Future[T]:
+    """Makes the call in a daemon thread of its own."""
     answer: Future[T] = Future()
     answer.set_running_or_notify_cancel()  # it can't be called back; who waits may turn away
 

@@ -13,7 +13,7 @@ _WITHOUT = (2, 4)  # numpy's wheels before this version run on any x86-64
 
 
 def require_processor() -> None:
-    """Ends the process with a line that says what is missing, where numpy would end it without one."""
+    """Ends the process with a line that says what is missing, if numpy needs it."""
     missing = _missing()
     if missing and _numpy() >= _WITHOUT:
         print(
@@ -32,7 +32,7 @@ class _Leaf(ctypes.Structure):
 
 
 def _missing() -> list[str]:
-    """None on another kind of processor, or where the C library does not tell (glibc before 2.33)."""
+    """None on another kind of processor, or if the C library does not tell (glibc before 2.33)."""
     try:
         leaf_of = ctypes.CDLL(None).__x86_get_cpuid_feature_leaf
     except (AttributeError, OSError, TypeError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from ..machine.background import run_in_daemon
+from ..machine import background
 from ..machine.memory import anonymous_mb
 from ..runtime import ModelDamaged, Runtime, Session
 from ..runtime.scheduler import CpuScheduler, ScheduledSession
@@ -98,7 +98,7 @@ class Loader:
         """The model file. Calls during a download wait for that download. Raises DownloadError."""
         if ref not in self._fetching:
             # in a daemon thread, because the end of the process must not wait minutes for a download
-            future = self._fetching[ref] = asyncio.wrap_future(run_in_daemon(lambda: self._source.fetch(ref)))
+            future = self._fetching[ref] = asyncio.wrap_future(background.run(lambda: self._source.fetch(ref)))
             future.add_done_callback(lambda _: self._fetching.pop(ref))
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(self._fetching[ref])

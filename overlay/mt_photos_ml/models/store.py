@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..machine import memory
-from ..machine.background import run_in_daemon
+from ..machine import background, memory
 from ..runtime.devices import Devices
 from ..runtime.ort import shrink_arena
 from .catalog import ModelRef
@@ -161,7 +160,7 @@ class Store:
         self._stamps = {ref: entry.loaded.stamp for ref, entry in self._entries.items()}
         for ref, entry in list(self._entries.items()):
             loaded = entry.loaded
-            found = await asyncio.wrap_future(run_in_daemon(partial(stamp_of, ref, loaded.path)))
+            found = await asyncio.wrap_future(background.run(partial(stamp_of, ref, loaded.path)))
             is_complete = len(found) == len(loaded.stamp)  # else a share may be gone, or a copy may be in progress
             if is_complete and found != loaded.stamp and self._entries.get(ref) is entry:
                 log.info("%s was replaced on the disk", ref)
@@ -182,7 +181,7 @@ class Store:
                 continue
             entry.is_settled = True
             write = partial(self._prepare, entry.loaded.path, entry.loaded.model.example_shape)
-            if await asyncio.wrap_future(run_in_daemon(write)) and self._entries.get(ref) is entry:
+            if await asyncio.wrap_future(background.run(write)) and self._entries.get(ref) is entry:
                 await self._reload(entry)
 
     async def _reload(self, entry: Entry[Any]) -> bool:

@@ -19,7 +19,7 @@ from typing import TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from ..machine.background import run_in_daemon
+from ..machine import background
 from ..machine.files import has_git_sha1, has_sha256, size_of
 
 ANSWER_SECONDS = 6.0
@@ -163,7 +163,7 @@ def answer_soon(call: Callable[[], T]) -> T:
     The call runs in a thread, because a socket's time limit covers neither the look-up of a name nor a second address
     of it. A thread that is left behind ends by the socket's limits.
     """
-    return run_in_daemon(call).result(ANSWER_SECONDS)
+    return background.run(call).result(ANSWER_SECONDS)
 
 
 def _is_of_the_disk(error: BaseException) -> bool:

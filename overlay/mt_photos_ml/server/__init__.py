@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""How the service is run: its configuration, its log, what it says at the start."""
+"""The service as processes: gunicorn's configuration, its worker, the app built once, the log."""

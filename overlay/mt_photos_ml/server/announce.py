@@ -13,16 +13,18 @@ from ..settings import KEY_FILE, Settings, variable
 
 log = logging.getLogger("mt_photos_ml")
 
-_OTHERS = {KEY_FILE, "FORWARDED_ALLOW_IPS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
-"""Settings, too, but not of ours alone."""
+_ALSO_READ = {KEY_FILE, "FORWARDED_ALLOW_IPS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
+"""Variables that the service or its libraries read, besides the settings."""
 
 
-def announce(settings: Settings, where: str, address: str, *, is_exposed: bool = True) -> None:
-    """where: what the service listens on. address: what a person types into a browser."""
+def announce(settings: Settings, *, in_image: bool, is_exposed: bool) -> None:
+    """Writes it. is_exposed: whether other machines can reach the service."""
+    where, address = _places(settings, in_image)
     log.info("mt-photos-ml %s on %s", version(), where)
     if settings.key_warning and is_exposed:
         log.warning("%s", settings.key_warning)
-    given = sorted(variable(field) for field in settings.model_fields_set - {"api_auth_key"})
+    unsaid = {"api_auth_key"} if in_image else {"api_auth_key", "immich_host", "immich_port"}  # `serve` sets these
+    given = sorted(variable(field) for field in settings.model_fields_set - unsaid)
     values = {name.upper(): value for name, value in os.environ.items()}
     told = ", ".join(f"{name}={values[name]}" for name in given if name in values)
     log.info("set: %s", re.sub("//[^/@]*@", "//", told) or "nothing")  # without the password of a mirror
@@ -39,9 +41,18 @@ def announce(settings: Settings, where: str, address: str, *, is_exposed: bool =
     log.info("next: open %s in a browser; it says what to type into MT Photos and takes a photo to try", address)
 
 
+def _places(settings: Settings, in_image: bool) -> tuple[str, str]:
+    """What the service listens on, and what a person types into a browser."""
+    if in_image:
+        return "the port of the container", "http://ADDRESS-OF-THIS-MACHINE:8060 (the port that it is published at)"
+    host, port = settings.immich_host.strip("[]"), settings.immich_port
+    where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return where, f"http://ADDRESS-OF-THIS-MACHINE:{port}" if host in ("0.0.0.0", "::") else where
+
+
 def misspelt(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Which of these variables look like settings without being one, and the settings that they look like."""
-    known = {_core(name): name for name in [*map(variable, Settings.model_fields), *_OTHERS]}
+    known = {_core(name): name for name in [*map(variable, Settings.model_fields), *_ALSO_READ]}
     for name in names:
         if "_" not in name or name.upper() in known.values():
             continue

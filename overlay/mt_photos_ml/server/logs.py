@@ -32,7 +32,7 @@ def to_stderr(level: str, form: str = "text") -> None:
     """Our events from this level on, and what others, such as upstream's app, have to say. form: text or json."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else _TEXT)
-    logging.getLogger().addHandler(handler)
+    logging.getLogger().handlers = [handler]
     logging.getLogger("mt_photos_ml").setLevel(level.upper())
     for name in ("PIL", "python_multipart"):  # what is wrong with a photo or a form is in the request's own line
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -6,57 +6,51 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..replies import failure
 
 log = logging.getLogger("mt_photos_ml")
 
-LAST_ANSWERS = 50.0
-"""Seconds that requests in flight have when the service stops."""
-MOMENT = 1.0
-"""Seconds that an idle connection stays open when the process ends, since a request may be on its way on it."""
+DRAIN_SECONDS = 50.0
+"""How long requests in flight have when the service stops."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_DISCARDED = 2.0  # seconds for the rest of a body that nobody wants
+_DISCARD_SECONDS = 2.0  # for the rest of a body that is not wanted
 
 
 class Lifecycle:
     """Whether the process is about to end: to stop, or to be started afresh."""
 
-    def __init__(self, restarts_on: Container[int] = ()) -> None:
-        """restarts_on: signals that ask for another process; all others ask for an end."""
-        self._restarts_on = restarts_on
+    def __init__(self) -> None:
         self.is_stopping = self.is_restarting = False
         self.in_flight = 0
         self._exit: Callable[[int, FrameType | None], Any] | None = None
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """For as long as the server runs, in whose place the signals are taken: it would refuse new clients at once."""
+        """Handles SIGTERM and SIGINT instead of uvicorn, which would close the listening socket at once.
+
+        SIGTERM stops the service. SIGINT asks for a fresh process: upstream's app sends it to its own when it is idle.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         loop, before = asyncio.get_running_loop(), {number: signal.getsignal(number) for number in _SIGNALS}
 
         def stop(number: int, frame: FrameType | None) -> None:
-            if number in self._restarts_on:
-                self.restart()
-            elif self.is_stopping and callable(server := before[signal.Signals(number)]):
-                server(number, frame)  # whoever asks twice does not want to wait
-            else:
+            if not self.is_stopping:
                 self.is_stopping = True
                 asyncio.run_coroutine_threadsafe(self._stop(), loop)
 
         server = before[signal.SIGTERM]
         self._exit = server if callable(server) else None
-        for number in _SIGNALS:
-            signal.signal(number, stop)
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, lambda number, frame: self.restart())
         try:
             yield
         finally:
@@ -72,7 +66,7 @@ class Lifecycle:
     async def _stop(self) -> None:
         if self.in_flight:
             log.info("stopping once %d requests are answered", self.in_flight)
-        deadline = asyncio.get_running_loop().time() + LAST_ANSWERS
+        deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
         while self.in_flight and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
         self._end_server()
@@ -111,10 +105,10 @@ class LifecycleMiddleware:
 
         if lifecycle.is_stopping:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_DISCARDED):
+                async with asyncio.timeout(_DISCARD_SECONDS):
                     while not is_read:
                         await received()
-            await failure(503, "the service is stopping", {"retry-after": "10"})(scope, receive, sent)
+            await failure(503, "the service is stopping", retry_after=10)(scope, receive, sent)
             return
         lifecycle.in_flight += 1
         try:
@@ -128,14 +122,3 @@ def _has_body(scope: Scope) -> bool:
         name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
         for name, value in scope["headers"]
     )
-
-
-class PatientH11Protocol(H11Protocol):
-    """Uvicorn's connection, which does not close under a request that is on its way when the server ends."""
-
-    def shutdown(self) -> None:
-        self.loop.call_later(MOMENT, self._close)
-
-    def _close(self) -> None:
-        if not self.transport.is_closing():
-            super().shutdown()

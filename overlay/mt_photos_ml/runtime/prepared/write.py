@@ -108,6 +108,7 @@ def _lower_priority() -> None:
 
 
 if __name__ == "__main__":
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     _lower_priority()
     try:
         prepare(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), [int(n) for n in sys.argv[4].split("x")])

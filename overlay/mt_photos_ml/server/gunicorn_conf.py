@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""gunicorn's configuration, in the image and on a bare machine. Upstream's variables keep their meaning."""
+
+import errno
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from . import startup
+
+if TYPE_CHECKING:
+    from gunicorn.arbiter import Arbiter
+
+
+# compose may pass what is not set as empty, which upstream takes for a value; an empty key is a mistake, and said to be
+for _name in [name for name, value in os.environ.items() if not value and name != "API_AUTH_KEY"]:
+    del os.environ[_name]
+
+startup.check_machine()
+_settings = startup.settings_or_exit()
+
+from .worker import Log, Worker  # noqa: E402
+
+MAPPING_GONE = "a mapped model file went away, as on a network share: models are read into memory from now on"
+
+_log = logging.getLogger("mt_photos_ml")
+_pause = 0.0  # seconds before the next worker starts
+
+
+def pre_fork(server: "Arbiter", worker: Worker) -> None:
+    """Deals the cards of MACHINE_LEARNING_DEVICE_IDS out to the workers, to each the one that fewest have."""
+    worker.pause = _pause
+    if _settings.device_ids:
+        dealt = [other.device_id for other in server.WORKERS.values()]
+        worker.device_id = min(_settings.device_ids.replace(" ", "").split(","), key=dealt.count)
+        os.environ["MACHINE_LEARNING_DEVICE_ID"] = worker.device_id
+
+
+def when_ready(server: "Arbiter") -> None:
+    """Ctrl-C, and a terminal that closes, end the service as SIGTERM does; the second signal ends it at once."""
+    gc.collect()
+    gc.freeze()  # else the collector of each worker would write to the pages that it shares with this process
+    is_stopping = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal is_stopping
+        if is_stopping:
+            server.kill_workers(signal.SIGQUIT)
+        else:
+            is_stopping = True
+            server.signal(signal.SIGTERM, frame)
+
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, stop)
+
+
+def child_exit(server: "Arbiter", worker: Worker) -> None:
+    """Logs where a worker crashed. After a bus error (a model's share vanished) models are read, not mapped."""
+    global _pause
+    crash = worker.crash()
+    if crash is None:
+        _pause = 0.0
+        return
+    _pause = worker.next_pause()
+    _log.error("a worker crashed and is started again%s", f":\n{crash}" if crash else "")
+    if "Bus error" in crash:
+        _log.error(MAPPING_GONE)
+        os.environ["PREPARE_MODELS"] = "false"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """The socket; for `::` on a host without IPv6, of IPv4. Ends the process if it can't."""
+    host = host.strip("[]")
+    is_any = host == "::"
+    try:
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=is_any)
+        except OSError as error:
+            if not is_any or error.errno == errno.EADDRINUSE:
+                raise
+            print("mt-photos-ml: this host has no IPv6, listening on 0.0.0.0", file=sys.stderr)
+            return socket.create_server(("0.0.0.0", port), backlog=2048)
+    except OSError as error:
+        sys.exit(f"mt-photos-ml: can't listen on {host} port {port}: {error.strerror}")
+
+
+bind = f"fd://{_listen(_settings.immich_host, _settings.immich_port).detach()}"
+wsgi_app = "mt_photos_ml.server.service:app"
+workers = _settings.workers
+worker_class = Worker
+logger_class = Log
+loglevel = "warning"
+timeout = _settings.worker_timeout
+worker_tmp_dir = "/tmp"  # the one place that a read-only container can write
+control_socket_disable = True  # it would be written into the working directory
+keepalive = 75  # longer than clients keep a connection for reuse, else their next request meets a closed one
+graceful_timeout = 60  # for requests in flight when the service ends or starts afresh

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The process that serves: uvicorn as a worker of gunicorn. Its parent keeps the socket and starts it again."""
+
+import contextlib
+import ctypes
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import time
+import warnings
+from types import FrameType
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # the base has no uvicorn-worker, the package that replaces it
+    from uvicorn.workers import UvicornWorker
+
+from gunicorn.glogging import Logger
+
+LINGER_SECONDS = 1.0
+"""How long an idle connection stays open when the process ends, since a request may be on its way on it."""
+
+_ENDED = b"ended"  # in a worker's report: it did not crash
+_SHORT_LIFE_SECONDS = 10.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 60.0
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+class LingeringH11Protocol(H11Protocol):
+    """Uvicorn's connection, which closes only after LINGER_SECONDS when the server ends.
+
+    The one place that uses more than a library's public interface: uvicorn's h11_impl, its `loop`, `transport` and
+    `shutdown`. uvicorn has no setting for this, and a request that a client has just sent would be lost.
+    """
+
+    def shutdown(self) -> None:
+        self.loop.call_later(LINGER_SECONDS, self._close)
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            super().shutdown()
+
+
+class Log(Logger):
+    """gunicorn's own lines, and uvicorn's, in our log."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers = logging.getLogger().handlers
+
+
+class Worker(UvicornWorker):
+    """Ends with its parent, and reports a crash to it.
+
+    pause: seconds before it starts. device_id: its card. report: a file in memory, for the place of a crash.
+    """
+
+    CONFIG_KWARGS = {  # noqa: RUF012
+        "loop": "auto",
+        "http": LingeringH11Protocol,  # h11 refuses endless headers; httptools takes them all
+        "ws": "none",
+        "server_header": False,
+        "timeout_graceful_shutdown": 60,
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.pause, self.device_id = 0.0, ""
+        self.report = os.memfd_create("report")
+        self.forked = time.monotonic()
+
+    def init_process(self) -> None:
+        """In the new process."""
+        self.init_signals()
+        os.setpgid(0, 0)  # Ctrl-C is for the parent, which then tells this process
+        _end_with_parent(self.ppid)
+        faulthandler.enable(self.report)
+        time.sleep(self.pause)
+        super().init_process()
+
+    def init_signals(self) -> None:
+        """SIGTERM ends it, before the server runs and when uvicorn raises the signal again after its end."""
+        super().init_signals()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._end)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGQUIT: at once."""
+        os._exit(0)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        os.write(self.report, _ENDED)
+        sys.exit(0)
+
+    def crash(self) -> str | None:
+        """In the parent, once it has ended: what it reported, or None if it ended as asked."""
+        said = os.pread(self.report, 1 << 16, 0)
+        os.close(self.report)
+        return None if said.endswith(_ENDED) else said.decode(errors="replace")
+
+    def next_pause(self) -> float:
+        """Seconds before the worker that replaces this one, which crashed: more each time while they crash early."""
+        if time.monotonic() - self.forked - self.pause >= _SHORT_LIFE_SECONDS:
+            return 0.0
+        return min(max(2 * self.pause, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS, self.timeout)
+
+
+def _end_with_parent(parent: int) -> None:
+    """From now on the kernel sends this process SIGTERM when its parent is killed."""
+    with contextlib.suppress(OSError, AttributeError):  # another system than Linux
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(0)
