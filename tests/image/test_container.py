@@ -107,7 +107,7 @@ def test_it_differs_from_its_base_as_the_docs_say_and_in_nothing_else(image: str
 
 def _of_gunicorn(image: str) -> dict[str, int]:
     """What gunicorn is told in it."""
-    program = "import json; from mt_photos_ml.server import gunicorn_conf as c; print(json.dumps({k: getattr(c, k) for k in KEYS}))"
+    program = "import json, mt_photos_ml.server.gunicorn_conf as c; print(json.dumps({k: getattr(c, k) for k in KEYS}))"
     program = program.replace("KEYS", "('keepalive', 'graceful_timeout')")
     told: dict[str, int] = json.loads(docker("run", "--rm", image, "python", "-c", program))
     return told

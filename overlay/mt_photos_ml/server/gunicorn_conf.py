@@ -36,7 +36,7 @@ def pre_fork(server: "Arbiter", worker: Worker) -> None:
     """Deals the cards of MACHINE_LEARNING_DEVICE_IDS out to the workers, to each the one that fewest have."""
     worker.pause = _pause
     if _settings.device_ids:
-        dealt = [other.device_id for other in server.WORKERS.values()]
+        dealt = [getattr(other, "device_id", "") for other in server.WORKERS.values()]
         worker.device_id = min(_settings.device_ids.replace(" ", "").split(","), key=dealt.count)
         os.environ["MACHINE_LEARNING_DEVICE_ID"] = worker.device_id
 
@@ -67,7 +67,7 @@ def child_exit(server: "Arbiter", worker: Worker) -> None:
         _pause = 0.0
         return
     _pause = worker.next_pause()
-    _log.error("a worker crashed and is started again%s", f":\n{crash}" if crash else "")
+    _log.error("a worker crashed or was killed and is started again%s", f":\n{crash}" if crash else "")
     if "Bus error" in crash:
         _log.error(MAPPING_GONE)
         os.environ["PREPARE_MODELS"] = "false"
