@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The engine's verbs, with the demo's models: results, traces, remembered texts, tasks that are off."""
+"""The engine's verbs, with the demo's models: results, traces, remembered texts."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ import pytest
 from demo.__main__ import environment
 from demo.pictures import colour_photo, group_photo
 from mt_photos_ml import engine as module
-from mt_photos_ml.engine import Engine, TaskOff
+from mt_photos_ml.engine import Engine
 from mt_photos_ml.engine.trace import Trace
 from mt_photos_ml.photo.decoders import PhotoError
 from mt_photos_ml.settings import Settings
@@ -49,21 +49,6 @@ async def test_a_bad_photo_has_a_size_in_its_trace_and_no_kind(cache: Path) -> N
     with engine_of(cache) as engine, pytest.raises(PhotoError):
         await engine.embed_photo(b"no photo", trace)
     assert (trace.photo, trace.megabytes, trace.model_ms) == (None, 8e-6, None)
-
-
-@pytest.mark.parametrize("on", ["ocr", "clip", "faces"])
-async def test_only_the_tasks_that_are_on_are_done(cache: Path, on: str) -> None:
-    red = jpeg(colour_photo("red", (64, 48)))
-    with engine_of(cache, TASKS=on) as engine:
-        verbs = [
-            ("ocr", engine.read_text(red, Trace())),
-            ("faces", engine.find_faces(red, Trace())),
-            ("clip", engine.embed_photo(red, Trace())),
-            ("clip", engine.embed_text("red", Trace())),
-        ]
-        for task, verb in verbs:
-            with contextlib.nullcontext() if task == on else pytest.raises(TaskOff, match=rf"^the task {task} is"):
-                await verb
 
 
 async def are_remembered(engine: Engine, *texts: str) -> list[bool]:

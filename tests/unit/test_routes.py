@@ -4,13 +4,11 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from demo.__main__ import environment as demo_environment
 from demo.pictures import colour_photo
 from inside import Inside, asking, eventually
 from mt_photos_ml import version
@@ -45,16 +43,6 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     return Gate(monkeypatch)
-
-
-def test_every_one_of_many_is_answered_or_refused_at_once(cache: Path, tmp_path: Path) -> None:
-    photo = jpeg(colour_photo("blue", (640, 480)))
-    settings = {**demo_environment(cache), "MACHINE_LEARNING_REQUEST_THREADS": "1"}
-    with running(tmp_path, settings) as service, service.client() as client, ThreadPoolExecutor(130) as threads:
-        answers = list(threads.map(lambda _: client.post("/represent", files={"file": photo}), range(130)))
-    assert {answer.status_code for answer in answers} == {200, 503}
-    busy = next(answer for answer in answers if answer.status_code == 503)
-    assert (busy.headers["retry-after"], "waiting" in busy.json()["msg"]) == ("5", True)
 
 
 def test_a_model_that_cannot_be_had_is_503_and_the_other_tasks_go_on(tmp_path: Path, photo: bytes) -> None:
@@ -111,15 +99,6 @@ async def test_check_says_what_mt_photos_asks_for(cache: Path) -> None:
             "warnings": ["there is no key"],
             "version": version(),
         }
-
-
-@pytest.mark.anyio
-async def test_only_ping_is_got_and_all_else_is_posted(cache: Path) -> None:
-    async with asking(Inside(cache)) as client:
-        assert (await client.get("/ping")).text == "pong"
-        assert (await client.post("/ping")).status_code == 405
-        for path in ("/check", "/ocr", "/clip/img", "/clip/txt", "/represent", "/restart", "/restart_v2"):
-            assert (await client.get(path)).status_code == 405
 
 
 async def unread() -> AsyncIterator[bytes]:

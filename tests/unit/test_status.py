@@ -72,11 +72,8 @@ def test_a_model_is_missing_until_all_of_its_files_are_there(tmp_path: Path) -> 
             (folder / file).write_bytes(bytes(1_250_001))
         told = status(tmp_path, ModelState("not loaded"))
         assert (told.state, told.disk_mb, told.prepared) == expected
-
-
-def test_a_model_in_the_wheel_is_not_missing(tmp_path: Path) -> None:
-    ref = ModelRef("ocr", "PP-OCRv6_small", "detection")
-    assert status(tmp_path, ModelState("not loaded"), ref=ref).state == "not loaded"
+    in_wheel = ModelRef("ocr", "PP-OCRv6_small", "detection")
+    assert status(tmp_path, ModelState("not loaded"), ref=in_wheel).state == "not loaded"
 
 
 def test_a_model_says_how_long_it_is_idle_how_large_it_is_and_why_it_failed(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What is said of an error: a photo that can't be used is done with, everything else is to be sent again."""
+"""The reply to each error: a photo that can't be used is done with, everything else is to be sent again."""
 
 from collections.abc import Mapping
 
@@ -41,7 +41,7 @@ class Conflict(RuntimeError):
     """It can't be done as long as something else is going on."""
 
 
-# Status, and the seconds after which it may help to send the request again
+# Status, and the seconds after which to send it again
 _ANSWERS: dict[type[Exception], tuple[int, float | None]] = {
     PhotoError: (200, None),
     BadForm: (422, None),

@@ -58,8 +58,8 @@ class Uploads:
     async def receive(self, request: Request) -> AsyncIterator[AsyncGenerator[bytes, None]]:
         """The pieces of a request's body, which count as held until the context ends.
 
-        If there is no room, the upload that was silent longest, over YIELD_SECONDS, is given up; if there is none, this
-        one is refused. Raises Busy then, as the pieces do, which also raise TooSlow.
+        If there is no room, the upload that was silent longest is given up, if that was for over YIELD_SECONDS; else
+        this one is refused. Raises Busy, as the pieces do; they raise TooSlow, too, if the upload stalls.
         """
         if len(self._coming) >= MAX_UPLOADS:
             self._give_up_silent(self._coming)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Threads that work, and the queue in front of them."""
+"""Worker threads and the queue in front of them."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,7 +17,7 @@ class Busy(RuntimeError):
 
 
 class Workers:
-    """Does so many pieces of work at once; further ones wait in order, up to MAX_WAITING."""
+    """Does one piece of work a thread at once; further ones wait in order, up to MAX_WAITING."""
 
     def __init__(self, name: str, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, name)
