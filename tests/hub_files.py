@@ -72,6 +72,6 @@ def nobody_listens() -> str:
 
 def stage(cache: Path, part: ModelRef, content: bytes) -> None:
     """Leaves behind what an interrupted run does."""
-    staged = cache / part.task / part.name / ".partial" / part.type / part.files[0]
+    staged = cache / part.group / part.name / ".partial" / part.type / part.files[0]
     staged.parent.mkdir(parents=True)
     staged.write_bytes(content)

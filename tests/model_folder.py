@@ -32,7 +32,7 @@ class Folder:
         if self.failure:
             raise DownloadError(self.failure)
         if ref.missing(self.cache):
-            (build_clip if ref.task == "clip" else build_faces)(ref.folder(self.cache))
+            (build_clip if ref.group == "clip" else build_faces)(ref.folder(self.cache))
         return ref.path(self.cache)
 
     def invalidate(self, ref: ModelRef, files: Sequence[str]) -> bool:

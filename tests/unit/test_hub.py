@@ -65,7 +65,7 @@ def test_only_the_files_that_a_part_needs_are_fetched(
     server: HubServer, tmp_path: Path, ref: ModelRef, npu: str | None, fetched: set[str]
 ) -> None:
     model = Hub(tmp_path, server.endpoint, npu_file=npu).fetch(ref)
-    assert model == tmp_path / ref.task / ref.name / ref.type / "model.onnx"
+    assert model == tmp_path / ref.group / ref.name / ref.type / "model.onnx"
     assert files(model.parents[1]) == set(server.sent) == fetched
     server.status = 500  # what is there is not asked for
     assert Hub(tmp_path, server.endpoint, npu_file=npu).fetch(ref) == model

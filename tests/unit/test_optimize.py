@@ -17,7 +17,7 @@ from demo.models import build_clip, build_faces
 from demo.pictures import COLOURS, colour_photo, group_photo
 from mt_photos_ml.int8.measure import OptimizeError
 from mt_photos_ml.int8.optimize import optimize
-from mt_photos_ml.models.catalog import SWITCHES, ModelRef
+from mt_photos_ml.models.catalog import TASKS_OF_GROUPS, ModelRef
 from mt_photos_ml.models.checks import check_models
 from mt_photos_ml.models.choice import in_use
 from mt_photos_ml.models.hub import Hub
@@ -136,13 +136,13 @@ def test_numbers_that_stand_out_are_put_in_blocks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", [VISUAL, RECOGNITION])
 def test_a_missing_or_stale_variant_stops_the_start_with_what_to_do(cache: Path, photos: Path, part: ModelRef) -> None:
-    wanted = settings(cache, int8_tasks=frozenset({SWITCHES[part.task]}))
+    wanted = settings(cache, int8_tasks=frozenset({TASKS_OF_GROUPS[part.group]}))
     what_to_do = rf"INT8_TASKS=\w+: expected an int8 variant of {part}.*`mt-photos-ml models optimize mine PHOTOS`"
     with pytest.raises(SettingsError, match=what_to_do):
         check_models(wanted)
     assert all(trial.kept for trial in optimize(wanted, "mine", [photos], 1))
     check_models(wanted)
-    assert {used.task for used in in_use(wanted).values() if used.variant} == {part.task}
+    assert {used.group for used in in_use(wanted).values() if used.variant} == {part.group}
     os.utime(part.path(cache))  # as when a cache is copied: it is still the same model
     check_models(wanted)
     with part.path(cache).open("ab") as model:

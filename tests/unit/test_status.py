@@ -10,14 +10,14 @@ from demo.pictures import colour_photo
 from inside import Inside, asking
 from mt_photos_ml import version
 from mt_photos_ml.engine.status import ModelStatus
-from mt_photos_ml.models.catalog import NETWORKS, ModelRef
+from mt_photos_ml.models.catalog import ROLES, ModelRef
 from mt_photos_ml.models.progress import Download
 from mt_photos_ml.models.state import ModelState
 from mt_photos_ml.runtime.prepared.runtime import FOLDER
 from photos import jpeg
 
 VISUAL = ModelRef("clip", "demo-mine", "visual")
-NETWORK = NETWORKS[2]
+ROLE = ROLES[2]
 
 
 @pytest.mark.anyio
@@ -56,7 +56,7 @@ async def test_the_status_tells_what_each_part_knows(cache: Path) -> None:
 
 
 def status(cache: Path, state: ModelState, download: Download | None = None, ref: ModelRef = VISUAL) -> ModelStatus:
-    return ModelStatus.of(NETWORK, ref, cache, state, "CPU", download)
+    return ModelStatus.of(ROLE, ref, cache, state, "CPU", download)
 
 
 def test_a_model_is_missing_until_all_of_its_files_are_there(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def list_() -> None:
     from ..runtime.prepared.runtime import FOLDER
 
     settings = settings_or_exit(check=False)
-    used = {(ref.task, ref.name) for ref in selection.in_use(settings).values()}
+    used = {(ref.group, ref.name) for ref in selection.in_use(settings).values()}
     there = {(folder.parent.name, folder.name): folder for folder in find_cached(settings.cache_folder)}
     table = Table("task", "model", "vector", "languages", "on disk", "prepared", "", box=None, pad_edge=False)
     for task, names in catalog.KNOWN.items():
@@ -38,7 +38,7 @@ def list_() -> None:
             folder = there.get((task, name))
             size, prepared = (size_of(folder), sum(map(size_of, folder.rglob(FOLDER)))) if folder else (0, 0)
             table.add_row(
-                catalog.SWITCHES[task],
+                catalog.TASKS_OF_GROUPS[task],
                 name,
                 str(clip.length) if clip else "",
                 clip.languages if clip else "",
@@ -66,7 +66,7 @@ def pull() -> None:
         def draw(download: Download) -> None:
             ref = download.ref
             if ref not in rows:
-                rows[ref] = bars.add_task(f"{ref.task} {ref.type}", total=download.total)
+                rows[ref] = bars.add_task(f"{ref.group} {ref.type}", total=download.total)
             bars.update(rows[ref], completed=download.done, total=download.total)
 
         hub = Hub(settings.cache_folder, settings.hf_endpoint, progress=draw, logs=False)

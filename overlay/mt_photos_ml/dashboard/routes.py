@@ -102,8 +102,8 @@ class Dashboard:
 
     def _key(self, request: Request) -> ModelKey[Model]:
         asked = request.path_params["task"], request.path_params["type"]
-        for network, key in self._status.engine.networks.by_network().items():
-            if asked == (network.switch, network.type) and network.switch in self._status.engine.settings.tasks:
+        for role, key in self._status.engine.networks.by_role().items():
+            if asked == (role.task, role.type) and role.task in self._status.engine.settings.tasks:
                 return key
         raise NotThere("/".join(asked) + " is no model in use")
 

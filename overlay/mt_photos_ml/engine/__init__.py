@@ -147,10 +147,10 @@ class Engine:
 
     def _model_states(self) -> Iterator[ModelStatus]:
         cache = self.settings.cache_folder
-        for network, key in self.networks.by_network().items():
-            if network.switch in self.settings.tasks:
+        for role, key in self.networks.by_role().items():
+            if role.task in self.settings.tasks:
                 runs_on, state = self._runtime.runs_on(key.ref.path(cache)), self.store.state(key.ref)
-                yield ModelStatus.of(network, key.ref, cache, state, runs_on, self._downloads.get(key.ref))
+                yield ModelStatus.of(role, key.ref, cache, state, runs_on, self._downloads.get(key.ref))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -79,7 +79,7 @@ async def measure(engine: Engine) -> Report:
 
 
 async def _measure(engine: Engine, task: str, look: Callable[[Trace], Awaitable[object]]) -> Measured:
-    keys = [key for network, key in engine.networks.by_network().items() if network.switch == task]
+    keys = [key for role, key in engine.networks.by_role().items() if role.task == task]
     refs, cache = [key.ref for key in keys if key.ref.type != "textual"], engine.settings.cache_folder
     if absent := [str(ref) for ref in refs if ref.missing(cache) and not file_in_wheel(ref)]:
         return Measured(task, problem=f"{', '.join(absent)} is not there: `mt-photos-ml models pull`")

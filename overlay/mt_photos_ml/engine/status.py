@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from ..machine.files import size_of
-from ..models.catalog import ModelRef, Network
+from ..models.catalog import ModelRef, Role
 from ..models.progress import Download
 from ..models.sources import file_in_wheel
 from ..models.state import ModelState
@@ -36,13 +36,13 @@ class ModelStatus:
 
     @classmethod
     def of(
-        cls, network: Network, ref: ModelRef, cache: Path, state: ModelState, runs_on: str, download: Download | None
+        cls, role: Role, ref: ModelRef, cache: Path, state: ModelState, runs_on: str, download: Download | None
     ) -> Self:
         """Looks at the files in the cache, too."""
         folder = ref.path(cache).parent
         is_missing = state.name == "not loaded" and ref.missing(cache) and file_in_wheel(ref) is None
         return cls(
-            task=network.switch,
+            task=role.task,
             type=ref.type,
             name=ref.name,
             state="missing" if is_missing else state.name,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..engine import inference_threads
-from ..models.catalog import SWITCHES
+from ..models.catalog import TASKS_OF_GROUPS
 from ..models.variants import variant_of
 from ..settings import Settings
 from .measure import OptimizeError
@@ -49,7 +49,7 @@ def optimize_and_report(settings: Settings, name: str, photos: Sequence[Path]) -
             folder = variant_of(ref.path(settings.cache_folder)).parent
             print(f"{ref}: no quicker on this processor; delete {folder}, and the original is used")
         else:
-            print(f"{ref}: used where INT8_TASKS names {SWITCHES[ref.task]}")
+            print(f"{ref}: used where INT8_TASKS names {TASKS_OF_GROUPS[ref.group]}")
     if failure:
         print(f"mt-photos-ml: {failure}", file=sys.stderr)
     return int(failure is not None or any(trial.ref not in kept for trial in trials))

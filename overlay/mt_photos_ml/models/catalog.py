@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CLIP, FACES, OCR = "clip", "facial-recognition", "ocr"
-"""Tasks as upstream calls them, and the folders of the cache."""
+"""Groups of models: the folders of the cache, which upstream names after its tasks."""
 
 
 @dataclass(frozen=True)
-class Network:
-    """One of the six: a half of a CLIP pair, a detector, a recogniser.
+class Role:
+    """What a network does: half of a CLIP pair, a detector, a recogniser.
 
-    switch: what TASKS and INT8_TASKS call the task. name, preload: the fields of Settings that name the model in use
+    task: as TASKS and INT8_TASKS call it. group: its folder in the cache. name, preload: the fields of Settings that name the model in use
     and those to be loaded at the start. beside: files that it needs besides its own, below the folder of the model.
     """
 
-    switch: str
     task: str
+    group: str
     type: str
     name: str
     preload: str
@@ -28,16 +28,16 @@ class Network:
 _VISUAL_FILES = ("config.json", "visual/preprocess_cfg.json")
 _TEXTUAL_FILES = ("config.json", "textual/tokenizer.json", "textual/tokenizer_config.json")
 
-NETWORKS = (
-    Network("ocr", OCR, "detection", "ocr_model_name", "preload_ocr_detection"),
-    Network("ocr", OCR, "recognition", "ocr_model_name", "preload_ocr_recognition"),
-    Network("clip", CLIP, "visual", "clip_visual_model_name", "preload_clip_visual", _VISUAL_FILES),
-    Network("clip", CLIP, "textual", "clip_textual_model_name", "preload_clip_textual", _TEXTUAL_FILES),
-    Network("faces", FACES, "detection", "face_detection_model_name", "preload_face_detection"),
-    Network("faces", FACES, "recognition", "face_recognition_model_name", "preload_face_recognition"),
+ROLES = (
+    Role("ocr", OCR, "detection", "ocr_model_name", "preload_ocr_detection"),
+    Role("ocr", OCR, "recognition", "ocr_model_name", "preload_ocr_recognition"),
+    Role("clip", CLIP, "visual", "clip_visual_model_name", "preload_clip_visual", _VISUAL_FILES),
+    Role("clip", CLIP, "textual", "clip_textual_model_name", "preload_clip_textual", _TEXTUAL_FILES),
+    Role("faces", FACES, "detection", "face_detection_model_name", "preload_face_detection"),
+    Role("faces", FACES, "recognition", "face_recognition_model_name", "preload_face_recognition"),
 )
-SWITCHES = {network.task: network.switch for network in NETWORKS}
-_BESIDE = {(network.task, network.type): network.beside for network in NETWORKS}
+TASKS_OF_GROUPS = {role.group: role.task for role in ROLES}
+_BESIDE = {(role.group, role.type): role.beside for role in ROLES}
 
 
 @dataclass(frozen=True)
@@ -47,31 +47,31 @@ class ModelRef:
     variant: the folder beside the model file that holds the file to be opened in its place, such as "int8".
     """
 
-    task: str
+    group: str
     name: str
     type: str
     variant: str = ""
 
     def __str__(self) -> str:
-        return f"{self.task}/{self.name}/{self.type}"
+        return f"{self.group}/{self.name}/{self.type}"
 
     @property
     def files(self) -> tuple[str, ...]:
         """What must be there, relative to the folder of the model, the model file first."""
-        return (f"{self.type}/model.onnx", *_BESIDE[self.task, self.type])
+        return (f"{self.type}/model.onnx", *_BESIDE[self.group, self.type])
 
     @property
     def is_known(self) -> bool:
         """Whether it can be downloaded."""
-        return self.name in KNOWN[self.task]
+        return self.name in KNOWN[self.group]
 
     @property
     def sha256(self) -> str | None:
         """Of the model file, as far as it is known without asking a source: for OCR."""
-        return OCR_MODELS[self.name][self.type].sha256 if self.task == OCR and self.is_known else None
+        return OCR_MODELS[self.name][self.type].sha256 if self.group == OCR and self.is_known else None
 
     def folder(self, cache: Path) -> Path:
-        return cache / self.task / self.name
+        return cache / self.group / self.name
 
     def path(self, cache: Path) -> Path:
         """Its model file."""

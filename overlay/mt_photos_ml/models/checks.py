@@ -4,7 +4,7 @@
 import difflib
 
 from ..settings import Settings, SettingsError, variable
-from .catalog import CLIP, CLIP_MODELS, KNOWN, NETWORKS, ModelRef
+from .catalog import CLIP, CLIP_MODELS, KNOWN, ROLES, ModelRef
 from .choice import clip_vector_length, in_use, preload_names
 from .languages import flores_code
 from .variants import INT8, is_fresh
@@ -15,11 +15,11 @@ def check_models(settings: Settings, *, preloads_others: bool = False) -> None:
 
     preloads_others: whether models that are not in use may be preloaded, as upstream's API does for itself.
     """
-    for network, ref in in_use(settings).items():
+    for role, ref in in_use(settings).items():
         if not ref.is_known and ref.missing(settings.cache_folder):
-            likely = difflib.get_close_matches(ref.name, KNOWN[ref.task], 1)
+            likely = difflib.get_close_matches(ref.name, KNOWN[ref.group], 1)
             raise SettingsError(
-                f"{variable(network.name)}={ref.name}: expected a model that `mt-photos-ml models list` shows"
+                f"{variable(role.name)}={ref.name}: expected a model that `mt-photos-ml models list` shows"
                 f"{f', such as {likely[0]}' if likely else ''}, or one of your own with "
                 f"{', '.join(ref.files)} in {ref.folder(settings.cache_folder)}"
             )
@@ -35,11 +35,11 @@ def check_models(settings: Settings, *, preloads_others: bool = False) -> None:
 
 def _check_preloads(settings: Settings, preloads_others: bool) -> None:
     used = in_use(settings)
-    for network in NETWORKS if preloads_others else used:
-        names, what = preload_names(settings, network), variable(network.preload)
-        if names and not preloads_others and used[network].name not in names:
-            raise SettingsError(f"{what}={','.join(names)}: expected {used[network].name}, the model that is in use")
-        for ref in (ModelRef(network.task, name, network.type) for name in names):
+    for role in ROLES if preloads_others else used:
+        names, what = preload_names(settings, role), variable(role.preload)
+        if names and not preloads_others and used[role].name not in names:
+            raise SettingsError(f"{what}={','.join(names)}: expected {used[role].name}, the model that is in use")
+        for ref in (ModelRef(role.group, name, role.type) for name in names):
             if not ref.is_known and ref.missing(settings.cache_folder):
                 raise SettingsError(f"{what}={ref.name}: expected models that `mt-photos-ml models list` shows")
 
@@ -47,7 +47,7 @@ def _check_preloads(settings: Settings, preloads_others: bool) -> None:
 def _check_int8(settings: Settings) -> None:
     """A task is to use int8 variants, and has none, or one of a file that is no more."""
     for task in settings.int8_tasks & settings.tasks:
-        refs = [ref for network, ref in in_use(settings).items() if network.switch == task]
+        refs = [ref for role, ref in in_use(settings).items() if role.task == task]
         variants = [ref for ref in refs if ref.variant == INT8]
         stale = [ref for ref in variants if not is_fresh(ref.path(settings.cache_folder))]
         if stale or not variants:

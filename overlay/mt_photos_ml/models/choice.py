@@ -4,31 +4,31 @@
 import json
 
 from ..settings import Settings, clean_name
-from .catalog import CLIP, CLIP_MODELS, NETWORKS, ModelRef, Network
+from .catalog import CLIP, CLIP_MODELS, ROLES, ModelRef, Role
 from .variants import INT8, variant_of
 
 
-def model_of(settings: Settings, network: Network) -> ModelRef:
+def model_of(settings: Settings, role: Role) -> ModelRef:
     """The model of one network; its int8 variant where the settings want that and it is there."""
-    ref = ModelRef(network.task, getattr(settings, network.name), network.type)
-    wants_int8 = network.switch in settings.int8_tasks and variant_of(ref.path(settings.cache_folder)).is_file()
-    return ModelRef(ref.task, ref.name, ref.type, INT8) if wants_int8 else ref
+    ref = ModelRef(role.group, getattr(settings, role.name), role.type)
+    wants_int8 = role.task in settings.int8_tasks and variant_of(ref.path(settings.cache_folder)).is_file()
+    return ModelRef(ref.group, ref.name, ref.type, INT8) if wants_int8 else ref
 
 
-def in_use(settings: Settings) -> dict[Network, ModelRef]:
+def in_use(settings: Settings) -> dict[Role, ModelRef]:
     """The models of all tasks that are on."""
-    return {network: model_of(settings, network) for network in NETWORKS if network.switch in settings.tasks}
+    return {role: model_of(settings, role) for role in ROLES if role.task in settings.tasks}
 
 
-def preload_names(settings: Settings, network: Network) -> list[str]:
+def preload_names(settings: Settings, role: Role) -> list[str]:
     """The models that the environment names to be loaded at the start, whether in use or not."""
-    names: str = getattr(settings, network.preload) or ""
+    names: str = getattr(settings, role.preload) or ""
     return [clean_name(name.strip()) for name in names.split(",")] if names else []
 
 
 def preloaded(settings: Settings) -> list[ModelRef]:
     """The models in use that are to be loaded at the start."""
-    return [ref for network, ref in in_use(settings).items() if ref.name in preload_names(settings, network)]
+    return [ref for role, ref in in_use(settings).items() if ref.name in preload_names(settings, role)]
 
 
 def clip_vector_length(settings: Settings) -> int | None:

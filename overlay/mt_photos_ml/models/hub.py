@@ -118,7 +118,7 @@ class Hub:
 
     def _npu(self, ref: ModelRef) -> str | None:
         """The model's file for the NPU, if it may have one."""
-        return f"{ref.type}/{self._npu_file}" if self._npu_file and ref.task != OCR and ref.is_known else None
+        return f"{ref.type}/{self._npu_file}" if self._npu_file and ref.group != OCR and ref.is_known else None
 
     def _missing(self, ref: ModelRef, ask: bool = True) -> list[str]:
         """The files to be downloaded. ask: whether to try the NPU's file, once, since the model may have none."""
@@ -131,7 +131,7 @@ class Hub:
 
     def _download(self, ref: ModelRef) -> None:
         failures = []
-        for source in (self.ocr_release,) if ref.task == OCR else self.endpoints:
+        for source in (self.ocr_release,) if ref.group == OCR else self.endpoints:
             try:
                 self._download_from(source, ref, offered_files(ref, source, self._npu(ref)))
                 self._npu_asked.add(ref)
@@ -139,7 +139,7 @@ class Hub:
             except SourceError as error:
                 failures.append(f"{source}: {error}")
         missing, folder = ", ".join(self._missing(ref, ask=False)), ref.folder(self.cache)
-        if ref.task == OCR:
+        if ref.group == OCR:
             address = f"{self.ocr_release}/{OCR_MODELS[ref.name][ref.type].path}"
             remedy = f"Let HTTPS_PROXY name a proxy that reaches it, or save {address} as {folder / ref.files[0]}."
         else:

@@ -13,7 +13,7 @@ from .choice import in_use
 
 def find_unused(settings: Settings) -> list[Path]:
     """Models that the settings do not name, and outdated prepared forms of those that they do."""
-    used = {(ref.task, ref.name) for ref in in_use(settings).values()}
+    used = {(ref.group, ref.name) for ref in in_use(settings).values()}
     unused: list[Path] = []
     for path in find_cached(settings.cache_folder):
         unused += find_stale(path) if (path.parent.name, path.name) in used else [path]

@@ -23,7 +23,7 @@ def offered_files(ref: ModelRef, source: str, npu: str | None = None) -> list[Re
 
     npu: a file that replaces the onnx file if the source has it.
     """
-    if ref.task == OCR:
+    if ref.group == OCR:
         address = f"{source}/{OCR_MODELS[ref.name][ref.type].path}"
         with open_url(address, "bytes=0-0") as answer:
             length = answer.headers.get("Content-Range", "").rpartition("/")[2] or answer.headers.get("Content-Length")

@@ -31,8 +31,8 @@ def announce(settings: Settings, *, in_image: bool, is_exposed: bool) -> None:
     for name, meant in misspelt(os.environ):
         log.warning("%s is no setting and does nothing; is %s meant?", name, meant)
     refs = in_use(settings)
-    for task in dict.fromkeys(network.switch for network in refs):
-        names = dict.fromkeys(ref.name for network, ref in refs.items() if network.switch == task)
+    for task in dict.fromkeys(role.task for role in refs):
+        names = dict.fromkeys(ref.name for role, ref in refs.items() if role.task == task)
         length = f", vectors of {clip_vector_length(settings) or '?'} numbers" if task == "clip" else ""
         log.info("%s: %s%s", task, ", ".join(names), length)
     if settings.demo:

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from ..models.catalog import NETWORKS, Network
+from ..models.catalog import ROLES, Role
 from ..models.choice import model_of
 from ..models.loader import Model, ModelKey
 from ..settings import Settings
@@ -13,7 +13,7 @@ from . import clip, faces, ocr
 
 @dataclass(frozen=True)
 class Networks:
-    """In the order of NETWORKS."""
+    """In the order of ROLES."""
 
     ocr_detector: ModelKey[ocr.Detector]
     ocr_recogniser: ModelKey[ocr.Recogniser]
@@ -24,7 +24,7 @@ class Networks:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        a, b, c, d, e, f = (model_of(settings, network) for network in NETWORKS)
+        a, b, c, d, e, f = (model_of(settings, role) for role in ROLES)
         return cls(
             ModelKey(a, ocr.Detector.load),
             ModelKey(b, ocr.Recogniser.load),
@@ -34,8 +34,8 @@ class Networks:
             ModelKey(f, faces.Recogniser.load),
         )
 
-    def by_network(self) -> dict[Network, ModelKey[Model]]:
-        return dict(zip(NETWORKS, self.all(), strict=True))
+    def by_role(self) -> dict[Role, ModelKey[Model]]:
+        return dict(zip(ROLES, self.all(), strict=True))
 
     def all(self) -> tuple[ModelKey[Model], ...]:
         return tuple(vars(self).values())
