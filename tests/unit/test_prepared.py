@@ -211,6 +211,38 @@ def test_all_weights_of_a_prepared_model_are_aligned(tmp_path: Path) -> None:
     np.testing.assert_array_equal(plain.run(feed)[0], ours.run(feed)[0])
 
 
+def test_misaligned_weights_are_moved_with_their_packed_forms_and_those_of_inner_graphs(tmp_path: Path) -> None:
+    mebibyte, random = 1 << 20, np.random.default_rng(0)
+    contents = [random.bytes(length) for length in (3, mebibyte, mebibyte + 1, 64, 65)]
+    (weights := tmp_path / "weights.bin").write_bytes(b"".join(contents))
+    places = [(sum(map(len, contents[:i])), len(content)) for i, content in enumerate(contents)]
+
+    def tensor(place: tuple[int, int], **more: str) -> TensorProto:
+        tensor = TensorProto(data_location=TensorProto.EXTERNAL)
+        for key, value in {"offset": str(place[0]), "length": str(place[1]), **more}.items():
+            tensor.external_data.add(key=key, value=value)
+        return tensor
+
+    packed = "|".join(["key", *(f"{offset};{length};more" for offset, length in places[3:])])
+    inner = onnx.helper.make_graph([], "inner", [], [], [tensor(places[2], prepacked_0=packed)])
+    node = onnx.helper.make_node("If", ["c"], [], then_branch=inner)
+    graph = onnx.helper.make_graph([node], "g", [], [], [tensor(places[0]), tensor(places[1])])
+    (model := tmp_path / "model.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    align(model, weights)
+
+    outer = onnx.load(model, load_external_data=False).graph
+    tensors = [*outer.initializer, *outer.node[0].attribute[0].g.initializer]
+    entries = [{entry.key: entry.value for entry in tensor.external_data} for tensor in tensors]
+    key, *regions = [region.split(";") for region in entries[2]["prepacked_0"].split("|")]
+    assert (key, {region[2] for region in regions}) == (["key"], {"more"})
+    moved = [(int(entry["offset"]), int(entry["length"])) for entry in entries]
+    moved += [(int(offset), int(length)) for offset, length, _ in regions]
+    assert [weights.read_bytes()[offset : offset + length] for offset, length in moved] == contents
+    page = -(-(64 + mebibyte) // mmap.PAGESIZE) * mmap.PAGESIZE
+    behind = -(-(page + mebibyte + 1) // 64) * 64
+    assert [offset for offset, _ in moved] == [0, 64, page, behind, behind + 64]
+
+
 def test_small_models_those_outside_the_cache_and_those_on_a_card_stay_as_they_are(tmp_path: Path, model: Path) -> None:
     assert files_opened(model, cache=tmp_path / "elsewhere") == [model]
     small = tmp_path / "clip" / "small" / "visual" / "model.onnx"
