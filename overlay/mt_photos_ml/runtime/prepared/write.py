@@ -24,7 +24,7 @@ MODEL, WEIGHTS, EXAMPLE = "model.onnx", "weights.bin", "tried.npz"
 REFUSED = 30
 """Exit status if the model can never be prepared; 3 and 4 mean something to gunicorn."""
 
-_MIN_MAPPED_BYTES = 65_536  # smaller weights stay in the model file
+_MIN_MAPPED_BYTES = 65_536
 _DTYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int32)": "i4", "tensor(int64)": "i8"}
 
 
@@ -32,17 +32,20 @@ class PrepareError(RuntimeError):
     """A model can't be prepared here; the message says why."""
 
 
-def prepare(model: Path, folder: Path, threads: int, shape: Sequence[int]) -> None:
+def prepare(
+    model: Path, folder: Path, threads: int, shape: Sequence[int], min_mapped_bytes: int = _MIN_MAPPED_BYTES
+) -> None:
     """Writes MODEL, WEIGHTS and EXAMPLE. Raises PrepareError if the written model answers differently.
 
     shape: of an input that the service gives the model; its numbers are used for the model's free axes.
+    min_mapped_bytes: smaller weights stay in MODEL.
     """
     original = _open(
         model,
         threads,
         folder / MODEL,
         optimized_model_external_initializers_file_name=WEIGHTS,
-        optimized_model_external_initializers_min_size_in_bytes=str(_MIN_MAPPED_BYTES),
+        optimized_model_external_initializers_min_size_in_bytes=str(min_mapped_bytes),
         save_external_prepacked_constant_initializers="1",
     )
     feed = _example(original, shape)
