@@ -13,9 +13,8 @@ CLIP, FACES, OCR = "clip", "facial-recognition", "ocr"
 class Role:
     """What a network does: half of a CLIP pair, a detector, a recogniser.
 
-    task: as TASKS and INT8_TASKS call it. group: its folder in the cache. name, preload: the fields of Settings that name
-    the model in use
-    and those to be loaded at the start. beside: files that it needs besides its own, below the folder of the model.
+    task: as TASKS and INT8_TASKS call it. group: its folder in the cache. name, preload: the fields of Settings with the
+    model in use, and with those to load at the start. beside: further files that it needs, below the model's folder.
     """
 
     task: str
