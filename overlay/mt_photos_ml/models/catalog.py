@@ -13,7 +13,7 @@ CLIP, FACES, OCR = "clip", "facial-recognition", "ocr"
 class Role:
     """What a network does: half of a CLIP pair, a detector, a recogniser.
 
-    task: as TASKS and INT8_TASKS call it. group: its folder in the cache. name, preload: the fields of Settings with the
+    task: as TASKS and INT8_TASKS call it. group: its folder in the cache. name, preload: the settings with the
     model in use, and with those to load at the start. beside: further files that it needs, below the model's folder.
     """
 
