@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 VARIANT ?= cpu
 
-.PHONY: help run demo install upgrade uninstall test test-trust mutants lint bench image test-image bump publish clean
+.PHONY: help run demo install upgrade uninstall test test-trust lint audit bench image test-image bump publish clean
 
 help:
 	@echo "make run    run the service (EXTRA=cuda or openvino for another device)"
@@ -19,11 +19,11 @@ help:
 	@echo "make install   run it for good, by systemd, as root; after git pull make upgrade; make uninstall"
 	@echo "make test   run the tests"
 	@echo "make test-trust   provoke faults, load and bad input (LONG=1: for an hour)"
-	@echo "make mutants   change the code in many small ways and list the changes that no test notices (for some hours; ARGS=api/auth: one module)"
-	@echo "make lint   check style, types and workflows"
+	@echo "make lint   check style, types, imports and workflows"
+	@echo "make audit  look for known weaknesses of the installed libraries (needs a network)"
 	@echo "make bench  measure it against bare models, for docs/benchmarks.md (QUICK=1: in two minutes, only printed)"
 	@echo "make image  build the image (VARIANT=cuda, openvino, armnn, rknn or rocm for another device)"
-	@echo "make test-image               test the image on a stand-in for upstream's (needs Docker, as root)"
+	@echo "make test-image               test the image on a stand-in for upstream's (needs Docker, as root; LONG=1: on every one)"
 	@echo "make bump UPSTREAM=v2.5.7     move to another version of upstream"
 	@echo "make publish                  give the images of a release their tags, from a clean version tag"
 
@@ -39,9 +39,6 @@ test: $(VENV)/test.done .venv-oldest/oldest.done
 test-trust: $(VENV)/test.done
 	$(BIN)/pytest tests/trust -n 4 $(if $(LONG),--long) $(ARGS)
 
-mutants: $(VENV)/mutants.done
-	@$(BIN)/python -m scripts.mutants $(ARGS)
-
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,7 +48,10 @@ lint: $(VENV)/test.done
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	@if command -v actionlint >/dev/null; then actionlint; else echo "no actionlint here: not run"; fi
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
-	$(BIN)/python -m scripts.audit
+	$(BIN)/lint-imports
+
+audit: $(VENV)/test.done
+	$(BIN)/pip-audit --skip-editable --progress-spinner=off
 
 bench: $(VENV)/bench.done
 	@$(BIN)/python -m bench $(or $(ARGS),$(if $(QUICK),--quick,--write))
@@ -69,7 +69,7 @@ image: $(VENV)/test.done
 	$(BIN)/python -m scripts.build --variant $(VARIANT)
 
 test-image: $(VENV)/test.done
-	$(BIN)/pytest tests/image $(ARGS)
+	$(BIN)/pytest tests/image $(if $(LONG),--long) $(ARGS)
 
 bump: $(VENV)/test.done
 	$(BIN)/python -m scripts.bump $(UPSTREAM)
@@ -104,10 +104,6 @@ $(VENV)/test.done: $(VENV)/run.done
 	@$(PIP) install -c constraints.txt -e '.[$(EXTRA),heic,ocr,dev]'
 	@$(PIP) install -c constraints.txt --no-deps insightface
 	@$(PIP) install --no-deps --upgrade --target $(VENV)/rapidocr-3.4 'rapidocr==3.4.*' && touch $@
-
-$(VENV)/mutants.done: $(VENV)/test.done
-	@echo "installing mutmut, once"
-	@$(PIP) install -c constraints.txt -e '.[$(EXTRA),heic,ocr,dev,mutants]' && touch $@
 
 # The service on what the oldest base image has, which is older than constraints.txt: tests/unit/test_oldest.py
 .venv-oldest/oldest.done: $(VENV)/venv.done pyproject.toml VERSION tests/image/base/v2.5.6.txt

@@ -18,14 +18,10 @@ def main() -> int:
     parser.add_argument("--variant", default="cpu", help="cpu, cuda, openvino, armnn, rknn or rocm (default: cpu)")
     parser.add_argument("--platform", help="linux/amd64 or linux/arm64 (default: the variant's first)")
     parser.add_argument("--base", help="another base image than the one of patches/upstream.toml")
-    parser.add_argument("--tag", help=f"the name of the image (default: {IMAGE} with the tags of docker-bake.hcl)")
+    parser.add_argument("--tag", help=f"the image's name (default: {IMAGE} with the tags of docker-bake.hcl)")
     parser.add_argument("--push", action="store_true", help="push it under the tag that `publish` takes it from")
-    parser.add_argument(
-        "--push-by-digest", action="store_true", help="push it without a tag; not with Docker's own driver"
-    )
-    parser.add_argument(
-        "--sbom", action="store_true", help="with a list of what is in it, which needs a scanner's image"
-    )
+    parser.add_argument("--push-by-digest", action="store_true", help="push it untagged; not with Docker's own driver")
+    parser.add_argument("--sbom", action="store_true", help="with a list of its contents; needs a scanner's image")
     parser.add_argument("--matrix", action="store_true", help="build nothing; print every image of a release as JSON")
     options = parser.parse_args()
     try:
@@ -34,14 +30,9 @@ def main() -> int:
             print(json.dumps(matrix(upstream)))
             return 0
         base = upstream.base(options.variant, options.platform)
-        pushes = options.push or options.push_by_digest
-        if pushes and not (options.base or base.digest):
+        if (options.push or options.push_by_digest) and not (options.base or base.digest):
             raise Refused(unknown_digest(base))
-        print(
-            _baked(
-                base, options.base or base.reference, options.tag, options.push, options.push_by_digest, options.sbom
-            )
-        )
+        print(_baked(base, options))
     except Refused as error:
         print(f"build: {error}", file=sys.stderr)
         return 1
@@ -49,7 +40,7 @@ def main() -> int:
 
 
 def matrix(upstream: Upstream) -> list[dict[str, str]]:
-    """Every image of a release. Raises Refused where a digest is not known, before anything is built."""
+    """Every image of a release. Raises Refused if a digest is not known."""
     for base in upstream.bases:
         if not base.digest:
             raise Refused(unknown_digest(base))
@@ -71,12 +62,12 @@ def names(base: Base) -> list[str]:
 
 
 def pushed_name(base: Base) -> str:
-    """The tag that an image is pushed under: its fixed one, but for the one whose name is that of several platforms."""
+    """The tag that an image is pushed under: its fixed one, with the machine if that names several platforms."""
     return names(base)[0] + ("" if base.suffix else f"-{base.platform.partition('/')[2]}")
 
 
 def commit() -> str:
-    """The commit of the tree; COMMIT-dirty where the tree has what the commit has not."""
+    """The commit of the tree, with -dirty if the tree has uncommitted changes."""
     head, changes = (
         subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
         for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
@@ -84,43 +75,35 @@ def commit() -> str:
     return f"{head}-dirty" if changes else head
 
 
-def _baked(base: Base, reference: str, tag: str | None, push: bool, by_digest: bool, sbom: bool) -> str:
-    docker("buildx", "version")  # raises in words where there is none
+def _baked(base: Base, options: argparse.Namespace) -> str:
+    docker("buildx", "version")  # raises in words if there is none
+    reference, target = options.base or base.reference, base.target
+    name = options.tag or (pushed_name(base) if options.push else IMAGE if options.push_by_digest else names(base)[0])
+    settings = [f"args.BASE={reference}", f"args.BASE_DIGEST={reference.partition('@')[2]}"]
+    if options.tag or options.push or options.push_by_digest:
+        settings.append(f"tags={name}")
+    if options.push and digest(name):
+        raise Refused(f"{name} is published already: raise the revision in VERSION")
+    words = ["--provenance=mode=max", *(["--sbom=true"] if options.sbom else []), *(["--push"] if options.push else [])]
+    if options.push_by_digest:
+        settings.append(f"output=type=image,name={name},push-by-digest=true,name-canonical=true,push=true")
+    elif not options.push:
+        words = ["--load", "--provenance=false"]
+    built = _bake(target, [*words, *(f"--set={target}.{setting}" for setting in settings)])
+    return f"{name}@{built}" if options.push_by_digest else name
+
+
+def _bake(target: str, words: list[str]) -> str:
+    """Builds; returns the digest. All that Docker says goes to stderr: on stdout there is the name only."""
     version, upstream = our_version()
     variables = {"IMAGE": IMAGE, "VERSION": version, "UPSTREAM": upstream, "REVISION": commit()}
-    command = ["docker", "buildx", "bake", "--file=docker-bake.hcl"]
-    command += [f"--set={base.target}.args.BASE_DIGEST={reference.partition('@')[2]}"]
-    if push or by_digest:
-        command += ["--provenance=mode=max", *(["--sbom=true"] if sbom else [])]
-    if push:
-        name = tag or pushed_name(base)
-        if digest(name):
-            raise Refused(f"{name} is published already: raise the revision in VERSION")
-        _bake(base, [*command, "--push", f"--set={base.target}.tags={name}"], variables, reference)
-        return name
-    if by_digest:
-        name = tag or IMAGE
-        output = f"type=image,name={name},push-by-digest=true,name-canonical=true,push=true"
-        command += [f"--set={base.target}.tags={name}", f"--set={base.target}.output={output}"]
-        return f"{name}@{_bake(base, command, variables, reference)}"
-    command += ["--load", "--provenance=false", *([f"--set={base.target}.tags={tag}"] if tag else [])]
-    _bake(base, command, variables, reference)
-    return tag or names(base)[0]
-
-
-def _bake(base: Base, command: list[str], variables: dict[str, str], reference: str) -> str:
-    """Builds; returns the digest. All that Docker says goes to stderr: on stdout there is the name only."""
-    with tempfile.TemporaryDirectory() as folder:
-        told = Path(folder) / "metadata.json"
-        given = {**os.environ, **variables, base.variable: reference}
-        try:
-            whole = [*command, f"--metadata-file={told}", base.target]
-            ended = subprocess.run(whole, cwd=ROOT, env=given, stdout=sys.stderr, check=False)
-        except FileNotFoundError:
-            raise Refused("there is no docker command here") from None
-        if ended.returncode:
+    with tempfile.NamedTemporaryFile("r") as told:
+        command = ["docker", "buildx", "bake", "--file=docker-bake.hcl", f"--metadata-file={told.name}", *words, target]
+        if subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **variables}, stdout=sys.stderr, check=False
+        ).returncode:
             raise Refused("docker buildx bake failed, see above")
-        return str(json.loads(told.read_text())[base.target].get("containerimage.digest", ""))
+        return str(json.loads(Path(told.name).read_text())[target].get("containerimage.digest", ""))
 
 
 if __name__ == "__main__":

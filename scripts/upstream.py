@@ -48,13 +48,8 @@ class Base:
 
     @property
     def digest(self) -> str:
-        """ "" where it is not known."""
+        """Empty if it is not known."""
         return self.reference.partition("@")[2]
-
-    @property
-    def variable(self) -> str:
-        """The variable that docker-bake.hcl has the reference from."""
-        return "BASE_" + self.target.replace("-", "_").upper()
 
 
 @dataclass(frozen=True)

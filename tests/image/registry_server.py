@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from image import standin
 from image.container import ROOT, docker
 from scripts.upstream import Upstream
-from service import free_port
+from service import free_port, until
 
 REPOSITORY = "immich-app/immich-machine-learning"
 """Upstream's, below the host."""
@@ -28,14 +28,6 @@ storage:
   filesystem: {{rootdirectory: {folder}/registry}}
   delete: {{enabled: true}}
 http: {{addr: "{host}"}}
-"""
-_SMALL = """\
-FROM scratch
-COPY main.py /usr/src/immich_ml/main.py
-WORKDIR /usr/src
-ENV PYTHONPATH=/usr/src MACHINE_LEARNING_CACHE_FOLDER=/cache DEVICE={device}
-ENTRYPOINT ["tini", "--"]
-CMD ["python", "-m", "immich_ml"]
 """
 
 
@@ -80,7 +72,7 @@ def registry(folder: Path) -> Iterator[str]:
     with (folder / "registry.log").open("wb") as log:
         process = subprocess.Popen(["docker-registry", "serve", folder / "registry.yml"], stdout=log, stderr=log)
     try:
-        _wait(host, process, folder / "registry.log")
+        until(lambda: _answers(host))
         yield host
     finally:
         process.terminate()
@@ -90,50 +82,30 @@ def registry(folder: Path) -> Iterator[str]:
         docker("rmi", "--force", *ours, check=False)
 
 
-def _wait(host: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"http://{host}/v2/").status_code == 200:
-                return
-        time.sleep(0.05)
-    raise RuntimeError(f"the registry did not start:\n{log.read_text()}")
+def _answers(host: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"http://{host}/v2/").status_code == 200
+    return False
 
 
-def push(image: str, reference: str) -> None:
-    """An image of this machine, under that name."""
-    docker("tag", image, reference)
-    docker("push", "--quiet", reference)
-    docker("rmi", reference)
+def push(reference: str, platforms: str, variant: str = "cpu", like: str = "v2.5.6", bare: bool = False) -> None:
+    """An image with upstream's files and the names of its libraries, of a few kilobytes: enough to be laid over and
+    looked at. bare: without the libraries and the sessions."""
+    with tempfile.TemporaryDirectory() as name:
+        standin.lay_out_tiny(like, variant, folder := Path(name))
+        if bare:
+            shutil.rmtree(folder / "venv" / "lib")
+            shutil.rmtree(folder / "immich_ml" / "sessions")
+        options = ["--push", "--provenance=false", f"--platform={platforms}", f"--tag={reference}"]
+        docker("buildx", "build", *options, f"--build-arg=DEVICE={variant}", name)
 
 
-def push_small(reference: str, platform: str, device: str = "cpu", main: str = "app = None") -> None:
-    """An image for this platform with upstream's main.py and nothing else: enough to be laid over and looked at."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "main.py").write_text(main)
-        Path(folder, "Dockerfile").write_text(_SMALL.format(device=device))
-        options = ["--push", "--provenance=false", f"--platform={platform}", f"--tag={reference}"]
-        docker("buildx", "build", *options, folder)
-
-
-def release(host: str, version: str, cpu: str | None = None, leave_out: tuple[str, ...] = ()) -> None:
-    """What upstream publishes of a version. cpu: an image of this machine for the processor; else a small one, as the
-    others are. leave_out: variants that it does not publish this time."""
-    name = f"{host}/{REPOSITORY}:{version}"
+def release(host: str, version: str, like: str = "v2.5.6", leave_out: tuple[str, ...] = (), bare: bool = False) -> None:
+    """What upstream publishes of a version. leave_out: variants that it does not publish this time."""
     for variant in Upstream.load().variants:
-        if variant.name in leave_out:
-            continue
-        if len(variant.platforms) == 1:
-            push_small(name + variant.suffix, variant.platforms[0], variant.name)
-            continue
-        sources = []
-        for platform in variant.platforms:
-            sources.append(f"{name}-part-{platform.partition('/')[2]}")
-            if cpu and platform == "linux/amd64":
-                push(cpu, sources[-1])
-            else:
-                push_small(sources[-1], platform)
-        docker("buildx", "imagetools", "create", f"--tag={name}{variant.suffix}", *sources)
+        if variant.name not in leave_out:
+            name = f"{host}/{REPOSITORY}:{version}{variant.suffix}"
+            push(name, ",".join(variant.platforms), variant.name, like, bare)
 
 
 def tree(folder: Path, host: str, digests: Mapping[str, Mapping[str, str]] | None = None) -> Tree:

@@ -58,20 +58,29 @@ def build(release: str = "v2.5.6", variant: str = "cpu", platform: str | None = 
 
 
 def lay_out(release: str, folder: Path) -> None:
-    """Upstream's files below /usr/src: those of v2.5.6, with what later releases have otherwise laid over them."""
-    ignored = shutil.ignore_patterns("__pycache__", "v3*", "*.txt", "*.toml")
+    """Upstream's files below /usr/src: those of v2.5.6, with the lines that later releases have otherwise."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.txt", "*.toml")
     shutil.copytree(BASE, folder, ignore=ignored, dirs_exist_ok=True)
     later = tomllib.loads((BASE / "later.toml").read_text())
     for name in list(RELEASES)[1 : list(RELEASES).index(release) + 1]:
-        for line in later[name].get("lines", ()):
+        for line in later[name]:
             path = folder / line["file"]
-            source, old = path.read_text(), f"{line['old']}\n"
-            assert source.count(old) == 1, f"{path} has not once {line['old']!r}"
-            path.write_text(source.replace(old, line["new"].lstrip("\n") + "\n"))
-        for gone in later[name].get("gone", ()):
-            (folder / gone).unlink()
-        if (BASE / name).is_dir():
-            shutil.copytree(BASE / name, folder, ignore=ignored, dirs_exist_ok=True)
+            assert path.read_text().count(line["old"]) == 1, f"{path} has not once {line['old']!r}"
+            path.write_text(path.read_text().replace(line["old"], line["new"]))
+
+
+def lay_out_tiny(release: str, variant: str, folder: Path) -> None:
+    """A build context of an image that is to be read and not run: the files, the names of the libraries, no more."""
+    lay_out(release, folder)
+    python = PYTHONS[RELEASES[release]]
+    libraries = folder / "venv/lib" / f"python{python}" / "site-packages"
+    for line in lock(release, variant).splitlines():
+        if "==" in line:
+            (libraries / f"{line.replace('==', '-')}.dist-info").mkdir(parents=True)
+            (libraries / f"{line.replace('==', '-')}.dist-info/METADATA").touch()
+    (folder / "venv/pyvenv.cfg").write_text(f"version = {python}.0\n")
+    recipe = (BASE / "Dockerfile").read_text().replace("FROM ${LIBRARIES}", "FROM scratch")
+    (folder / "Dockerfile").write_text(recipe.replace("COPY immich_ml", "COPY venv /opt/venv\nCOPY immich_ml"))
 
 
 def lock(release: str, variant: str = "cpu", runtime: str | None = None) -> str:

@@ -7,22 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from image import standin
-from image.registry_server import REPOSITORY, Tree, need_the_tools, push_small, registry, release, tree
+from image.container import docker
+from image.registry_server import REPOSITORY, Tree, need_the_tools, push, registry, release, tree
 from scripts.docker import images
+from scripts.upstream import Upstream
 
 GONE, RELIED, BESIDES = "WE RELY ON THIS AND IT IS GONE:", "we rely on this and it changed:", "changed besides:"
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A registry with upstream's versions: 2.5.6, which is recorded, 2.5.8, which is the same, and two later ones."""
+    """A registry with upstream's versions: 2.5.6, which is recorded, 2.5.8, which is the same, and later ones."""
     need_the_tools()
     with registry(tmp_path_factory.mktemp("registry")) as host:
-        release(host, "v2.5.6", standin.build("v2.5.6"))
-        release(host, "v2.5.8", standin.build("v2.5.6"))
-        release(host, "v3.0.3", standin.build("v3.0.3"))
-        release(host, "v3.3.0", standin.build("v3.3.0"), leave_out=("rocm", "armnn"))
+        release(host, "v2.5.6")
+        for variant in Upstream.load().variants:
+            name = f"{host}/{REPOSITORY}"
+            old, new = (f"{name}:{version}{variant.suffix}" for version in ("v2.5.6", "v2.5.8"))
+            docker("buildx", "imagetools", "create", f"--tag={new}", old)
+        release(host, "v2.6.0", bare=True)
+        release(host, "v3.0.3", "v3.0.3")
+        release(host, "v3.3.0", "v3.3.0", leave_out=("rocm", "armnn"))
         yield host
 
 
@@ -107,12 +112,8 @@ def test_to_v3_3_whose_syntax_this_python_does_not_know_it_says_what_is_new_and_
     _, said = to_v3_3
     assert GONE not in said
     (main,) = [text for text in said[RELIED] if text.startswith("changed: immich_ml/main.py")]
-    assert "-def update_state() -> Iterator[None]:" in main
-    assert "+async def update_state() -> AsyncIterator[None]:" in main
+    assert "+type Seconds = float" in main
     assert any(text.startswith("Python: 3.11.") and "-> 3.13." in text for text in said[RELIED])
-    assert "gone: immich_ml/models/cache.py" in said[BESIDES]
-    assert "new: immich_ml/pipeline.py" in said[BESIDES]
-    assert any("+def first[T](values: list[T], otherwise: T) -> T:" in text for text in said[BESIDES])
 
 
 def test_a_variant_that_was_not_published_stays_where_it_is_and_stops_nothing(
@@ -139,24 +140,22 @@ def test_a_variant_that_was_not_published_stays_where_it_is_and_stops_nothing(
 
 
 def test_without_the_image_for_the_processor_there_is_no_release(work: Tree, host: str) -> None:
-    push_small(f"{host}/{REPOSITORY}:v2.5.9-cuda", "linux/amd64")
+    push(f"{host}/{REPOSITORY}:v2.5.9-cuda", "linux/amd64")
     ended = work.run("bump", "v2.5.9")
     assert (ended.returncode, ended.stderr) == (1, "bump: upstream has not published v2.5.9\n")
-    push_small(f"{host}/{REPOSITORY}:v2.5.9", "linux/amd64")
+    push(f"{host}/{REPOSITORY}:v2.5.9", "linux/amd64")
     ended = work.run("bump", "v2.5.9")
     assert (ended.returncode, ended.stderr) == (1, "bump: upstream has not published v2.5.9 for linux/arm64\n")
     assert work.upstream.version == "v2.5.6"
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_where_what_we_rely_on_is_gone_nothing_is_written_but_by_force(work: Tree, host: str, force: bool) -> None:
-    version = f"v2.6.{int(force)}"
-    release(host, version)  # of small images: they have no libraries, and only a main.py
-    said = bump(work, version, *(["--force"] if force else []), code=3)
+def test_where_what_we_rely_on_is_gone_nothing_is_written_but_by_force(work: Tree, force: bool) -> None:
+    said = bump(work, "v2.6.0", *(["--force"] if force else []), code=3)
     assert "library gone: pillow 10.4.0" in said[GONE]
     assert "gone: immich_ml/sessions/ann/__init__.py" in said[GONE]
-    assert (work.upstream.version == version) == force
-    assert (f"VERSION is {version}-r1" in str(said)) == force
+    assert (work.upstream.version == "v2.6.0") == force
+    assert ("VERSION is v2.6.0-r1" in str(said)) == force
 
 
 def test_a_mirror_of_upstreams_registry_is_asked_instead(work: Tree, host: str) -> None:

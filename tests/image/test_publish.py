@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from image.container import docker
-from image.registry_server import REPOSITORY, Tree, need_the_tools, push_small, registry, release, tree
+from image.registry_server import REPOSITORY, Tree, need_the_tools, push, registry, release, tree
 from scripts.docker import digest, images
 from scripts.upstream import Base, Upstream
 
@@ -212,7 +212,7 @@ def test_a_moving_tag_goes_on_and_never_back_but_on_purpose(said: dict[str, str]
 
 
 def test_an_image_of_a_tree_with_changes_says_so(work: Tree, host: str) -> None:
-    push_small(f"{host}/base:1", "linux/amd64")
+    push(f"{host}/base:1", "linux/amd64")
     added = work.folder / "overlay" / "added.py"
     added.write_text("")
     ended = work.run("build", "--base", f"{host}/base:1", "--tag", f"{host}/ours/changed:1")

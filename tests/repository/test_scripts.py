@@ -12,11 +12,11 @@ from typing import Any
 
 import hcl2
 import pytest
+from scripts.mutants import Survivor, is_explained
 
 from scripts.bump import resolve
 from scripts.compare import Release, compare, imported
 from scripts.docker import Contents
-from scripts.mutants import Survivor, is_explained
 from scripts.upstream import RECORD, ROOT, Base, Refused, Upstream, Variant, our_version
 
 UPSTREAM = Upstream.load()
