@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,9 @@ from service import KEY
 ROOT = Path(__file__).parents[2]
 BASE = standin.name("v2.5.6")
 IMAGE = "mt-photos-ml-test:latest"
+HARDENED = ("--user=1000:1000", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
+START: list[str] = json.loads((ROOT / "Dockerfile").read_text().rpartition("\nCMD ")[2])
+"""The image's command, which starts the service as a process too."""
 
 
 def docker(*words: str, check: bool = True) -> str:
@@ -33,6 +37,14 @@ def build(base: str, tag: str, platform: str | None = None) -> None:
     command += ["--platform", platform] if platform else []
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def passes(*command: str, **settings: str) -> None:
+    """Runs the contract and prints pytest's closing line."""
+    given = {**os.environ, **settings}
+    ended = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=given, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr
+    print(ended.stdout.strip().splitlines()[-1])
 
 
 @dataclass(frozen=True)

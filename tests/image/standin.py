@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """Builds images with the layout, the libraries and the names of upstream's, where upstream's cannot be had: the package
-in them is written for the tests, all else is real. `python tests/image/standin.py --help`; needs root, Docker with
-buildx, debootstrap and pip."""
+in them is written for the tests, all else is real. `python tests/image/standin.py --help`; needs Docker with buildx,
+apt-get, dpkg and pip."""
 
 import argparse
 import platform as this_machine
@@ -30,7 +30,14 @@ PUBLISHED_AS_SOURCE = ("antlr4-python3-runtime", "easydict")
 WITHOUT_A_WHEEL = {"3.13": ("kiwisolver", "watchfiles")}
 """Libraries that upstream compiles for this Python. Nobody here imports them, and they are left out."""
 MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
-UNNEEDED = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt", "var/lib/apt/lists")
+UNUSED = ("albumentations", "cython", "fonttools", "matplotlib", "networkx", "scikit-image", "scikit-learn", "scipy")
+"""Large libraries that neither we nor the stand-in import. The image of another machine does without."""
+MIRROR, KEYRING = "http://deb.debian.org/debian", "/usr/share/keyrings/debian-archive-keyring.gpg"
+PACKAGES = (
+    *("base-files", "bash", "coreutils", "dash", "findutils", "grep", "libc-bin", "sed"),
+    *("libgomp1", "python3", "python3-venv", "tini"),
+)
+"""Of Debian. They are unpacked and not set up, which would take minutes in emulation."""
 
 
 def here() -> str:
@@ -49,7 +56,9 @@ def build(release: str = "v2.5.6", variant: str = "cpu", platform: str | None = 
     it makes is kept as images, and later ones take seconds. Raises CalledProcessError where a tool fails."""
     platform, tag = platform or here(), name(release, variant, platform)
     debian = "trixie" if variant == "openvino" else RELEASES[release]
-    libraries = _libraries(debian, lock(release, variant), platform)
+    lines = lock(release, variant).splitlines(keepends=True)
+    lines = [line for line in lines if platform == here() or line.partition("==")[0].lower() not in UNUSED]
+    libraries = _libraries(debian, "".join(lines), platform)
     with tempfile.TemporaryDirectory() as temporary:
         context = Path(temporary, "context")
         lay_out(release, context)
@@ -94,15 +103,36 @@ def _os(debian: str, platform: str) -> str:
     tag = f"mt-photos-ml-standin-os:{debian}-{platform.partition('/')[2]}"
 
     def make(folder: Path) -> None:
-        root, archive = folder / "os", folder / "os.tar"
-        packages = "python3,python3-venv,tini,libgomp1" + (",libmimalloc2.0" if MALLOCS[debian] == "mimalloc" else "")
-        architecture = f"--arch={platform.partition('/')[2]}"
-        _run("debootstrap", "--variant=minbase", architecture, f"--include={packages}", debian, root)
+        root, machine = folder / "os", platform.partition("/")[2]
+        for name in ("bin", "sbin", "lib", "lib64"):
+            (root / "usr" / name).mkdir(parents=True)
+            (root / name).symlink_to(f"usr/{name}")
+        (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {MIRROR} {debian} main\n")
+        options = {
+            "Dir::Etc::SourceList": folder / "sources.list",
+            "Dir::Etc::SourceParts": "/dev/null",
+            "Dir::State": folder / "state",
+            "Dir::State::status": "/dev/null",
+            "Dir::Cache": folder / "cache",
+            "APT::Architecture": machine,
+            "APT::Architectures": machine,
+            "APT::Sandbox::User": "root",
+        }
+        apt = ["apt-get", *(f"-o{name}={value}" for name, value in options.items())]
+        packages = [*PACKAGES, *(["libmimalloc2.0"] if MALLOCS[debian] == "mimalloc" else [])]
+        (folder / "state").mkdir()
+        (folder / "cache").mkdir()
+        _run(*apt, "update")
+        _run(*apt, "install", "--download-only", "--yes", "--no-install-recommends", *packages)
+        for package in (folder / "cache" / "archives").glob("*.deb"):
+            data = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], check=True, stdout=subprocess.PIPE).stdout
+            subprocess.run(["tar", "-C", root, "-x", "--keep-directory-symlink"], input=data, check=True)
         if libraries := sorted((root / "usr/lib").glob("*/libmimalloc.so.*")):
             (root / "usr/lib/libmimalloc.so.2").symlink_to("/" + str(libraries[0].relative_to(root)))
-        unneeded = [f"--exclude=./{path}/*" for path in UNNEEDED]
-        _run("tar", "-C", root, *unneeded, "-cf", archive, ".")
-        _run("docker", "import", f"--platform={platform}", archive, tag)
+        for unneeded in ("doc", "locale", "man"):
+            shutil.rmtree(root / "usr/share" / unneeded, ignore_errors=True)
+        _run("tar", "-C", root, "-cf", folder / "os.tar", ".")
+        _run("docker", "import", f"--platform={platform}", folder / "os.tar", tag)
 
     return _kept(tag, make)
 

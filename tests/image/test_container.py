@@ -9,7 +9,6 @@ import shlex
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,31 +18,33 @@ import pytest
 import yaml
 
 from demo.pictures import colour_photo, group_photo, text_page
-from image import standin
-from image.container import BASE, ROOT, Container, Start, docker
+from image.container import BASE, HARDENED, ROOT, START, Container, Start, docker, passes
 from photos import jpeg
-from service import free_port, until
+from service import KEY, free_port, until
 
 LINES = ["First line of many", "Second line"]
 PREDICT = {"clip": {"visual": {"modelName": "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"}}}
 PRELOAD = "MACHINE_LEARNING_PRELOAD__OCR__DETECTION"
 OPENED_BY_UPSTREAM = "attempt 1"  # as the stand-in logs it
-DEALT = """
-import os
+GUNICORN = """
+import json, os, sys
 from types import SimpleNamespace
+from gunicorn.app.wsgiapp import WSGIApplication
 
-from mt_photos_ml.server.gunicorn_conf import pre_fork
-
-server = SimpleNamespace(WORKERS={})
+sys.argv = sys.argv[3:]
+told = WSGIApplication().cfg
+"""
+TOLD = GUNICORN + "print(json.dumps([told.keepalive, told.graceful_timeout]))"
+DEALT = f"""{GUNICORN}
+server = SimpleNamespace(WORKERS={{}})
 for number in (1, 2, 3):
     server.WORKERS[number] = worker = SimpleNamespace()
-    pre_fork(SimpleNamespace(WORKERS={n: w for n, w in server.WORKERS.items() if n != number}), worker)
+    told.pre_fork(SimpleNamespace(WORKERS={{n: w for n, w in server.WORKERS.items() if n != number}}), worker)
     print(os.environ["MACHINE_LEARNING_DEVICE_ID"])
 del server.WORKERS[1]
-pre_fork(server, SimpleNamespace())
+told.pre_fork(server, SimpleNamespace())
 print(os.environ["MACHINE_LEARNING_DEVICE_ID"])
 """
-HARDENED = ("--user=1000:1000", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 
 
 @pytest.fixture(scope="module")
@@ -60,22 +61,7 @@ def predict(client: httpx.Client, photo: bytes) -> httpx.Response:
 
 
 def test_the_api_is_what_the_contract_says(image: str, cache: Path) -> None:
-    command = [sys.executable, "-m", "scripts.contract", image, "--cache", str(cache), "-q"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    print(ended.stdout[-500:])
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-
-
-def test_the_base_has_the_libraries_of_upstreams_lock(image: str) -> None:
-    program = "from importlib.metadata import distributions\nfor d in distributions(): print(d.name + '==' + d.version)"
-    there = {
-        line.lower().replace("_", "-") for line in docker("run", "--rm", BASE, "python", "-c", program).splitlines()
-    }
-    locked = {
-        line.lower().replace("_", "-") for line in standin.lock("v2.5.6").splitlines() if not line.startswith("#")
-    }
-    assert "pillow==10.4.0" in locked
-    assert there == locked
+    passes("scripts.contract", image, "--cache", str(cache), "-q")
 
 
 def test_the_layers_that_we_add_are_small_and_nothing_was_run_in_them(image: str) -> None:
@@ -100,17 +86,9 @@ def test_it_differs_from_its_base_as_the_docs_say_and_in_nothing_else(image: str
     assert [f"{port}/tcp" for port in table["`EXPOSE`"].split()] == list(ours["ExposedPorts"])
     assert set(ours["Env"]) - set(theirs["Env"]) == {f"OCR_MODEL_NAME={table['`OCR_MODEL_NAME`'].strip('`')}"}
     assert set(theirs["Env"]) <= set(ours["Env"])
-    settings = _of_gunicorn(image)
-    assert f"{settings['keepalive']} s" in table["gunicorn: a connection is kept for"]
-    assert f"{settings['graceful_timeout']} s" in table["gunicorn: requests in flight are given"]
-
-
-def _of_gunicorn(image: str) -> dict[str, int]:
-    """What gunicorn is told in it."""
-    program = "import json, mt_photos_ml.server.gunicorn_conf as c; print(json.dumps({k: getattr(c, k) for k in KEYS}))"
-    program = program.replace("KEYS", "('keepalive', 'graceful_timeout')")
-    told: dict[str, int] = json.loads(docker("run", "--rm", image, "python", "-c", program))
-    return told
+    keepalive, graceful_timeout = json.loads(docker("run", "--rm", image, "python", "-c", TOLD, *START))
+    assert f"{keepalive} s" in table["gunicorn: a connection is kept for"]
+    assert f"{graceful_timeout} s" in table["gunicorn: requests in flight are given"]
 
 
 def test_files_are_added_and_one_is_replaced(image: str) -> None:
@@ -133,7 +111,7 @@ def test_the_labels_say_what_it_is_and_what_it_stands_on(image: str) -> None:
     assert len(labels["org.opencontainers.image.revision"].removesuffix("-dirty")) == 40
 
 
-@pytest.mark.parametrize("options", [{}, {"IMMICH_HOST": "0.0.0.0"}, {"IMMICH_HOST": "nas"}])
+@pytest.mark.parametrize("options", [{}, {"IMMICH_HOST": "nas"}])
 def test_the_health_check_turns_healthy_wherever_it_listens(start: Start, options: dict[str, str]) -> None:
     with start("--hostname=nas", **options) as container:
         until(lambda: container.state["Health"]["Status"] == "healthy")
@@ -273,17 +251,15 @@ def test_on_a_host_without_ipv6_it_listens_all_the_same(start: Start, tmp_path: 
 
 
 def test_cards_are_dealt_out_to_the_workers(image: str) -> None:
-    dealt = docker("run", "--rm", "--env=MACHINE_LEARNING_DEVICE_IDS=4, 7", image, "python", "-c", DEALT)
+    dealt = docker("run", "--rm", "--env=MACHINE_LEARNING_DEVICE_IDS=4, 7", image, "python", "-c", DEALT, *START)
     assert dealt.split() == ["4", "7", "4", "4"], "the first and the third have the 4th card; the first then ends"
-    kept = docker("run", "--rm", "--env=MACHINE_LEARNING_DEVICE_ID=5", image, "python", "-c", DEALT)
+    kept = docker("run", "--rm", "--env=MACHINE_LEARNING_DEVICE_ID=5", image, "python", "-c", DEALT, *START)
     assert set(kept.split()) == {"5"}
 
 
-@pytest.mark.parametrize(("mode", "status"), [("open", 200), ("off", 404)])
-def test_upstreams_route_can_be_opened_or_removed(start: Start, mode: str, status: int) -> None:
-    with start(IMMICH_API=mode) as container, container.client(key=None if mode == "open" else "") as client:
-        if mode == "off":
-            client.headers["api-key"] = "the key of the tests"
+@pytest.mark.parametrize(("mode", "key", "status"), [("open", None, 200), ("off", KEY, 404)])
+def test_upstreams_route_can_be_opened_or_removed(start: Start, mode: str, key: str | None, status: int) -> None:
+    with start(IMMICH_API=mode) as container, container.client(key) as client:
         assert predict(client, jpeg(colour_photo("red", (640, 480)))).status_code == status
 
 
@@ -300,16 +276,8 @@ def test_a_header_without_end_is_refused(start: Start) -> None:
     [
         ("OCR_MIN_SCORE", "abc", "mt-photos-ml: OCR_MIN_SCORE=abc: expected"),
         ("API_AUTH_KEY", "", 'mt-photos-ml: API_AUTH_KEY="": expected a key'),
-        ("IMMICH_PORT", "99999", "mt-photos-ml: IMMICH_PORT=99999: expected"),
-        ("MACHINE_LEARNING_WORKERS", "0", "mt-photos-ml: MACHINE_LEARNING_WORKERS=0: expected"),
-        ("MACHINE_LEARNING_MODEL_TTL", "x", "mt-photos-ml: MACHINE_LEARNING_MODEL_TTL=x: expected"),
         (PRELOAD, "foo", f"mt-photos-ml: {PRELOAD}=foo"),
         ("MACHINE_LEARNING_DEVICE_IDS", "0;1", "mt-photos-ml: MACHINE_LEARNING_DEVICE_IDS=0;1: expected"),
-        (
-            "MACHINE_LEARNING_OPENVINO_PRECISION",
-            "INT4",
-            "mt-photos-ml: MACHINE_LEARNING_OPENVINO_PRECISION=INT4: expected",
-        ),
     ],
 )
 def test_a_wrong_setting_stops_the_container_with_one_line(start: Start, name: str, value: str, line: str) -> None:
@@ -323,10 +291,6 @@ def test_an_empty_setting_counts_as_unset(start: Start) -> None:
     empty = {"MACHINE_LEARNING_MODEL_TTL": "", "IMMICH_PORT": "", "HF_ENDPOINT": "", "MACHINE_LEARNING_WORKERS": ""}
     with start(**empty) as container, container.client() as client:
         assert client.post("/check").json()["result"] == "pass"
-
-
-def test_the_start_says_what_a_person_needs_to_know(start: Start) -> None:
-    with start() as container:
         assert "vectors of 512 numbers" in container.log
 
 

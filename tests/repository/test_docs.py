@@ -31,7 +31,7 @@ PAGES = ("README", *(f"docs/{name}" for name in GUIDES))
 """For users: each in English, and beside it in Chinese."""
 ENGLISH, CHINESE = ([f"{page}{ending}" for page in PAGES] for ending in (".md", ".zh-CN.md"))
 DEVELOPERS = (
-    *("CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/maintaining.md", "docs/mutants.md"),
+    *("CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/maintaining.md"),
     "docs/reliability.md",
 )
 MAINTAINING = "docs/maintaining.md"
