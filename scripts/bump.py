@@ -64,7 +64,7 @@ def main() -> int:
 
 def resolve(old: Upstream, version: str, found: dict[str, dict[str, Image]]) -> tuple[Upstream, list[str]]:
     """The release with the digests that it has, and words on what it has not: a variant that upstream did not publish
-    this time stays at its version. found: its images by variant and platform. Raises Refused where the processor's is
+    this time stays at its version. found: its images by variant and platform. Raises Refused if the processor's is
     not there."""
     variants, words = [], []
     for variant in old.variants:

@@ -54,23 +54,19 @@ class Release:
 
 def compare(old: Release, new: Release) -> list[Change]:
     """What is otherwise, what we rely on first."""
-    changes = [
-        *_files(old.contents.files, new.contents.files),
-        *_configuration("", old.configuration, new.configuration),
-        *(
-            change
-            for image in sorted(new.others)
-            if image in old.others
-            for change in _configuration(f"{image}: ", old.others[image], new.others[image])
-        ),
-        *_libraries(old.contents.libraries, new.contents.libraries),
-        *_python(old.contents.python, new.contents.python),
-    ]
+    changes = [*_files(old.contents.files, new.contents.files)]
+    changes += _configuration("", old.configuration, new.configuration)
+    for image in sorted(old.others.keys() & new.others.keys()):
+        changes += _configuration(f"{image}: ", old.others[image], new.others[image])
+    changes += _libraries(old.contents.libraries, new.contents.libraries)
+    if (before := old.contents.python) != (after := new.contents.python):
+        gone = _numbers(after)[:2] < OLDEST_PYTHON
+        changes.append(Change(gone, _numbers(before)[:2] != _numbers(after)[:2], f"Python: {before} -> {after}"))
     return sorted(changes, key=lambda change: (not change.gone, not change.relied))
 
 
 def imported() -> dict[str, str]:
-    """The libraries that the overlay imports and the oldest version of each that it takes; "" where any will do."""
+    """The libraries that the overlay imports and the oldest version of each that it takes; "" if any will do."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found = dict.fromkeys(ALSO_IMPORTED, "")
     for requirement in (*project["dependencies"], *project["optional-dependencies"]["cpu"]):
@@ -139,13 +135,6 @@ def _libraries(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[Chang
 
 def _one_onnxruntime(libraries: Mapping[str, str]) -> dict[str, str]:
     return {re.sub(r"^onnxruntime-.*", "onnxruntime", name): version for name, version in libraries.items()}
-
-
-def _python(old: str, new: str) -> Iterator[Change]:
-    if old != new:
-        yield Change(
-            _numbers(new)[:2] < OLDEST_PYTHON, _numbers(old)[:2] != _numbers(new)[:2], f"Python: {old} -> {new}"
-        )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """Tests an image as its users have it: starts a container, waits until it is healthy and runs tests/contract against
-its published port. Prints the container's log where that fails; removes the container in any case."""
+its published port. Prints the container's log if that fails; removes the container in any case."""
 
 import argparse
 import contextlib
@@ -20,7 +20,7 @@ from .docker import docker
 from .upstream import ROOT, Refused
 
 _CLIP, _FACES, _OCR = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k", "buffalo_l", "PP-OCRv5_mobile"
-"""The models that the image uses where nothing else is set."""
+"""The models that the image uses by default."""
 _WEIGHTS = {"detection": "PP-OCRv6_det_small.onnx", "recognition": "PP-OCRv6_rec_small.onnx"}
 """What stands in for the OCR model: what RapidOCR's wheel carries."""
 _LOG_LINES = 200
@@ -28,10 +28,7 @@ _LOG_LINES = 200
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.contract",
-        description=__doc__,
-        epilog="Further arguments are pytest's.",
-        allow_abbrev=False,
+        prog="python -m scripts.contract", description=__doc__, epilog="Others are pytest's.", allow_abbrev=False
     )
     parser.add_argument("image", metavar="IMAGE")
     parser.add_argument("--platform", help="run the image for this one, such as linux/arm64 in emulation")

@@ -2,6 +2,7 @@
 """What images are in a registry, and what is in them, by Docker's own commands."""
 
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -47,13 +48,13 @@ def docker(*words: str) -> str:
 
 
 def digest(reference: str) -> str | None:
-    """What a tag of a registry holds; None where there is no such tag. Raises Refused."""
+    """What a tag of a registry holds; None if there is no such tag. Raises Refused."""
     manifest = _inspected(reference, "Manifest")
     return str(manifest["digest"]) if manifest else None
 
 
 def images(reference: str) -> dict[str, Image]:
-    """What a tag or a digest of a registry holds, by platform; nothing where there is no such. Raises Refused."""
+    """What a tag or a digest of a registry holds, by platform; nothing if there is none. Raises Refused."""
     manifest = _inspected(reference, "Manifest")
     if manifest is None:
         return {}
@@ -89,10 +90,8 @@ def contents(reference: str, platform: str) -> tuple[Contents, dict[str, Any]]:
                     raise Refused(f"{reference} has a source of {member.size} bytes: {path}")
                 files[str(path.relative_to("usr/src"))] = _read(archive, member)
             elif path.name == "pyvenv.cfg" and path.is_relative_to("opt/venv"):
-                lines = dict(
-                    line.split(" = ", 1) for line in _read(archive, member).decode().splitlines() if " = " in line
-                )
-                python = lines.get("version", lines.get("version_info", ""))
+                found = re.search(r"^version(?:_info)? = (.*)$", _read(archive, member).decode(), re.M)
+                python = found[1] if found else ""
             elif path.suffix == ".dist-info" and path.is_relative_to("opt/venv"):
                 name, _, version = path.stem.rpartition("-")
                 libraries[name.lower().replace("_", "-")] = version

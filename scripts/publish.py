@@ -22,14 +22,10 @@ _FORM = re.compile(r"v(\d+)\.(\d+)\.(\d+)-r(\d+)")
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.publish", description=__doc__)
     parser.add_argument("--variant", action="append", help="only this one; may be given again (default: all)")
-    parser.add_argument(
-        "--image",
-        metavar="TARGET=DIGEST",
-        action="append",
-        default=[],
-        help="an image by its target in docker-bake.hcl, where `build --push-by-digest` has pushed it; the others are "
-        "taken from the tags of `build --push`",
+    said = (
+        "an image that `build --push-by-digest` pushed, by its target; others are taken from the tags of `build --push`"
     )
+    parser.add_argument("--image", metavar="TARGET=DIGEST", action="append", default=[], help=said)
     parser.add_argument("--retag", metavar="vX.Y.Z-rN", help="only let the moving tags name this release, on purpose")
     options = parser.parse_args()
     failures: list[str] = []
@@ -66,7 +62,7 @@ def _given(told: Sequence[str], bases: Sequence[Base]) -> dict[str, str]:
 
 
 def _clean_tag(version: str) -> str:
-    """The commit of the tree. Raises Refused where it is not what the tag of this version holds."""
+    """The commit of the tree. Raises Refused if it is not what the tag of this version holds."""
     head = commit()
     if head.endswith("-dirty"):
         raise Refused("the tree is not clean: what is published must be what the tag holds")
@@ -77,17 +73,12 @@ def _clean_tag(version: str) -> str:
 
 
 def _publish(bases: list[Base], given: Mapping[str, str], revision: str) -> None:
-    """A variant: its images under their tags, and where it has several platforms what names all of them."""
-    sources: dict[str, list[str]] = {}
-    for base in bases:
-        source = f"{IMAGE}@{given[base.target]}" if base.target in given else pushed_name(base)
+    """A variant: its images under their tags. The plain tag of one with several platforms names all of them."""
+    pushed = {base: f"{IMAGE}@{given[base.target]}" if base.target in given else pushed_name(base) for base in bases}
+    for base, source in pushed.items():
         _check(base, source, revision)
-        if base.suffix or len(bases) == 1:
-            sources[base.suffix] = [source]
-    if len(bases) > 1:
-        sources[bases[0].suffix] = [
-            f"{IMAGE}@{given[base.target]}" if base.target in given else pushed_name(base) for base in bases
-        ]
+    sources = {base.suffix: [source] for base, source in pushed.items()}
+    sources[bases[0].suffix] = list(pushed.values())
     version, upstream = our_version()
     for suffix in sources:
         _never_back(f"{IMAGE}:{upstream}{suffix}", version)
@@ -110,7 +101,7 @@ def _check(base: Base, source: str, revision: str) -> None:
 
 
 def _never_back(tag: str, version: str) -> None:
-    """Raises Refused where the tag names a later release."""
+    """Raises Refused if the tag names a later release."""
     for image in images(tag).values():
         there = image.labels.get("org.opencontainers.image.version", "")
         if _FORM.fullmatch(there) and _order(there) > _order(version):
@@ -134,13 +125,13 @@ def _name(tag: str, sources: list[str], *, fixed: bool = False) -> None:
 
 
 def _retag(bases: list[Base], release: str) -> None:
-    """Raises Refused where that release has no such image."""
-    upstream = release.partition("-")[0]
-    for suffix in sorted({base.suffix for base in bases}):
+    """Raises Refused if that release has no such image."""
+    suffixes = sorted({base.suffix for base in bases})
+    for suffix in suffixes:
         if digest(f"{IMAGE}:{release}{suffix}") is None:
             raise Refused(f"{IMAGE}:{release}{suffix} was never published")
-    for suffix in sorted({base.suffix for base in bases}):
-        _name(f"{IMAGE}:{upstream}{suffix}", [f"{IMAGE}:{release}{suffix}"])
+    for suffix in suffixes:
+        _name(f"{IMAGE}:{release.partition('-')[0]}{suffix}", [f"{IMAGE}:{release}{suffix}"])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Builds images with the layout, the libraries and the names of upstream's, where upstream's cannot be had: the package
-in them is written for the tests, all else is real. `python tests/image/standin.py --help`; needs Docker with buildx,
-apt-get, dpkg and pip."""
+"""Builds stand-ins for upstream's images: the package in them is written for the tests, all else is real. Needs root,
+Docker with buildx, apt-get, dpkg and pip."""
 
-import argparse
 import platform as this_machine
 import re
 import shutil
@@ -35,7 +33,7 @@ UNUSED = ("albumentations", "cython", "fonttools", "matplotlib", "networkx", "sc
 MIRROR, KEYRING = "http://deb.debian.org/debian", "/usr/share/keyrings/debian-archive-keyring.gpg"
 PACKAGES = (
     *("base-files", "bash", "coreutils", "dash", "findutils", "grep", "libc-bin", "sed"),
-    *("libgomp1", "python3", "python3-venv", "tini"),
+    *("libgomp1", "libstdc++6", "python3", "python3-venv", "tini"),
 )
 """Of Debian. They are unpacked and not set up, which would take minutes in emulation."""
 
@@ -100,7 +98,8 @@ def lock(release: str, variant: str = "cpu", runtime: str | None = None) -> str:
 
 
 def _os(debian: str, platform: str) -> str:
-    tag = f"mt-photos-ml-standin-os:{debian}-{platform.partition('/')[2]}"
+    packages = [*PACKAGES, *(["libmimalloc2.0"] if MALLOCS[debian] == "mimalloc" else [])]
+    tag = f"mt-photos-ml-standin-os:{_hash(debian, platform, *packages)}"
 
     def make(folder: Path) -> None:
         root, machine = folder / "os", platform.partition("/")[2]
@@ -138,8 +137,8 @@ def _os(debian: str, platform: str) -> str:
 
 
 def _libraries(debian: str, requirements: str, platform: str) -> str:
-    recipe = requirements + (BASE / "libraries.Dockerfile").read_text() + debian + platform
-    tag = f"mt-photos-ml-standin-libraries:{sha256(recipe.encode()).hexdigest()[:12]}"
+    recipe = (requirements, (BASE / "libraries.Dockerfile").read_text(), debian, platform, *PACKAGES)
+    tag = f"mt-photos-ml-standin-libraries:{_hash(*recipe)}"
 
     def make(folder: Path) -> None:
         base, python = _os(debian, platform), PYTHONS[debian]
@@ -167,6 +166,10 @@ def install(requirements: str, folder: Path, python: str, machine: str) -> None:
     shutil.rmtree(folder / "bin")  # their first lines name this machine's Python
 
 
+def _hash(*recipe: str) -> str:
+    return sha256("\n".join(recipe).encode()).hexdigest()[:12]
+
+
 def _kept(tag: str, make: Callable[[Path], None]) -> str:
     """The image's tag; where there is none yet, `make` is given a folder to make it in."""
     if subprocess.run(["docker", "image", "inspect", tag], capture_output=True, check=False).returncode != 0:
@@ -184,15 +187,3 @@ def _docker_build(context: Path, tag: str, platform: str, target: str | None = N
 
 def _run(*command: str | Path) -> None:
     subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Build the stand-in for upstream's image; prints its name.")
-    parser.add_argument("--release", default="v2.5.6", choices=RELEASES)
-    parser.add_argument("--variant", default="cpu", choices=["cpu", *RUNTIMES])
-    parser.add_argument("--platform", choices=MACHINES)
-    options = parser.parse_args()
-    try:
-        print(build(options.release, options.variant, options.platform))
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"{error}\n{error.stdout}")

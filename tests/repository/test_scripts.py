@@ -23,9 +23,6 @@ IMAGE = "docker.io/devfox101/mt-photos-ml"
 
 def test_the_record_of_upstream_is_as_bump_writes_it() -> None:
     assert UPSTREAM.text() == RECORD.read_text()
-
-
-def test_our_version_is_upstreams_with_a_revision() -> None:
     assert our_version()[1] == UPSTREAM.version
 
 
@@ -201,11 +198,8 @@ def test_a_name_is_found_in_whatever_way_it_is_given(source: str) -> None:
 def test_another_file_is_shown_with_its_difference() -> None:
     (change,) = told(released({**FILES, "immich_ml/config.py": "port = 3004\n"}))
     assert change == "besides changed: immich_ml/config.py\n  @@ -1 +1 @@\n  -port = 3003\n  +port = 3004"
-
-
-def test_a_long_difference_is_cut() -> None:
     (change,) = told(released({**FILES, "immich_ml/config.py": "x\n" * 5000}))
-    assert change.splitlines()[-1].endswith("more lines")
+    assert change.endswith("more lines")
     assert len(change.splitlines()) < 210
 
 
