@@ -79,19 +79,6 @@ def build(environment: Mapping[str, str], *words: str) -> subprocess.CompletedPr
 FIND = "for word; do case $word in --metadata-file=*) file=${word#*=};; esac; done"
 
 
-def test_buildx_bakes_the_target_from_the_recorded_base(tmp_path: Path) -> None:
-    script = f"""test "$2" = version && exit\n{FIND}\nenv >{tmp_path}/variables
-        echo '{{"cpu-arm64": {{}}}}' >$file"""
-    ended = build(fake_docker(tmp_path, script), "--variant", "cpu", "--platform", "linux/arm64")
-    version, upstream = our_version()
-    assert ended.stdout == f"{IMAGE}:{version}-arm\n", ended.stderr
-    assert (tmp_path / "called").read_text().splitlines()[1].split()[-1] == "cpu-arm64"
-    variables = (tmp_path / "variables").read_text().splitlines()
-    base = UPSTREAM.base("cpu", "linux/arm64")
-    assert f"--set=cpu-arm64.args.BASE={base.reference} " in (tmp_path / "called").read_text()
-    assert {f"VERSION={version}", f"UPSTREAM={upstream}"} <= set(variables)
-
-
 def test_an_image_that_is_pushed_by_digest_is_named_by_it(tmp_path: Path) -> None:
     told = '{"cuda": {"containerimage.digest": "sha256:12"}}'
     there = fake_docker(tmp_path, f"test $2 = version && exit\n{FIND}\necho '{told}' >$file")

@@ -116,8 +116,3 @@ def test_the_variables_are_settings_that_compose_passes_on_and_their_defaults_ca
     }
     key = variables["API_AUTH_KEY"].attrib  # an empty one stops the start; one in the template would be everybody's
     assert (key["Default"], key["Required"], key["Mask"]) == ("", "true", "true")
-
-
-def test_every_config_is_a_port_a_folder_or_a_variable() -> None:
-    """A device that a machine lacks stops the start: whoever has a card adds it."""
-    assert len(CONFIGS) == sum(len(configs(kind)) for kind in ("Port", "Path", "Variable"))
