@@ -7,7 +7,6 @@ import contextlib
 import os
 import platform
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -105,7 +104,7 @@ def process(
         until(lambda: _answers(f"http://127.0.0.1:{port}/ping", service, folder / "log"))
         yield f"http://127.0.0.1:{port}"
     finally:
-        service.send_signal(signal.SIGINT)
+        service.terminate()
         service.wait(60)
 
 
