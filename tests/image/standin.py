@@ -30,7 +30,7 @@ WITHOUT_A_WHEEL = {"3.13": ("kiwisolver", "watchfiles")}
 MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
 UNUSED = ("albumentations", "cython", "fonttools", "matplotlib", "networkx", "scikit-image", "scikit-learn", "scipy")
 """Large libraries that neither we nor the stand-in import. The image of another machine does without."""
-MIRROR, KEYRING = "http://deb.debian.org/debian", "/usr/share/keyrings/debian-archive-keyring.gpg"
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 PACKAGES = (
     *("base-files", "bash", "coreutils", "dash", "findutils", "grep", "libc-bin", "sed"),
     *("libgomp1", "libstdc++6", "python3", "python3-venv", "tini"),
@@ -106,7 +106,7 @@ def _os(debian: str, platform: str) -> str:
         for name in ("bin", "sbin", "lib", "lib64"):
             (root / "usr" / name).mkdir(parents=True)
             (root / name).symlink_to(f"usr/{name}")
-        (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {MIRROR} {debian} main\n")
+        (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {_mirror()} {debian} main\n")
         options = {
             "Dir::Etc::SourceList": folder / "sources.list",
             "Dir::Etc::SourceParts": "/dev/null",
@@ -118,7 +118,6 @@ def _os(debian: str, platform: str) -> str:
             "APT::Sandbox::User": "root",
         }
         apt = ["apt-get", *(f"-o{name}={value}" for name, value in options.items())]
-        packages = [*PACKAGES, *(["libmimalloc2.0"] if MALLOCS[debian] == "mimalloc" else [])]
         (folder / "state").mkdir()
         (folder / "cache").mkdir()
         _run(*apt, "update")
@@ -134,6 +133,15 @@ def _os(debian: str, platform: str) -> str:
         _run("docker", "import", f"--platform={platform}", folder / "os.tar", tag)
 
     return _kept(tag, make)
+
+
+def _mirror() -> str:
+    """The address of Debian's packages: by apt, or by debootstrap on another system."""
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    if found := re.search(r"^\S+/debian/?$", listed, re.MULTILINE):
+        return found[0]
+    return Path("/usr/share/debootstrap/scripts/sid").read_text().partition("default_mirror ")[2].split()[0]
 
 
 def _libraries(debian: str, requirements: str, platform: str) -> str:
