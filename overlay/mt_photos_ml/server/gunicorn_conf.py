@@ -77,10 +77,11 @@ def _listen(host: str, port: int) -> socket.socket:
     """The socket; for `::` on a host without IPv6, of IPv4. Ends the process if it can't."""
     host = host.strip("[]")
     is_any = host == "::"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=is_any)
+            dualstack = is_any and socket.has_dualstack_ipv6()
+            return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=dualstack)
         except OSError as error:
             if not is_any or error.errno == errno.EADDRINUSE:
                 raise
