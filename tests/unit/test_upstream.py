@@ -19,7 +19,7 @@ PREDICT = {"clip": {"visual": {"modelName": "any"}}}
 SERVICE = """
 import os, signal, sys
 import uvicorn
-from mt_photos_ml.app import from_settings
+from mt_photos_ml.app import create_app
 from mt_photos_ml.api.middleware.lifecycle import Lifecycle
 from mt_photos_ml.server.logs import to_stderr
 from mt_photos_ml.settings import load
@@ -28,7 +28,7 @@ from mt_photos_ml.api.upstream import Upstream
 settings = load()
 to_stderr(settings.log_level)
 fallback = Upstream(settings.immich_api == "open", ("theirs", "app"))
-uvicorn.run(from_settings(settings, Lifecycle(), fallback), port=int(sys.argv[1]), log_config=None, access_log=False)
+uvicorn.run(create_app(settings, Lifecycle(), fallback), port=int(sys.argv[1]), log_config=None, access_log=False)
 """
 
 APP = """
