@@ -13,8 +13,8 @@ CLIP, FACES, OCR = "clip", "facial-recognition", "ocr"
 class Role:
     """What a network does: half of a CLIP pair, a detector, a recogniser.
 
-    task: as TASKS and INT8_TASKS call it. group: its folder in the cache. name, preload: the settings with the
-    model in use, and with those to load at the start. beside: further files that it needs, below the model's folder.
+    task: as TASKS and INT8_TASKS call it. group: its folder in the cache. name, preload: the fields of Settings with
+    the model in use and with those to load at the start. beside: further files it needs, below the model's folder.
     """
 
     task: str
@@ -27,7 +27,6 @@ class Role:
 
 _VISUAL_FILES = ("config.json", "visual/preprocess_cfg.json")
 _TEXTUAL_FILES = ("config.json", "textual/tokenizer.json", "textual/tokenizer_config.json")
-
 ROLES = (
     Role("ocr", OCR, "detection", "ocr_model_name", "preload_ocr_detection"),
     Role("ocr", OCR, "recognition", "ocr_model_name", "preload_ocr_recognition"),

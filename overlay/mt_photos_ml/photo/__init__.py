@@ -47,11 +47,10 @@ class Photo:
         self.animated = is_animated(header)
         self.orientation = orientation
         self.decode_ms = 0.0
-        self._data = data
-        self._stored_size = size
+        self._data, self._stored_size = data, size
         self._header: Image.Image | None = header
         self._decoded: Image.Image | None = None
-        self._factor = 1.0
+        self._factor = 1.0  # pixels of the photo per decoded pixel
         self._turn = TURNS[orientation]
         self.width, self.height = size[::-1] if self._turn.swaps_sides else size
 
@@ -82,41 +81,34 @@ class Photo:
         size: 2 keeps 50 dB against a full decode, 1 is quicker.
         """
         box = box or (0.0, 0.0, float(self.width), float(self.height))
-        needed = oversample * max(size[0] / (box[2] - box[0]), size[1] / (box[3] - box[1]))
-        image = self._decode(needed)
+        image = self._decode(oversample * max(size[0] / (box[2] - box[0]), size[1] / (box[3] - box[1])))
         started = time.perf_counter()
-        left, top, right, bottom = (value / self._factor for value in self._stored_box(box))
         stored_size = size[::-1] if self._turn.swaps_sides else size
         # reducing_gap: a box filter to four times the size first: as good, and far quicker on large photos
-        part = image.resize(stored_size, filter, box=(left, top, right, bottom), reducing_gap=4.0)
-        rgb = self._rgb(part)
-        self.decode_ms += (time.perf_counter() - started) * 1000
-        return rgb
+        return self._rgb(image.resize(stored_size, filter, self._stored_box(box), reducing_gap=4.0), started)
 
     def pixels(self, scale: float) -> Pixels:
         """The whole photo with at least `scale` decoded pixels per pixel, or all there are if scale is over 1."""
-        image = self._decode(scale)
-        started = time.perf_counter()
-        rgb = self._rgb(image)
-        self.decode_ms += (time.perf_counter() - started) * 1000
+        rgb = self._rgb(self._decode(scale), time.perf_counter())
         x, y = rgb.shape[1] - self.width / self._factor, rgb.shape[0] - self.height / self._factor
         return Pixels(rgb, 1 / self._factor, (x if self._turn.flips_x else 0.0, y if self._turn.flips_y else 0.0))
 
-    def _rgb(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Turned as people see it."""
-        return np.asarray(image if self._turn.operation is None else image.transpose(self._turn.operation))
+    def _rgb(self, image: Image.Image, started: float) -> NDArray[np.uint8]:
+        """Turned as people see it. started: when the work on it began, by time.perf_counter()."""
+        rgb = np.asarray(image if self._turn.operation is None else image.transpose(self._turn.operation))
+        self.decode_ms += (time.perf_counter() - started) * 1000
+        return rgb
 
     def _stored_box(self, box: Box) -> Box:
-        """A box of the photo as seen, as a box of the photo as stored."""
-        left, right = (
-            min(max(value, 0.0), float(self.width)) for value in (box[0], box[2])
-        )  # rounding may exceed the edge
-        top, bottom = (min(max(value, 0.0), float(self.height)) for value in (box[1], box[3]))
+        """A box of the photo as seen, as a box of the decoded picture as stored."""
+        edges = np.clip(box, 0, (self.width, self.height) * 2)  # rounding may exceed the edge
+        left, top, right, bottom = edges.tolist()
         if self._turn.flips_x:
             left, right = self.width - right, self.width - left
         if self._turn.flips_y:
             top, bottom = self.height - bottom, self.height - top
-        return (top, left, bottom, right) if self._turn.swaps_sides else (left, top, right, bottom)
+        stored = (top, left, bottom, right) if self._turn.swaps_sides else (left, top, right, bottom)
+        return stored[0] / self._factor, stored[1] / self._factor, stored[2] / self._factor, stored[3] / self._factor
 
     def _decode(self, scale: float) -> Image.Image:
         """The stored picture in RGB, with at least `scale` decoded pixels per pixel. Keeps the largest so far."""

@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
-from PIL import (  # the plugins by name, or Pillow imports all forty to identify a text file
+from PIL import (  # noqa: F401  # the plugins by name, or Pillow imports all forty to identify a text file
     BmpImagePlugin,
     ExifTags,
     GifImagePlugin,
@@ -20,15 +20,7 @@ from PIL import (  # the plugins by name, or Pillow imports all forty to identif
     WebPImagePlugin,
 )
 
-_PLUGINS = (
-    JpegImagePlugin.JpegImageFile,  # and MPO, a JPEG with a second picture
-    PngImagePlugin.PngImageFile,
-    WebPImagePlugin.WebPImageFile,
-    GifImagePlugin.GifImageFile,
-    BmpImagePlugin.BmpImageFile,
-    TiffImagePlugin.TiffImageFile,
-)
-_FORMATS = [plugin.format for plugin in _PLUGINS]
+_FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]  # JPEG includes MPO, a JPEG with a second picture
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 
@@ -99,27 +91,21 @@ def _formats(data: bytes) -> list[str]:
         return _FORMATS
     brand = data[8:12]
     if brand in _AVIF_BRANDS or (brand in _HEIF_BRANDS and b"avif" in data[8:64]):
-        return [_avif_format()]
-    return [_heif_format()] if brand in _HEIF_BRANDS else _FORMATS
-
-
-def _avif_format() -> str:
-    try:
-        from PIL import AvifImagePlugin
-    except ImportError:
-        raise DecoderMissing("AVIF photos need Pillow 11.3 or newer, which is not installed here") from None
-    if not AvifImagePlugin.SUPPORTED:
-        raise DecoderMissing("AVIF photos need a build of Pillow that can read them, which is not installed here")
-    return "AVIF"
-
-
-def _heif_format() -> str:
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        raise DecoderMissing("HEIC photos need the package pillow-heif, which is not installed here") from None
-    register_heif_opener()
-    return "HEIF"
+        try:
+            from PIL import AvifImagePlugin
+        except ImportError:
+            raise DecoderMissing("AVIF photos need Pillow 11.3 or newer, which is not installed here") from None
+        if not AvifImagePlugin.SUPPORTED:
+            raise DecoderMissing("AVIF photos need a build of Pillow that can read them, which is not installed here")
+        return ["AVIF"]
+    if brand in _HEIF_BRANDS:
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError:
+            raise DecoderMissing("HEIC photos need the package pillow-heif, which is not installed here") from None
+        register_heif_opener()
+        return ["HEIF"]
+    return _FORMATS
 
 
 def _decoded_size(image: Image.Image) -> tuple[int, int]:
@@ -128,28 +114,25 @@ def _decoded_size(image: Image.Image) -> tuple[int, int]:
         return image.size
     tags = image.tag_v2
     width, height = int(tags[ExifTags.Base.ImageWidth]), int(tags[ExifTags.Base.ImageLength])
-    turn = TURNS.get(tags.get(ExifTags.Base.Orientation, 1), TURNS[1])
-    return (height, width) if turn.swaps_sides else (width, height)
+    return (height, width) if tags.get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else (width, height)
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:
     """EXIF orientation, 1 to 8; 1 if there is none, it makes no sense, or the decoder applies it itself."""
     if image.format in ("TIFF", "HEIF"):
         return 1
-    try:
+    with contextlib.suppress(Exception):  # a damaged EXIF block is no reason to refuse the photo
         exif = image.getexif() if image.format != "PNG" else _png_exif(data)
-        value = exif.get(ExifTags.Base.Orientation)
-    except Exception:  # a damaged EXIF block is no reason to refuse the photo
-        return 1
-    return value if value in TURNS else 1
+        if (value := exif.get(ExifTags.Base.Orientation)) in TURNS:
+            return int(value)
+    return 1
 
 
 def is_animated(image: Image.Image) -> bool:
     """Whether there are frames after the first; a damaged second one does not count."""
-    try:
+    with contextlib.suppress(Exception):  # the file may end within the second frame
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # the file may end within the second frame
-        return False
+    return False
 
 
 def _png_exif(data: bytes) -> Image.Exif:
@@ -172,11 +155,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = _to_8_bit(image)
     elif image.has_transparency_data:
         image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() == (255, 255):
-            return image.convert("RGB")
-        paper = Image.new("RGBA", image.size, "white")
-        paper.alpha_composite(image)
-        image = paper
+        if image.getchannel("A").getextrema() != (255, 255):
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 

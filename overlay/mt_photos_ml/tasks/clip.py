@@ -39,17 +39,11 @@ class Visual:
     def load(cls, session: Session, folder: Path) -> Self:
         """folder: the one with preprocess_cfg.json. Raises KeyError or ValueError if that can't be used."""
         config = _read_json(folder / "preprocess_cfg.json")
-        size = config["size"]
-        side = int(size[0] if isinstance(size, list) else size)
-        visual = cls(
-            session,
-            side,
-            np.array(config["mean"], np.float32),
-            np.array(config["std"], np.float32),
-            Image.Resampling[str(config["interpolation"]).upper()],
-        )
+        side = int(np.ravel(config["size"])[0])
+        mean, std = (np.array(config[name], np.float32) for name in ("mean", "std"))
+        filter = Image.Resampling[str(config["interpolation"]).upper()]
         expect(session, [(None, 3, side, side)], [(None, None)])
-        return visual
+        return cls(session, side, mean, std, filter)
 
     @property
     def example_shape(self) -> tuple[int, ...]:
@@ -101,10 +95,8 @@ def encode_photo(photo: Photo, visual: Visual) -> Float:
 
 
 def _preprocess(photo: Photo, visual: Visual) -> Float:
-    """(1, 3, S, S): the shorter side scaled to S, the centre cropped, normalized.
-
-    As in the base image, with the same rounding, because its vectors are in people's databases.
-    """
+    """(1, 3, S, S): the shorter side scaled to S, the centre cropped, normalized. Rounded as in the base image, whose
+    vectors are in people's databases."""
     side, short = visual.size, min(photo.width, photo.height)
     width, height = int(photo.width / short * side), int(photo.height / short * side)
     left, top = int(width / 2 - side / 2), int(height / 2 - side / 2)
@@ -118,13 +110,10 @@ def _preprocess(photo: Photo, visual: Visual) -> Float:
 def encode_text(text: str, textual: Textual, language: str | None = None) -> Float:
     """(D,) vector of unit length. language: of the text, for models that need it; None: guessed by the script."""
     encoding = textual.tokenizer.encode(_clean(text, textual, language))
-    ids = np.array([encoding.ids], np.int32)
+    ids, mask = np.array([[encoding.ids], [encoding.attention_mask]], np.int32)
     names = [node.name for node in textual.session.inputs]
-    if "attention_mask" in names:
-        return _unit_vector(
-            textual.session.run({"input_ids": ids, "attention_mask": np.array([encoding.attention_mask], np.int32)})
-        )
-    return _unit_vector(textual.session.run({names[0]: ids}))
+    feed = {"input_ids": ids, "attention_mask": mask} if "attention_mask" in names else {names[0]: ids}
+    return _unit_vector(textual.session.run(feed))
 
 
 def _clean(text: str, textual: Textual, language: str | None) -> str:
@@ -137,5 +126,4 @@ def _clean(text: str, textual: Textual, language: str | None) -> str:
 
 
 def _unit_vector(outputs: list[NDArray[Any]]) -> Float:
-    (vector,) = normalize(np.asarray(outputs[0], np.float32).reshape(1, -1))
-    return np.asarray(vector)
+    return normalize(np.asarray(outputs[0], np.float32).reshape(1, -1)).ravel()

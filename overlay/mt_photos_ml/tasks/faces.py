@@ -78,10 +78,7 @@ def find(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: fl
     if not len(boxes):
         return []
     embeddings = embed(_align(photo, points), recogniser)
-    return [
-        Face(box, float(score), five, embedding)
-        for box, score, five, embedding in zip(boxes, scores, points, embeddings, strict=True)
-    ]
+    return [Face(*face) for face in zip(boxes, scores.tolist(), points, embeddings, strict=True)]
 
 
 def detect(photo: Photo, detector: Detector, min_score: float) -> tuple[Float, Float, Float]:
@@ -89,23 +86,20 @@ def detect(photo: Photo, detector: Detector, min_score: float) -> tuple[Float, F
     ratio = _INPUT_PX / max(photo.width, photo.height)
     width, height = max(int(photo.width * ratio), 1), max(int(photo.height * ratio), 1)
     rgb = photo.resized((width, height), filter=Image.Resampling.BILINEAR, oversample=1.0)
-    canvas = np.zeros((_INPUT_PX, _INPUT_PX, 3), np.uint8)
-    canvas[:height, :width] = rgb
+    canvas = np.pad(rgb, ((0, _INPUT_PX - height), (0, _INPUT_PX - width), (0, 0)))
     pixels = cv2.dnn.blobFromImage(canvas, 1 / 128, mean=(127.5,) * 3)
     outputs = detector.session.run({detector.session.inputs[0].name: pixels})
     boxes, scores, points = _decode(outputs, min_score)
-    scale = np.float32(
-        photo.height / height
-    )  # for x too, though its rounding differs, as in the base image, whose boxes are in databases
+    # for x too, though its rounding differs, as in the base image, whose boxes are in databases
+    scale = np.float32(photo.height / height)
     return boxes * scale, scores, points * scale
 
 
 def _decode(outputs: list[NDArray[np.float32]], min_score: float) -> tuple[Float, Float, Float]:
     """Decodes SCRFD's nine outputs (arXiv 2105.04714), in pixels of its input, without what overlaps a surer face."""
-    levels = len(_STRIDES_PX)
     boxes, scores, points = [], [], []
     for level, stride in enumerate(_STRIDES_PX):
-        score, box, five = (outputs[level + levels * i].reshape(-1, size) for i, size in enumerate((1, 4, 10)))
+        score, box, five = (outputs[level + 3 * i].reshape(-1, size) for i, size in enumerate((1, 4, 10)))
         sure = np.flatnonzero(score[:, 0] >= min_score)
         centres = _anchor_centres(stride)[sure]
         reach = box[sure] * stride
@@ -136,16 +130,12 @@ def _suppress_overlaps(boxes: Float) -> list[int]:
         kept.append(int(best))
         wide = np.maximum(0, np.minimum(x2[best], x2[left]) - np.maximum(x1[best], x1[left]) + 1)
         high = np.maximum(0, np.minimum(y2[best], y2[left]) - np.maximum(y1[best], y1[left]) + 1)
-        shared = wide * high
-        left = left[shared / (areas[best] + areas[left] - shared) <= _MAX_IOU]
+        left = left[wide * high / (areas[best] + areas[left] - wide * high) <= _MAX_IOU]
     return kept
 
 
 def _align(photo: Photo, points: Float) -> NDArray[np.uint8]:
-    """(N, 112, 112, 3) RGB: every face turned and scaled so that its points lie on ArcFace's template.
-
-    Decodes the photo again only if the smallest face has fewer pixels than its crop.
-    """
+    """(N, 112, 112, 3) RGB: every face turned and scaled so that its points lie on ArcFace's template."""
     moves = [estimate_similarity(five.astype(np.float64), _TEMPLATE_PX) for five in points]
     pixels = photo.pixels(max(float(np.hypot(move[0, 0], move[1, 0])) for move in moves))
     to_photo = cv2.invertAffineTransform(pixels.transform())
@@ -172,7 +162,5 @@ def embed(crops: NDArray[np.uint8], recogniser: Recogniser) -> Float:
     name = recogniser.session.inputs[0].name
     pixels = (crops.transpose(0, 3, 1, 2).astype(np.float32) - 127.5) / 127.5
     size = min(recogniser.batch or _BATCH_FACES, _BATCH_FACES)
-    vectors = np.concatenate(
-        [recogniser.session.run({name: pixels[i : i + size]})[0] for i in range(0, len(pixels), size)]
-    )
-    return normalize(vectors)
+    batches = (pixels[i : i + size] for i in range(0, len(pixels), size))
+    return normalize(np.concatenate([recogniser.session.run({name: batch})[0] for batch in batches]))

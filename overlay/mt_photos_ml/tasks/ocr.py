@@ -86,8 +86,8 @@ def read(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: fl
     quads = detect(photo, detector)
     if not len(quads):
         return []
-    heights = np.minimum(_side_lengths(quads, 1, 2), _side_lengths(quads, 0, 1))
-    pixels = photo.pixels(_LINE_HEIGHT_PX / max(float(heights.min()), 1.0))
+    sides = np.linalg.norm(np.diff(quads[:, :3], axis=1), axis=2)
+    pixels = photo.pixels(_LINE_HEIGHT_PX / max(float(sides.min()), 1.0))
     crops = [_crop(pixels, quad) for quad in quads]
     quarters = [int(crop.shape[0] >= 1.5 * crop.shape[1]) for crop in crops]
     crops = [np.rot90(crop, quarter) for crop, quarter in zip(crops, quarters, strict=True)]
@@ -102,14 +102,12 @@ def read(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: fl
 def _read_either_way(
     crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser
 ) -> tuple[list[tuple[str, float]], list[bool]]:
-    """The better reading of each line, and whether that is upside down.
-
-    Reads only doubtful lines twice; if most of those are upside down, reads all lines twice.
-    """
+    """The better reading of each line, and whether that is upside down. Reads the doubtful lines twice; all, if most of
+    those are upside down."""
     readings = recognise(crops, recogniser)
     turned = [False] * len(crops)
-    sure = [score >= _SURE_SCORE for _, score in readings]
-    for again in ([i for i in range(len(crops)) if not sure[i]], [i for i in range(len(crops)) if sure[i]]):
+    doubtful = [i for i, (_, score) in enumerate(readings) if score < _SURE_SCORE]
+    for again in (doubtful, [i for i in range(len(crops)) if i not in doubtful]):
         for i, other in zip(again, recognise([np.rot90(crops[i], 2) for i in again], recogniser), strict=True):
             if other[1] > readings[i][1]:
                 readings[i], turned[i] = other, True
@@ -138,23 +136,18 @@ def _find_quads(probability: Float) -> Float:
     contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     quads = []
     for contour in contours[:_MAX_BOXES]:
-        centre, (w, h), angle = cv2.minAreaRect(contour)
-        if min(w, h) < 3 or _mean_probability(probability, _corners(centre, w, h, angle)) < _MIN_BOX_PROBABILITY:
+        centre, (w, h), angle = rectangle = cv2.minAreaRect(contour)
+        if min(w, h) < 3 or _mean_probability(probability, cv2.boxPoints(rectangle)) < _MIN_BOX_PROBABILITY:
             continue
-        grown = 2 * _UNCLIP_RATIO * w * h / (2 * (w + h))
-        quads.append(_order_corners(_corners(centre, w + grown, h + grown, angle)))
+        grown = _UNCLIP_RATIO * w * h / (w + h)
+        quads.append(_order_corners(cv2.boxPoints((centre, (w + grown, h + grown), angle))))
     limit = np.array(probability.shape[::-1], np.float32)
-    return np.clip(np.stack(quads), 0, limit) if quads else np.empty((0, 4, 2), np.float32)
-
-
-def _corners(centre: Sequence[float], width: float, height: float, angle: float) -> Float:
-    return np.asarray(cv2.boxPoints((centre, (width, height), angle)), np.float32)
+    return np.clip(np.reshape(quads, (-1, 4, 2)), 0, limit)
 
 
 def _mean_probability(probability: Float, quad: Float) -> float:
-    height, width = probability.shape
-    left, top = np.clip(np.floor(quad.min(axis=0)), 0, (width - 1, height - 1)).astype(int)
-    right, bottom = np.clip(np.ceil(quad.max(axis=0)), 0, (width - 1, height - 1)).astype(int)
+    edges = np.floor(quad.min(axis=0)), np.ceil(quad.max(axis=0))
+    (left, top), (right, bottom) = np.clip(edges, 0, np.subtract(probability.shape[::-1], 1)).astype(int)
     mask = np.zeros((bottom - top + 1, right - left + 1), np.uint8)
     cv2.fillPoly(mask, [(quad - (left, top)).astype(np.int32)], 1)
     return float(cv2.mean(probability[top : bottom + 1, left : right + 1], mask)[0])
@@ -165,11 +158,6 @@ def _order_corners(quad: Float) -> Float:
     by_x = quad[np.argsort(quad[:, 0], kind="stable")]
     (top_left, bottom_left), (top_right, bottom_right) = (half[np.argsort(half[:, 1])] for half in (by_x[:2], by_x[2:]))
     return np.stack([top_left, top_right, bottom_right, bottom_left])
-
-
-def _side_lengths(quads: Float, first: int, second: int) -> Float:
-    """(N,) lengths of one side of each."""
-    return np.asarray(np.linalg.norm(quads[:, second] - quads[:, first], axis=1), np.float32)
 
 
 def _crop(pixels: Pixels, quad: Float) -> NDArray[np.uint8]:
@@ -186,7 +174,8 @@ def _crop(pixels: Pixels, quad: Float) -> NDArray[np.uint8]:
 
 def recognise(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> list[tuple[str, float]]:
     """The text in each crop (H, W, 3) and how sure that is, 0 to 1. Lines of similar width share a batch."""
-    widths = [_line_width(crop) for crop in crops]
+    ratios = (_LINE_HEIGHT_PX * crop.shape[1] / crop.shape[0] for crop in crops)
+    widths = [min(max(math.ceil(ratio), 1), _MAX_WIDTH_PX) for ratio in ratios]
     order = sorted(range(len(crops)), key=widths.__getitem__)
     readings: list[tuple[str, float]] = [("", 0.0)] * len(crops)
     for start in range(0, len(order), _BATCH_LINES):
@@ -201,11 +190,6 @@ def recognise(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> lis
         for i, reading in zip(chosen, _decode(output, recogniser.characters), strict=True):
             readings[i] = reading
     return readings
-
-
-def _line_width(crop: NDArray[np.uint8]) -> int:
-    height, width = crop.shape[:2]
-    return int(np.clip(math.ceil(_LINE_HEIGHT_PX * width / height), 1, _MAX_WIDTH_PX))
 
 
 def _decode(output: Float, characters: Sequence[str]) -> list[tuple[str, float]]:
