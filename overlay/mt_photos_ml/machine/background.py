@@ -12,7 +12,7 @@ T = TypeVar("T")
 def run(call: Callable[[], T]) -> Future[T]:
     """Makes the call in a daemon thread of its own."""
     answer: Future[T] = Future()
-    answer.set_running_or_notify_cancel()  # it can't be called back; who waits may turn away
+    answer.set_running_or_notify_cancel()  # so that it can't be cancelled any more
 
     def work() -> None:
         try:

@@ -14,12 +14,12 @@ _WITHOUT = (2, 4)  # numpy's wheels before this version run on any x86-64
 
 def require_processor() -> None:
     """Ends the process with a line that says what is missing, if numpy needs it."""
-    missing = _missing()
-    if missing and _numpy() >= _WITHOUT:
+    missing, version = _missing(), metadata.version("numpy")
+    if missing and tuple(map(int, version.split(".")[:2])) >= _WITHOUT:
         print(
-            f"mt-photos-ml: this processor has no {', '.join(missing)}, which numpy {metadata.version('numpy')} needs "
-            "(x86-64-v2). In a virtual machine set the type of its processor to `host`. On an old machine install an "
-            "older numpy, `.venv/bin/pip install 'numpy<2.4'`, or use an image of upstream before v3.",
+            f"mt-photos-ml: this processor has no {', '.join(missing)}, which numpy {version} needs (x86-64-v2). In a "
+            "virtual machine set the type of its processor to `host`. On an old machine install an older numpy, "
+            "`.venv/bin/pip install 'numpy<2.4'`, or use an image of upstream before v3.",
             file=sys.stderr,
         )
         sys.exit(4)  # gunicorn's own code for an app that can't be loaded: it does not try again
@@ -40,13 +40,6 @@ def _missing() -> list[str]:
     leaf_of.restype, leaf_of.argtypes = ctypes.POINTER(_Leaf), [ctypes.c_uint]
     ecx = leaf_of(0).contents.cpuid[2]
     return [name for bit, name in _NEEDED.items() if not ecx >> bit & 1]
-
-
-def _numpy() -> tuple[int, ...]:
-    try:
-        return tuple(int(number) for number in metadata.version("numpy").split(".")[:2])
-    except (metadata.PackageNotFoundError, ValueError):
-        return ()
 
 
 def cores() -> int:

@@ -33,16 +33,11 @@ def sync(paths: Iterable[Path]) -> None:
 
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files below a folder; what does not exist, or is deleted meanwhile, has 0."""
-    if path.is_file():
-        return _bytes(path)
-    return sum(_bytes(Path(folder, name)) for folder, _, names in os.walk(path) for name in names)
-
-
-def _bytes(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
+    size = 0
+    for file in [path] if path.is_file() else [Path(top, name) for top, _, names in os.walk(path) for name in names]:
+        with suppress(OSError):
+            size += file.stat().st_size
+    return size
 
 
 def has_sha256(path: Path, sha256: str) -> bool:

@@ -10,9 +10,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
 
 
 def configure_malloc() -> None:
-    """From now on glibc keeps what is freed for the next photo, up to 128 MiB; else each decode would have its pages
-    made anew, up to a tenth of its time. All threads share one arena: of others malloc_trim does not return the end, up
-    to 64 MiB each, and models are loaded in ever new threads."""
+    """Lets glibc keep up to 128 MiB of what is freed, because new pages take up to a tenth of a photo's decoding. All
+    threads share one arena, because malloc_trim would leave each thread's own up to 64 MiB, and models are loaded in
+    ever new threads."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
@@ -31,11 +31,10 @@ def mapped_mb() -> float:
 
 
 def _status_mb(name: str) -> float:
-    try:
+    with contextlib.suppress(OSError):
         lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1000 for line in lines if line.startswith(f"{name}:")), 0.0)
+        return next((int(line.split()[1]) / 1000 for line in lines if line.startswith(f"{name}:")), 0.0)
+    return 0.0
 
 
 def trim_memory() -> None:

@@ -16,10 +16,7 @@ DEFAULT_ENDPOINTS = ("https://huggingface.co", "https://hf-mirror.com")
 
 
 class DownloadError(RuntimeError):
-    """A model can't be downloaded. The message is for a person: what was tried, why it failed, what to do.
-
-    It does not begin with the model's name, which the caller adds.
-    """
+    """A model can't be downloaded. The message says what was tried, why it failed, what to do; the caller adds the name."""
 
 
 class Hub:
@@ -36,11 +33,8 @@ class Hub:
         logs: bool = True,
         npu_file: str | None = None,
     ) -> None:
-        """endpoint: HF_ENDPOINT, which replaces the endpoints. logs: whether progress goes to the log too.
-
-        npu_file: the NPU's file of a CLIP or face model, below the folder of its type; it replaces the onnx file if
-        the model has one.
-        """
+        """endpoint: HF_ENDPOINT, which replaces the endpoints. logs: whether progress goes to the log too. npu_file: of
+        CLIP and face models, below the folder of the type; it replaces the onnx file of a model that has one."""
         self.cache = cache
         self.endpoints = tuple(address.rstrip("/") for address in ([endpoint] if endpoint else endpoints))
         self.ocr_release = ocr_release.rstrip("/")
@@ -48,10 +42,8 @@ class Hub:
         self._npu_file, self._npu_asked = npu_file, set[ModelRef]()
 
     def fetch(self, ref: ModelRef) -> Path:
-        """The path of model.onnx, after downloading what is missing. Raises DownloadError.
-
-        If the model has a file for the NPU, there may be no file at this path.
-        """
+        """The path of model.onnx, after downloading what is missing; no file is there if the model has one for the NPU.
+        Raises DownloadError."""
         model, folder = ref.path(self.cache), ref.folder(self.cache)
         if not (missing := self._missing(ref)):
             return model
@@ -84,19 +76,14 @@ class Hub:
         Keeps all for a user's own model, if the files are what is published, if no source says what that is, or if the
         cache can't be written.
         """
-        published = self._published(ref)
+        folder, published = ref.folder(self.cache), self._published(ref)
         candidates = [file for file in published if file.path in files or file.path not in ref.files]
-        if not candidates:
-            return False
-        folder = ref.folder(self.cache)
-        try:
-            with locked(folder):
-                damaged = {file.path for file in candidates if not file.is_right(folder / file.path)}
-                for path in damaged.union(files) if damaged else ():
-                    (folder / path).unlink(missing_ok=True)
-        except OSError:
-            return False
-        return bool(damaged)
+        with suppress(OSError), locked(folder):
+            damaged = {file.path for file in candidates if not file.is_right(folder / file.path)}
+            for path in damaged.union(files) if damaged else ():
+                (folder / path).unlink(missing_ok=True)
+            return bool(damaged)
+        return False
 
     def verify(self, ref: ModelRef) -> str | None:
         """What is wrong with the model's files, as far as it can be told without a source."""
@@ -167,7 +154,6 @@ class Hub:
         meter.finish()
 
     def _copy(self, ref: ModelRef, in_wheel: Path) -> None:
-        """From RapidOCR's wheel into the cache."""
         staged = self._staging(ref) / ref.files[0]
         staged.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(in_wheel, staged)

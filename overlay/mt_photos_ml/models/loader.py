@@ -32,7 +32,6 @@ class Model(Protocol):
     @property
     def example_shape(self) -> Sequence[int]:
         """The shape of an input as the task makes it."""
-        ...
 
 
 T = TypeVar("T", bound=Model)
@@ -52,11 +51,9 @@ class Source(Protocol):
 
     def fetch(self, ref: ModelRef) -> Path:
         """The model file, downloaded if it is missing. Blocks. Raises DownloadError."""
-        ...
 
     def invalidate(self, ref: ModelRef, files: Sequence[str]) -> bool:
         """Removes damaged files, some of ref.files; True if they can be fetched again."""
-        ...
 
 
 class ModelUnavailable(RuntimeError):

@@ -44,14 +44,14 @@ class Meter:
         self._ref, self._staged, self._total, self._source = ref, staged, total, source
         self._progress, self._logs = progress, logs
         self._began = self._called = self._logged = time.monotonic()
-        self._bytes_before = self._bytes()
+        self._bytes_before = sum(map(size_of, staged))
 
     def tick(self) -> None:
         """To be called with every piece that comes in."""
         now = time.monotonic()
         if now - self._called < CALLBACK_SECONDS:
             return
-        self._called, done = now, self._bytes()
+        self._called, done = now, sum(map(size_of, self._staged))
         speed = max(0, done - self._bytes_before) / (now - self._began)
         download = Download(self._ref, done, max(done, self._total), speed, self._source)
         self._progress(download)
@@ -65,9 +65,6 @@ class Meter:
         if self._logs:
             size, seconds = megabytes(self._total), time.monotonic() - self._began
             log.info("downloaded %s: %s MB in %.0f s, from %s", self._ref, size, seconds, self._source)
-
-    def _bytes(self) -> int:
-        return sum(map(size_of, self._staged))
 
 
 def megabytes(count: int) -> str:

@@ -19,10 +19,8 @@ def repository(ref: ModelRef) -> str:
 
 @translate_source_errors()
 def offered_files(ref: ModelRef, source: str, npu: str | None = None) -> list[RemoteFile]:
-    """The model's files at a source, with sizes and checksums if it gives them. Raises SourceError.
-
-    npu: a file that replaces the onnx file if the source has it.
-    """
+    """The model's files at a source, with sizes and checksums if it gives them. npu: a file that replaces the onnx file
+    if the source has it. Raises SourceError."""
     if ref.group == OCR:
         address = f"{source}/{OCR_MODELS[ref.name][ref.type].path}"
         with open_url(address, "bytes=0-0") as answer:
@@ -55,10 +53,9 @@ def offered_files(ref: ModelRef, source: str, npu: str | None = None) -> list[Re
 
 def _is_needed(ref: ModelRef, path: str) -> bool:
     """Whether onnxruntime reads this file of the repository: one of ref.files, or weights beside the model file."""
-    if path in ref.files:
-        return True
     folder, _, name = path.rpartition("/")
-    return folder == ref.type and not name.startswith(".") and not name.endswith(_OTHER_FORMATS)
+    is_beside = folder == ref.type and not name.startswith(".") and not name.endswith(_OTHER_FORMATS)
+    return path in ref.files or is_beside
 
 
 def file_in_wheel(ref: ModelRef) -> Path | None:

@@ -45,20 +45,18 @@ class Store:
     ) -> None:
         """ttl: seconds after which an idle model is dropped; 0 for never, None for what suits the devices.
 
-        preloaded: loaded at the start, and not dropped when idle. restart: replaces the process, which is the only way
-        to give a card's memory back. progress: "downloaded", and how far that is. prepare: writes the prepared form of
-        a model file, for inputs of this shape; True if the loader now finds it. patience_seconds: that a request waits
-        for a model. pause_seconds: without a request, after which models are prepared; after max_delay_seconds they are
-        prepared without a pause.
+        preloaded: kept when idle. restart: replaces the process, the only way to give a card's memory back. progress:
+        "downloaded", and how far that is. prepare: writes the prepared form of a model file, for inputs of this shape;
+        True if the loader now finds it. patience_seconds: that a request waits for a model. pause_seconds: without a
+        request, after which models are prepared; after max_delay_seconds they are prepared without a pause.
         """
         self._loader, self._devices, self._ttl, self._progress = loader, devices, ttl, progress
-        self._preloaded, self._restart = {key.ref: key for key in preloaded}, restart
-        self._prepare = prepare
+        self._preloaded, self._restart, self._prepare = {key.ref: key for key in preloaded}, restart, prepare
         self._patience_seconds, self._pause_seconds = patience_seconds, pause_seconds
         self._max_delay_seconds = max_delay_seconds
         self._entries: dict[ModelRef, Entry[Any]] = {}
         self._loading: dict[ModelRef, asyncio.Task[Entry[Any]]] = {}
-        self._failed: dict[ModelRef, tuple[float, ModelUnavailable]] = {}
+        self._failed: dict[ModelRef, tuple[float, str]] = {}
         self._stamps: dict[ModelRef, Stamp] = {}  # of the files that were loaded last
         self._last_use = time.monotonic()
 
@@ -76,10 +74,8 @@ class Store:
             return ModelState("downloading")
         if ref in self._loading:
             return ModelState("loading")
-        until, failure = self._failed.get(ref, (0.0, None))
-        if failure is not None and time.monotonic() < until:
-            return ModelState("failed", error=str(failure))
-        return ModelState("not loaded")
+        failure = self._failure(ref)
+        return ModelState("failed", error=str(failure)) if failure else ModelState("not loaded")
 
     def stamp(self, key: ModelKey[Model]) -> Stamp | None:
         """The stamp of the files that were loaded last; None after unload() or drop_unused() dropped the model."""
@@ -123,13 +119,18 @@ class Store:
             with contextlib.suppress(ModelUnavailable):
                 await self._get(key)
 
+    def _failure(self, ref: ModelRef) -> ModelUnavailable | None:
+        """Why the model failed a moment ago, with the seconds that are left until it is tried again."""
+        until, message = self._failed.get(ref, (0.0, ""))
+        left = until - time.monotonic()
+        return ModelUnavailable(message, left) if left > 0 else None
+
     async def _get(self, key: ModelKey[T], patience_seconds: float | None = None) -> Entry[T]:
         ref = key.ref
         if ref in self._entries:
             return self._entries[ref]
-        until, failure = self._failed.get(ref, (0.0, None))
-        if failure is not None and time.monotonic() < until:
-            raise ModelUnavailable(str(failure), until - time.monotonic())
+        if failure := self._failure(ref):
+            raise failure
         if ref not in self._loading:
             self._loading[ref] = asyncio.create_task(self._load(key))
             self._loading[ref].add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -145,7 +146,7 @@ class Store:
             entry = Entry(key, await self._loader.load(key))
         except ModelUnavailable as failure:
             log.error("%s", failure)
-            self._failed[ref] = time.monotonic() + failure.retry_after, failure
+            self._failed[ref] = time.monotonic() + failure.retry_after, str(failure)
             raise
         finally:
             del self._loading[ref]
@@ -185,30 +186,28 @@ class Store:
                 await self._reload(entry)
 
     async def _reload(self, entry: Entry[Any]) -> bool:
-        """Loads a model again; True if that succeeded. Requests in progress finish on the old model."""
+        """Loads a model again; True if that succeeded."""
         try:
             entry.loaded = await self._loader.load(entry.key)
         except ModelUnavailable as failure:  # the old model stays
             log.error("%s", failure)
             return False
         self._stamps[entry.key.ref] = entry.loaded.stamp
-        await asyncio.to_thread(self._trim_memory)
+        await asyncio.to_thread(_trim_memory)
         return True
 
     async def _drop(self, refs: Sequence[ModelRef]) -> list[str]:
-        dropped = {str(ref): self._entries.pop(ref) for ref in refs if ref in self._entries}
-        names = list(dropped)
+        names = [str(ref) for ref in refs if self._entries.pop(ref, None)]
         if names:
             log.info("dropped %s", ", ".join(names))
-        await asyncio.to_thread(self._trim_memory, dropped)
+        await asyncio.to_thread(_trim_memory)
         return names
 
     @property
     def ttl_seconds(self) -> float:
         """After which an idle model is dropped; 0 for never."""
-        if self._ttl is not None:
-            return self._ttl
-        return _DEVICE_TTL_SECONDS if self._devices.holds_memory else _CPU_TTL_SECONDS
+        suited = _DEVICE_TTL_SECONDS if self._devices.holds_memory else _CPU_TTL_SECONDS
+        return suited if self._ttl is None else self._ttl
 
     @property
     def _quiet_seconds(self) -> float:
@@ -236,10 +235,9 @@ class Store:
             last = max((entry.idle_since for entry in self._entries.values()), default=0.0)
             if trimmed < last and self._quiet_seconds >= pause:
                 trimmed = time.monotonic()
-                await asyncio.to_thread(self._trim_memory)
+                await asyncio.to_thread(_trim_memory)
 
-    def _trim_memory(self, dropped: dict[str, Entry[Any]] | None = None) -> None:
-        if dropped:
-            dropped.clear()
-        shrink_arena()
-        memory.trim_memory()
+
+def _trim_memory() -> None:
+    shrink_arena()
+    memory.trim_memory()

@@ -22,15 +22,11 @@ from urllib.request import Request, urlopen
 from ..machine import background
 from ..machine.files import has_git_sha1, has_sha256, size_of
 
-ANSWER_SECONDS = 6.0
-"""From looking up the endpoint's name to the first line of its answer."""
-STALL_SECONDS = 20.0
-"""Without a byte, after which a transfer is broken off."""
-PAUSE_SECONDS = 1.0
-"""Before a transfer that broke off is resumed."""
-TRIES = 3
-"""Transfers in a row with less than WORTHWHILE_BYTES, after which an endpoint is given up."""
+ANSWER_SECONDS = 6.0  # from looking up the endpoint's name to the first line of its answer
+STALL_SECONDS = 20.0  # without a byte, after which a transfer is broken off
+PAUSE_SECONDS = 1.0  # before a transfer that broke off is resumed
 WORTHWHILE_BYTES = 1_000_000
+TRIES = 3  # transfers in a row with less than WORTHWHILE_BYTES, after which an endpoint is given up
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
@@ -158,11 +154,8 @@ def open_url(address: str, byte_range: str | None) -> http.client.HTTPResponse:
 
 
 def answer_soon(call: Callable[[], T]) -> T:
-    """What the call returns or raises, or TimeoutError after ANSWER_SECONDS.
-
-    The call runs in a thread, because a socket's time limit covers neither the look-up of a name nor a second address
-    of it. A thread that is left behind ends by the socket's limits.
-    """
+    """What the call returns or raises, or TimeoutError after ANSWER_SECONDS. The call runs in a thread, because a
+    socket's time limit covers neither the look-up of a name nor its second address."""
     return background.run(call).result(ANSWER_SECONDS)
 
 
@@ -184,8 +177,7 @@ def _reason(error: BaseException) -> str:
             return str(link)
         if type(link).__name__ == "OfflineModeIsEnabled":
             return "HF_HUB_OFFLINE is set"
-        for kind, reason in _REASONS:
-            if isinstance(link, kind):
-                return reason
+        if reason := next((reason for kind, reason in _REASONS if isinstance(link, kind)), None):
+            return reason
         link = link.__cause__ or link.__context__
     return f"no usable answer ({type(error).__name__})"

@@ -20,7 +20,6 @@ class Node(Protocol):
     @property
     def shape(self) -> Sequence[int | str | None]:
         """A number for an axis that the model fixes; a name or None for a free one."""
-        ...
 
 
 class Session(Protocol):
@@ -32,21 +31,17 @@ class Session(Protocol):
     @property
     def outputs(self) -> Sequence[Node]:
         """Empty if the runtime does not tell."""
-        ...
 
     @property
     def metadata(self) -> Mapping[str, str]:
         """The metadata in the model file, such as the characters that a text recogniser knows."""
-        ...
 
     @property
     def one_thread(self) -> "Session | None":
         """The same model on one thread, to run beside others; None if that would take more memory."""
-        ...
 
     def run(self, feed: Tensors) -> list[NDArray[Any]]:
         """All outputs, in the model's order."""
-        ...
 
 
 class ModelDamaged(RuntimeError):
@@ -62,8 +57,6 @@ class Runtime(Protocol):
 
     def open(self, model: Path) -> Session:
         """Loads a model file of the cache layout, `…/TASK/NAME/TYPE/model.onnx`. Raises ModelDamaged, MemoryError."""
-        ...
 
     def runs_on(self, model: Path) -> str:
         """The device that a model runs on, such as CPU, CUDA or OpenVINO."""
-        ...

@@ -40,11 +40,7 @@ class Devices:
     """
 
     def __init__(
-        self,
-        number: str = "0",
-        openvino_precision: str = "FP32",
-        rocm_precision: str = "FP32",
-        npu: Npu | None = None,
+        self, number: str = "0", openvino_precision: str = "FP32", rocm_precision: str = "FP32", npu: Npu | None = None
     ) -> None:
         """number: of the card, counted from 0. Precision: FP32 or FP16."""
         self._number, self._openvino_precision, self._rocm_precision = number, openvino_precision, rocm_precision
@@ -68,17 +64,13 @@ class Devices:
 
         if find_spec("nvidia") and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # the CUDA libraries that our extra installs
-        available = ort.get_available_providers()
-        for provider in _HINTS:
-            if provider in available:
-                failure = self._failure(provider)
-                if failure is None:
-                    return provider
-                name = provider.removesuffix("ExecutionProvider")
-                self.refused.append(f"{name}: {failure} ({_HINTS[provider]})")
-                log.warning(
-                    "%s can't be used here, the processor is used instead: %s (%s)", name, failure, _HINTS[provider]
-                )
+        for provider in [name for name in _HINTS if name in ort.get_available_providers()]:
+            failure = self._failure(provider)
+            if failure is None:
+                return provider
+            name, reason = provider.removesuffix("ExecutionProvider"), f"{failure} ({_HINTS[provider]})"
+            self.refused.append(f"{name}: {reason}")
+            log.warning("%s can't be used here, the processor is used instead: %s", name, reason)
         return CPU
 
     @property
@@ -104,9 +96,9 @@ class Devices:
         import numpy as np
         import onnxruntime as ort
 
-        stdout = io.StringIO()
         try:
-            with contextlib.redirect_stdout(stdout):  # onnxruntime prints there that it falls back to the CPU
+            # onnxruntime prints there that it falls back to the CPU
+            with contextlib.redirect_stdout(io.StringIO()) as stdout:
                 session = ort.InferenceSession(IDENTITY, providers=[(provider, self._options(provider, None))])
                 session.run(None, {"x": np.zeros(1, np.float32)})
         except Exception as error:  # onnxruntime has no class for its errors
@@ -123,28 +115,21 @@ class Devices:
                 return {"arena_extend_strategy": "kSameAsRequested", "device_id": self._number}
             case "MIGraphXExecutionProvider":
                 fp16 = {"migraphx_fp16_enable": "1"} if self._rocm_precision == "FP16" else {}
-                compiled = _writable(model, "migraphx")
-                return {"device_id": self._number, **fp16} | (
-                    {"migraphx_model_cache_dir": compiled} if compiled else {}
-                )
+                return {"device_id": self._number, **fp16, **_cache("migraphx_model_cache_dir", model, "migraphx")}
             case "OpenVINOExecutionProvider":
                 # in half precision OCR reads nothing (upstream's issue 27941)
                 is_ocr = model is not None and "ocr" in model.parts[-4:-3]
-                precision = "FP32" if is_ocr else self._openvino_precision
-                compiled = _writable(model, "openvino")
-                options = {"device_type": f"GPU.{self._number}", "precision": precision}
-                return options | ({"cache_dir": compiled} if compiled else {})
+                options = {"device_type": f"GPU.{self._number}"} | _cache("cache_dir", model, "openvino")
+                return options | {"precision": "FP32" if is_ocr else self._openvino_precision}
         return {}
 
 
-def _writable(model: Path | None, name: str) -> str | None:
-    """A folder of this name beside the model, made if it is missing; None if it can't be written."""
-    if model is None:
-        return None
-    folder = model.parent / name
+def _cache(option: str, model: Path | None, name: str) -> dict[str, str]:
+    """The option with a folder of this name beside the model, made if it is missing; empty if it can't be written."""
+    folder = model.parent / name if model else Path()
     with contextlib.suppress(OSError):
         folder.mkdir(exist_ok=True)
-    return str(folder) if os.access(folder, os.W_OK) else None
+    return {option: str(folder)} if model and os.access(folder, os.W_OK) else {}
 
 
 def _one_line(text: str) -> str:

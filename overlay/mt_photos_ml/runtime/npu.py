@@ -38,20 +38,18 @@ def find_npu(settings: Settings, compatible: Path = _COMPATIBLE) -> Npu | None:
         try:
             ctypes.CDLL("libmali.so")
             ctypes.CDLL("libann.so")
+            return Npu("ARM NN", "model.armnn", ("immich_ml.sessions.ann", "AnnSession"))
         except OSError as error:
             log.warning("ARM NN can't be used here, the processor is used instead: %s", error)
-            return None
-        return Npu("ARM NN", "model.armnn", ("immich_ml.sessions.ann", "AnnSession"))
     if settings.device == "rknn" and settings.rknn:
         try:
             board = compatible.read_text()
         except OSError as error:
             board = str(error)
         soc = next((soc for soc in _SOCS if soc in board), None)
-        if soc is None or find_spec("rknnlite") is None:
-            log.warning("Rockchip's NPU can't be used here, the processor is used instead: %s", board.strip("\0"))
-            return None
-        return Npu("Rockchip's NPU", f"rknpu/{soc}/model.rknn", ("immich_ml.sessions.rknn", "RknnSession"))
+        if soc and find_spec("rknnlite"):
+            return Npu("Rockchip's NPU", f"rknpu/{soc}/model.rknn", ("immich_ml.sessions.rknn", "RknnSession"))
+        log.warning("Rockchip's NPU can't be used here, the processor is used instead: %s", board.strip("\0"))
     return None
 
 
@@ -82,13 +80,12 @@ class NpuRuntime:
 
     def open(self, model: Path) -> Session:
         file = model.parent / self._npu.file
-        if not file.is_file():
-            return self._others.open(model)
         module, name = self._npu.session
         try:
-            return NpuSession(getattr(importlib.import_module(module), name)(file))
+            if file.is_file():
+                return NpuSession(getattr(importlib.import_module(module), name)(file))
         except Exception as error:
             if not model.is_file():
                 raise RuntimeError(f"{self._npu.name} can't open {file}: {error}") from error
             log.warning("%s can't open %s, the processor is used instead: %s", self._npu.name, file, error)
-            return self._others.open(model)
+        return self._others.open(model)

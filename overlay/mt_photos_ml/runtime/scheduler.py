@@ -26,8 +26,7 @@ class Usage(threading.local):
 
 
 class CpuScheduler:
-    """Gives a lone inference several cores, and each inference one if there are as many workers as cores. An inference
-    waits for free cores."""
+    """Gives a lone inference several cores, and each one if there are as many workers as cores; they wait for those."""
 
     def __init__(self, cores: int, threads: int) -> None:
         """threads: of a lone inference."""

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -145,7 +145,7 @@ def _find_quads(probability: Float) -> Float:
     return np.clip(np.reshape(quads, (-1, 4, 2)), 0, limit)
 
 
-def _mean_probability(probability: Float, quad: Float) -> float:
+def _mean_probability(probability: Float, quad: NDArray[Any]) -> float:
     edges = np.floor(quad.min(axis=0)), np.ceil(quad.max(axis=0))
     (left, top), (right, bottom) = np.clip(edges, 0, np.subtract(probability.shape[::-1], 1)).astype(int)
     mask = np.zeros((bottom - top + 1, right - left + 1), np.uint8)
@@ -153,7 +153,7 @@ def _mean_probability(probability: Float, quad: Float) -> float:
     return float(cv2.mean(probability[top : bottom + 1, left : right + 1], mask)[0])
 
 
-def _order_corners(quad: Float) -> Float:
+def _order_corners(quad: NDArray[Any]) -> Float:
     """The corners clockwise, from the upper one of the two on the left."""
     by_x = quad[np.argsort(quad[:, 0], kind="stable")]
     (top_left, bottom_left), (top_right, bottom_right) = (half[np.argsort(half[:, 1])] for half in (by_x[:2], by_x[2:]))

@@ -26,25 +26,20 @@ def align(model: Path, weights: Path) -> None:
     misaligned: list[int] = []
 
     def look(offset: int, length: int) -> int:
-        if offset % ALIGNMENT_BYTES:
-            misaligned.append(offset)
+        misaligned.append(offset % ALIGNMENT_BYTES)
         return offset
 
+    def move(offset: int, length: int) -> int:
+        boundary = mmap.PAGESIZE if length > _PAGE_ALIGNED_BYTES else ALIGNMENT_BYTES
+        place = target.seek(-(-target.tell() // boundary) * boundary)
+        file.seek(offset)
+        target.write(file.read(length))
+        return place
+
     _place(written, look)
-    if misaligned:
+    if any(misaligned):
         moved = weights.with_suffix(".moved")
-        with (
-            weights.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as regions,
-            moved.open("wb") as target,
-        ):
-
-            def move(offset: int, length: int) -> int:
-                boundary = mmap.PAGESIZE if length > _PAGE_ALIGNED_BYTES else ALIGNMENT_BYTES
-                place = target.seek(-(-target.tell() // boundary) * boundary)
-                target.write(regions[offset : offset + length])
-                return place
-
+        with weights.open("rb") as file, moved.open("wb") as target:
             _place(written, move)
         moved.replace(weights)
         model.write_bytes(written.SerializeToString())

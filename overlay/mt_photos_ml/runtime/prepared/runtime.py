@@ -10,13 +10,13 @@ import json
 import logging
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
 from threading import Lock
 from typing import Any
 
@@ -28,10 +28,8 @@ from .write import MODEL, REFUSED, PrepareError, check_answer
 log = logging.getLogger("mt_photos_ml")
 
 FOLDER = "prepared"
-
 """Beside a model: holds its prepared forms."""
 
-_CPU = "CPU"
 _MIN_BYTES = 1_000_000  # smaller models are not worth it
 _MAX_GROWTH = 2.2  # how much larger the prepared form of a model can be
 _FINAL_STATUSES = (REFUSED, -signal.SIGSEGV, -signal.SIGFPE, -signal.SIGILL)  # another attempt would end the same way
@@ -43,14 +41,11 @@ class PreparedRuntime:
     """Opens the prepared form of models that have one, and writes it. Several processes may share a cache."""
 
     def __init__(self, runtime: Runtime, one_thread: Runtime, cache: Path, threads: int) -> None:
-        """runtime: opens files for inferences of so many threads; one_thread: for inferences of one thread.
-
-        cache: models outside it are opened as they are.
-        """
+        """runtime: for inferences of so many threads; one_thread: of one. cache: models outside are opened as they are."""
         self._runtime, self._one_thread, self._cache, self._threads = runtime, one_thread, cache, threads
         self._lacking: set[Path] = set()  # prepared forms of models that were opened as they are
         self._given_up: set[Path] = set()
-        self._child: subprocess.Popen[str] | None = None
+        self._child: Popen[str] | None = None
         self._closed = False
 
     def close(self) -> None:
@@ -66,18 +61,15 @@ class PreparedRuntime:
         """The prepared form of the model; the model itself if there is none yet or it runs on a card."""
         session = None
         with suppress(OSError):  # of a missing file, about which the runtime raises its own error
-            if self.runs_on(model) == _CPU and (folder := self._folder(model)):
+            if self.runs_on(model) == "CPU" and (folder := self._folder(model)):
                 session = self._open_checked(folder)
                 if session is None and _read_record(folder) is None and folder not in self._given_up:
                     self._lacking.add(folder)
         return session or self._runtime.open(model)
 
     def prepare(self, model: Path, shape: Sequence[int]) -> bool:
-        """Writes the prepared form of a model that was opened as it is. True if there is one now.
-
-        shape: of an input that the service gives the model. Blocks for seconds to minutes, while a process of low
-        priority writes it. A failed attempt is not repeated.
-        """
+        """Writes the prepared form of a model that was opened as it is, in a process of low priority, once: seconds to
+        minutes. True if there is one now. shape: of an input that the service gives the model."""
         try:
             folder = self._folder(model)
             if folder is None or folder not in self._lacking:
@@ -105,22 +97,17 @@ class PreparedRuntime:
         needed, free = int(_MAX_GROWTH * _size(model)), shutil.disk_usage(folder.parent).free
         if needed > free:
             raise PrepareError(f"{folder.parent} has {free // 1_000_000} MB free, {needed // 1_000_000} are needed")
-        for left in folder.parent.glob(".*/"):
-            if _is_abandoned(left):
-                shutil.rmtree(left, ignore_errors=True)
+        for left in filter(_is_abandoned, folder.parent.glob(".*/")):
+            shutil.rmtree(left, ignore_errors=True)
         half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             files = self._write(model, half, shape)
             (half / "record.json").write_text(json.dumps(files))
             sync(half.iterdir())
             half.chmod(0o755)  # mkdtemp keeps it from other users of the cache
-            if _read_record(folder) is None:
+            if _read_record(folder) is None:  # otherwise another process was faster, on a share without locks
                 shutil.rmtree(folder, ignore_errors=True)  # a folder without a record is useless
-            try:
                 half.rename(folder)
-            except OSError:
-                if _read_record(folder) is None:  # otherwise another process was faster, on a share without locks
-                    raise
         finally:
             shutil.rmtree(half, ignore_errors=True)
 
@@ -130,9 +117,7 @@ class PreparedRuntime:
         started = time.perf_counter()
         arguments = [str(model), str(half), str(self._threads), "x".join(map(str, shape))]
         command = [sys.executable, "-m", f"{__package__}.write", *arguments]
-        with subprocess.Popen(  # noqa: S603
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, errors="replace"
-        ) as self._child:
+        with Popen(command, stdout=DEVNULL, stderr=PIPE, errors="replace") as self._child:  # noqa: S603
             if self._closed:
                 self._child.terminate()
             stderr = self._child.communicate()[1].strip()
@@ -150,8 +135,7 @@ class PreparedRuntime:
 
     def _open_checked(self, folder: Path) -> Session | None:
         """The prepared model, if it is complete and answers as the original did; removes a damaged one."""
-        record = _read_record(folder)
-        if not record:  # no prepared form, or the model can never be prepared
+        if not (record := _read_record(folder)):  # no prepared form, or the model can never be prepared
             return None
         try:
             if any(record[name] != fingerprint(folder / name) for name in record):
@@ -192,11 +176,10 @@ class _MappedSession:
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     """The files of a prepared model; {} if it can never be prepared, None if that was not tried."""
-    try:
+    with suppress(OSError, ValueError):
         record = json.loads((folder / "record.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
+        return record if isinstance(record, dict) else None
+    return None
 
 
 def _size(model: Path) -> int:
@@ -217,7 +200,6 @@ def find_stale(folder: Path) -> list[Path]:
 
 def _is_abandoned(half: Path) -> bool:
     """Whether the process that wrote to a folder is dead, as far as one can tell."""
-    try:
+    with suppress(OSError):  # if it was put in place meanwhile
         return half.stat().st_mtime < time.time() - _ABANDONED_SECONDS
-    except OSError:
-        return False  # put in place meanwhile
+    return False

@@ -7,7 +7,7 @@ It is a process of its own, so that all its memory is given back, and a crash of
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,14 +40,12 @@ def prepare(
     shape: of an input that the service gives the model; its numbers are used for the model's free axes.
     min_mapped_bytes: smaller weights stay in MODEL.
     """
-    original = _open(
-        model,
-        threads,
-        folder / MODEL,
-        optimized_model_external_initializers_file_name=WEIGHTS,
-        optimized_model_external_initializers_min_size_in_bytes=str(min_mapped_bytes),
-        save_external_prepacked_constant_initializers="1",
-    )
+    entries = {
+        "optimized_model_external_initializers_file_name": WEIGHTS,
+        "optimized_model_external_initializers_min_size_in_bytes": str(min_mapped_bytes),
+        "save_external_prepacked_constant_initializers": "1",
+    }
+    original = _open(model, threads, folder / MODEL, entries)
     feed = _example(original, shape)
     expected = original.run(None, feed)
     del original
@@ -68,7 +66,9 @@ def check_answer(session: Session, folder: Path) -> None:
         raise ValueError("it answers otherwise than the original")
 
 
-def _open(path: Path, threads: int, written: Path | None = None, **entries: str) -> "onnxruntime.InferenceSession":
+def _open(
+    path: Path, threads: int, written: Path | None = None, entries: Mapping[str, str] = {}
+) -> "onnxruntime.InferenceSession":
     import onnxruntime as ort
 
     options = ort.SessionOptions()
