@@ -10,11 +10,8 @@ from pathlib import Path
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Admits one thread of one process at a time to this folder, which is created if missing. Raises OSError.
-
-    Admits all on Windows and on network shares without locks. The package filelock is not used: its release in the
-    oldest base image waits for ever on such a share.
-    """
+    """Admits one thread of one process at a time to this folder, which is created if missing; all, on Windows and on
+    network shares without locks, on which the filelock of the oldest base image waits for ever. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         with suppress(ImportError, OSError):

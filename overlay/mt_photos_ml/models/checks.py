@@ -11,8 +11,8 @@ from .variants import INT8, is_fresh
 
 
 def check_models(settings: Settings, *, preloads_others: bool = False) -> None:
-    """Raises SettingsError for the first thing that does not fit. preloads_others: whether models that are not in use may
-    be preloaded, as upstream's API does for itself."""
+    """Raises SettingsError for the first thing that does not fit. preloads_others: whether models not in use may be
+    preloaded, as upstream's API does for itself."""
     for role, ref in in_use(settings).items():
         if not ref.is_known and ref.missing(settings.cache_folder):
             likely = difflib.get_close_matches(ref.name, KNOWN[ref.group], 1)

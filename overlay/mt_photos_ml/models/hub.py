@@ -16,7 +16,7 @@ DEFAULT_ENDPOINTS = ("https://huggingface.co", "https://hf-mirror.com")
 
 
 class DownloadError(RuntimeError):
-    """A model can't be downloaded. The message says what was tried, why it failed, what to do; the caller adds the name."""
+    """A model can't be downloaded. The message says what was tried, why it failed, what to do, but not which model."""
 
 
 class Hub:
@@ -71,11 +71,8 @@ class Hub:
         return model
 
     def invalidate(self, ref: ModelRef, files: Sequence[str]) -> bool:
-        """Removes the files, and damaged weights beside them, if a download would bring other ones; True then.
-
-        Keeps all for a user's own model, if the files are what is published, if no source says what that is, or if the
-        cache can't be written.
-        """
+        """Removes the files, and damaged weights beside them, if a source says that what is published differs and the
+        cache can be written; True then. Keeps a user's own model."""
         folder, published = ref.folder(self.cache), self._published(ref)
         candidates = [file for file in published if file.path in files or file.path not in ref.files]
         with suppress(OSError), locked(folder):

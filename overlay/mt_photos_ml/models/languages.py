@@ -23,10 +23,8 @@ def flores_code(language: str) -> str | None:
 
 
 def flores_of_script(text: str) -> str:
-    """The likeliest language by the script of most letters: Han means Chinese, Latin English.
-
-    Any kana makes it Japanese, which is written in Han for the greater part.
-    """
+    """The likeliest language by the script of most letters: Han means Chinese, Latin English. Any kana means Japanese,
+    most of which is written in Han."""
     languages = _tables()["scripts"]
     scripts = Counter(unicodedata.name(letter, "").split(" ")[0] for letter in text if letter.isalpha())
     if scripts["HIRAGANA"] or scripts["KATAKANA"]:

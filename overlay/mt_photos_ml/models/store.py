@@ -197,10 +197,11 @@ class Store:
         return True
 
     async def _drop(self, refs: Sequence[ModelRef]) -> list[str]:
-        names = [str(ref) for ref in refs if self._entries.pop(ref, None)]
+        dropped = {str(ref): self._entries.pop(ref) for ref in refs if ref in self._entries}
+        names = list(dropped)
         if names:
             log.info("dropped %s", ", ".join(names))
-        await asyncio.to_thread(_trim_memory)
+        await asyncio.to_thread(_trim_memory, dropped)
         return names
 
     @property
@@ -238,6 +239,8 @@ class Store:
                 await asyncio.to_thread(_trim_memory)
 
 
-def _trim_memory() -> None:
+def _trim_memory(dropped: dict[str, Entry[Any]] | None = None) -> None:
+    """Frees the dropped models in its own thread, because that takes a while."""
+    (dropped or {}).clear()
     shrink_arena()
     memory.trim_memory()

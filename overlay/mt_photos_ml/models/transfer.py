@@ -51,10 +51,8 @@ class _BrokenOffError(SourceError):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to be downloaded. path: below the model's folder. size, sha256, git_sha1: as published, if known.
-
-    git_sha1: Git's name for the content, which Hugging Face gives instead of a SHA-256 for small files.
-    """
+    """A file to be downloaded. path: below the model's folder. size, sha256, git_sha1: as published, if known;
+    git_sha1, Git's name for the content, is what Hugging Face gives of small files."""
 
     path: str
     address: str
@@ -145,11 +143,10 @@ def open_url(address: str, byte_range: str | None) -> http.client.HTTPResponse:
     headers = {"User-Agent": "mt-photos-ml"} | ({"Range": byte_range} if byte_range else {})
     request = Request(address, headers=headers)
     try:
-        answer = answer_soon(lambda: urlopen(request, timeout=STALL_SECONDS))
+        answer: http.client.HTTPResponse = answer_soon(lambda: urlopen(request, timeout=STALL_SECONDS))
     except HTTPError as error:
         error.close()  # it holds the connection
         raise
-    assert isinstance(answer, http.client.HTTPResponse)
     return answer
 
 

@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ..runtime.prepared.fingerprint import Fingerprint, fingerprint
@@ -23,8 +24,7 @@ def write_record(folder: Path, original: Fingerprint, figures: Mapping[str, obje
 
 def is_fresh(model: Path) -> bool:
     """Whether the int8 variant was made of the model file as it is now."""
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         record = json.loads((variant_of(model).parent / _RECORD).read_text())
         return bool(record["original"] == fingerprint(model))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return False

@@ -22,11 +22,8 @@ _END_OF_JPEG = b"\xff\xd9"
 
 @dataclass(frozen=True)
 class Pixels:
-    """Decoded pixels of a whole photo.
-
-    rgb: (H, W, 3) uint8, as people see the photo. scale: decoded pixels per pixel of the photo, 1 or less.
-    origin: the photo's top left corner in rgb, in decoded pixels (x, y), from 0 to 1.
-    """
+    """Decoded pixels of a whole photo. rgb: (H, W, 3) uint8, as people see it. scale: decoded pixels per pixel of the
+    photo, 1 or less. origin: the photo's top left corner in rgb, in decoded pixels (x, y), from 0 to 1."""
 
     rgb: NDArray[np.uint8]
     scale: float

@@ -33,11 +33,9 @@ IDENTITY = bytes.fromhex(
 
 
 class Devices:
-    """The devices of this machine. No device is touched before the first model is opened.
-
-    refused: the devices that this build supports and that did not work, each with the reason; empty before the first
-    model. holds_memory: whether a session was opened on a card: only the end of the process gives back its memory.
-    """
+    """The devices of this machine, not touched before the first model is opened. refused: those that this build
+    supports and that did not work, each with the reason. holds_memory: whether a session was opened on a card,
+    whose memory only the end of the process gives back."""
 
     def __init__(
         self, number: str = "0", openvino_precision: str = "FP32", rocm_precision: str = "FP32", npu: Npu | None = None

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """Sessions of onnxruntime, on every device that it supports."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,17 +56,6 @@ def session_options(threads: int) -> "onnxruntime.SessionOptions":
     return options
 
 
-@contextmanager
-def translate_ort_errors(model: Path) -> Iterator[None]:
-    """Raises ModelDamaged for errors of onnxruntime that mean that the model file is damaged."""
-    try:
-        yield
-    except Exception as error:
-        if type(error).__name__ in _FILE_ERRORS or "xternal" in str(error):  # of weights in a file beside it
-            raise ModelDamaged(f"{model}: {error}") from error
-        raise
-
-
 class OrtSession:
     """An onnxruntime session behind the seam."""
 
@@ -93,9 +81,13 @@ class OrtRuntime:
     def open(self, model: Path) -> Session:
         import onnxruntime as ort
 
-        with translate_ort_errors(model):
+        try:
             providers = self._devices.providers(model)
             return OrtSession(ort.InferenceSession(model, session_options(self._threads), providers=providers))
+        except Exception as error:
+            if type(error).__name__ in _FILE_ERRORS or "xternal" in str(error):  # of weights in a file beside it
+                raise ModelDamaged(f"{model}: {error}") from error
+            raise
 
     def runs_on(self, model: Path) -> str:
         return self._devices.name

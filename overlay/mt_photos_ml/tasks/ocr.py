@@ -220,9 +220,8 @@ def sort_for_reading(lines: Sequence[Line]) -> list[Line]:
     extents = np.stack([np.ptp(line.quad @ upright.T, axis=0) for line in lines])
     rows: list[list[int]] = []
     for i in np.argsort(centres[:, 1], kind="stable"):
-        last = rows[-1][-1] if rows else None
-        if last is not None and abs(centres[i, 1] - centres[last, 1]) < 0.5 * min(extents[i, 1], extents[last, 1]):
-            rows[-1].append(int(i))
-        else:
-            rows.append([int(i)])
+        last = rows[-1][-1] if rows else i
+        if not rows or abs(centres[i, 1] - centres[last, 1]) >= 0.5 * min(extents[i, 1], extents[last, 1]):
+            rows.append([])
+        rows[-1].append(int(i))
     return [lines[i] for row in rows for i in sorted(row, key=lambda i: centres[i, 0])]

@@ -19,9 +19,7 @@ def expect(session: Session, inputs: Sequence[Shape], outputs: Sequence[Shape | 
 
 
 def _fits(node: Node, shape: Shape | None) -> bool:
-    if shape is None:
-        return True
-    return len(node.shape) == len(shape) and all(
-        length is None or not isinstance(there, int) or there in (length, -1)
-        for there, length in zip(node.shape, shape, strict=True)
-    )
+    if shape is None or len(shape) != len(node.shape):
+        return shape is None
+    lengths = zip(node.shape, shape, strict=True)
+    return all(length is None or not isinstance(there, int) or there in (length, -1) for there, length in lengths)

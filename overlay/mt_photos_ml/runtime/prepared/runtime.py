@@ -41,7 +41,7 @@ class PreparedRuntime:
     """Opens the prepared form of models that have one, and writes it. Several processes may share a cache."""
 
     def __init__(self, runtime: Runtime, one_thread: Runtime, cache: Path, threads: int) -> None:
-        """runtime: for inferences of so many threads; one_thread: of one. cache: models outside are opened as they are."""
+        """runtime: for inferences of so many threads; one_thread: of one. cache: others are opened as they are."""
         self._runtime, self._one_thread, self._cache, self._threads = runtime, one_thread, cache, threads
         self._lacking: set[Path] = set()  # prepared forms of models that were opened as they are
         self._given_up: set[Path] = set()
@@ -51,7 +51,7 @@ class PreparedRuntime:
     def close(self) -> None:
         """Ends a preparation in progress."""
         self._closed = True
-        if (child := self._child) is not None:
+        if child := self._child:
             child.terminate()
 
     def runs_on(self, model: Path) -> str:

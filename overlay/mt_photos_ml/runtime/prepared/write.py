@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""`python -m mt_photos_ml.runtime.prepared.write MODEL FOLDER THREADS SHAPE` writes the prepared form of a model.
-
-It is a process of its own, so that all its memory is given back, and a crash of onnxruntime does not end the service.
-"""
+"""`python -m mt_photos_ml.runtime.prepared.write MODEL FOLDER THREADS SHAPE` writes the prepared form of a model: in a
+process of its own, so that all its memory is given back, and a crash of onnxruntime does not end the service."""
 
 import contextlib
 import os
@@ -35,11 +33,8 @@ class PrepareError(RuntimeError):
 def prepare(
     model: Path, folder: Path, threads: int, shape: Sequence[int], min_mapped_bytes: int = _MIN_MAPPED_BYTES
 ) -> None:
-    """Writes MODEL, WEIGHTS and EXAMPLE. Raises PrepareError if the written model answers differently.
-
-    shape: of an input that the service gives the model; its numbers are used for the model's free axes.
-    min_mapped_bytes: smaller weights stay in MODEL.
-    """
+    """Writes MODEL, WEIGHTS and EXAMPLE. shape: of an input that the service gives the model, for its free axes.
+    min_mapped_bytes: smaller weights stay in MODEL. Raises PrepareError if the written model answers differently."""
     entries = {
         "optimized_model_external_initializers_file_name": WEIGHTS,
         "optimized_model_external_initializers_min_size_in_bytes": str(min_mapped_bytes),
@@ -106,7 +101,6 @@ def _lower_priority() -> None:
     """Leaves the CPU to the service, and has this process killed first if memory runs out."""
     with contextlib.suppress(AttributeError, OSError):
         os.nice(19)
-    with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
