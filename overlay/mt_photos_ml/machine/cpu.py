@@ -25,20 +25,15 @@ def require_processor() -> None:
         sys.exit(4)  # gunicorn's own code for an app that can't be loaded: it does not try again
 
 
-class _Leaf(ctypes.Structure):
-    """`struct cpuid_feature` of glibc's sys/platform/x86.h: eax, ebx, ecx, edx."""
-
-    _fields_ = (("cpuid", ctypes.c_uint * 4), ("active", ctypes.c_uint * 4))
-
-
 def _missing() -> list[str]:
     """None on another kind of processor, or if the C library does not tell (glibc before 2.33)."""
     try:
         leaf_of = ctypes.CDLL(None).__x86_get_cpuid_feature_leaf
     except (AttributeError, OSError, TypeError):
         return []
-    leaf_of.restype, leaf_of.argtypes = ctypes.POINTER(_Leaf), [ctypes.c_uint]
-    ecx = leaf_of(0).contents.cpuid[2]
+    # `struct cpuid_feature` of glibc's sys/platform/x86.h begins with eax, ebx, ecx, edx
+    leaf_of.restype, leaf_of.argtypes = ctypes.POINTER(ctypes.c_uint * 4), [ctypes.c_uint]
+    ecx = leaf_of(0).contents[2]
     return [name for bit, name in _NEEDED.items() if not ecx >> bit & 1]
 
 
