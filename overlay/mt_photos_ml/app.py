@@ -3,11 +3,8 @@
 
 import contextlib
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol
 
 from starlette.applications import Starlette
-from starlette.types import Receive, Scope, Send
 
 from .api.errors import HANDLERS
 from .api.middleware.access_log import AccessLogMiddleware
@@ -16,6 +13,7 @@ from .api.middleware.body_limit import BodyLimitMiddleware
 from .api.middleware.lifecycle import Lifecycle, LifecycleMiddleware
 from .api.routes import Routes
 from .api.uploads import Uploads
+from .api.upstream import Upstream
 from .dashboard.metrics import Metrics
 from .dashboard.routes import Dashboard
 from .dashboard.status import Status
@@ -24,23 +22,11 @@ from .engine.benchmark import measure
 from .settings import Settings
 
 
-class Fallback(Protocol):
-    """An app that is asked for what is none of our routes."""
-
-    def lifespan(self) -> AbstractAsyncContextManager[None]:
-        """Lasts as long as our own app runs."""
-        ...
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
-
-
 def create_app(
-    settings: Settings, lifecycle: Lifecycle, fallback: Fallback | None = None, *, is_exposed: bool = True
+    settings: Settings, lifecycle: Lifecycle, fallback: Upstream | None = None, *, is_exposed: bool = True
 ) -> Starlette:
-    """The whole service, with the devices, models and mirrors of these settings, which are checked already.
-
-    is_exposed: whether other machines can reach it.
-    """
+    """The service. settings: checked already. fallback: answers what is none of our routes. is_exposed: whether other
+    machines can reach it."""
     engine, metrics = Engine(settings, lifecycle.restart), Metrics()
     uploads = Uploads(2_000_000 * settings.max_upload_mb)
     warnings = [settings.key_warning] if settings.key_warning and is_exposed else []
@@ -53,11 +39,7 @@ def create_app(
             with lifecycle.signals():
                 yield
 
-    app = Starlette(
-        routes=[*routes.all(), *dashboard.routes()],
-        lifespan=lifespan,
-        exception_handlers=HANDLERS,
-    )
+    app = Starlette(routes=[*routes.all(), *dashboard.routes()], lifespan=lifespan, exception_handlers=HANDLERS)
     app.router.redirect_slashes = False
     if fallback is not None:
         app.router.default = fallback

@@ -41,38 +41,32 @@ class Conflict(RuntimeError):
     """It can't be done as long as something else is going on."""
 
 
-# Status, and the seconds after which to send it again
-_ANSWERS: dict[type[Exception], tuple[int, float | None]] = {
-    PhotoError: (200, None),
-    BadForm: (422, None),
-    TooLarge: (413, None),
-    TooSlow: (408, None),
-    ClientDisconnect: (400, None),  # which nobody reads, but the log shows
-    TaskOff: (404, None),
-    NotThere: (404, None),
-    Conflict: (409, None),
-    Busy: (503, 5),
-    ModelUnavailable: (503, None),  # it says when itself
-    MemoryError: (503, 60),
-    DecoderMissing: (503, 3600),
-    NotAVector: (503, 3600),
-    InferenceError: (503, 60),
+_ANSWERS: dict[type[Exception], tuple[int, float | None, str]] = {
+    PhotoError: (200, None, ""),
+    BadForm: (422, None, ""),
+    TooLarge: (413, None, ""),
+    TooSlow: (408, None, "the upload stopped coming"),
+    ClientDisconnect: (400, None, "the client went away"),  # which nobody reads, but the log shows
+    TaskOff: (404, None, ""),
+    NotThere: (404, None, ""),
+    Conflict: (409, None, ""),
+    Busy: (503, 5, ""),
+    ModelUnavailable: (503, None, ""),  # it says when itself
+    MemoryError: (503, 60, "there is not enough memory for this photo now"),
+    DecoderMissing: (503, 3600, ""),
+    NotAVector: (503, 3600, ""),
+    InferenceError: (503, 60, ""),
 }
-_MESSAGES: dict[type[Exception], str] = {
-    TooSlow: "the upload stopped coming",
-    ClientDisconnect: "the client went away",
-    MemoryError: "there is not enough memory for this photo now",
-}
+"""Status, seconds after which to send the request again, and a message in place of the error's own."""
 
 
 def answer(error: Exception) -> Response:
     """The reply to one of the errors above, or to one of a class derived from them."""
     kind = next(kind for kind in type(error).__mro__ if kind in _ANSWERS)
-    status, retry_after = _ANSWERS[kind]
-    if isinstance(error, ModelUnavailable):
-        retry_after = error.retry_after
+    status, retry_after, message = _ANSWERS[kind]
+    retry_after = error.retry_after if isinstance(error, ModelUnavailable) else retry_after
     headers = {"connection": "close"} if isinstance(error, TooSlow) else None
-    return failure(status, _MESSAGES.get(kind) or str(error), headers, retry_after)
+    return failure(status, message or str(error), headers, retry_after)
 
 
 async def _answer_known(request: Request, error: Exception) -> Response:

@@ -34,13 +34,10 @@ def failure(
 
 def lines(found: Sequence[Line]) -> Response:
     """/ocr: three lists of one length; everything in strings."""
-    boxes = [dict(zip(("x", "y", "width", "height"), map(_two_decimals, line.box), strict=True)) for line in found]
+    sides = ("x", "y", "width", "height")
+    boxes = [{side: str(round(value, 2)) for side, value in zip(sides, line.box, strict=True)} for line in found]
     scores = [f"{line.score:.2f}" for line in found]
     return reply({"result": {"texts": [line.text for line in found], "scores": scores, "boxes": boxes}})
-
-
-def _two_decimals(value: float) -> str:
-    return str(round(value, 2))
 
 
 def vector(embedding: NDArray[np.float32]) -> Response:
@@ -50,12 +47,9 @@ def vector(embedding: NDArray[np.float32]) -> Response:
 
 def faces(found: Sequence[Face], model: str) -> Response:
     """/represent. model: the recogniser's name."""
-    result = [
-        {"embedding": face.embedding, "facial_area": _area(face), "face_confidence": face.score} for face in found
-    ]
+    result = []
+    for face in found:
+        x1, y1, x2, y2 = map(int, face.box.round())
+        area = {"x": x1, "y": y1, "w": x2 - x1, "h": y2 - y1}
+        result.append({"embedding": face.embedding, "facial_area": area, "face_confidence": face.score})
     return reply({"detector_backend": "insightface", "recognition_model": model, "result": result})
-
-
-def _area(face: Face) -> dict[str, int]:
-    x1, y1, x2, y2 = (int(value) for value in face.box.round())
-    return {"x": x1, "y": y1, "w": x2 - x1, "h": y2 - y1}

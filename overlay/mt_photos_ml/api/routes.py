@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The routes of MT Photos: each takes the upload, awaits the engine and shapes the reply."""
 
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from starlette.background import BackgroundTask
 from starlette.requests import Request
@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from .. import version
 from ..engine import Engine
+from ..engine.trace import Trace
 from ..models.choice import clip_vector_length
 from . import replies
 from .forms import read_file, read_text
@@ -20,6 +21,8 @@ from .uploads import Uploads, unless_disconnected
 
 log = logging.getLogger("mt_photos_ml")
 
+T = TypeVar("T")
+
 
 class Routes:
     """The routes of one service."""
@@ -27,12 +30,9 @@ class Routes:
     def __init__(
         self, engine: Engine, uploads: Uploads, restart: Callable[[], None], warnings: Sequence[str] = ()
     ) -> None:
-        """restart: ends the process once what is in flight is answered; another takes its place.
-
-        warnings: what the person who runs the service should know.
-        """
-        self._engine, self._uploads = engine, uploads
-        self._restart, self._warnings = restart, list(warnings)
+        """restart: ends the process once what is in flight is answered; another takes its place. warnings: what the
+        person who runs the service should know."""
+        self._engine, self._uploads, self._restart, self._warnings = engine, uploads, restart, warnings
 
     def all(self) -> list[Route]:
         endpoints = {
@@ -44,24 +44,17 @@ class Routes:
             "/restart": self.restart,
             "/restart_v2": self.restart_v2,
         }
-        return [
-            Route("/ping", self.ping),
-            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()),
-        ]
+        posts = [Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()]
+        return [Route("/ping", self.ping), *posts]
 
     async def ocr(self, request: Request) -> Response:
-        async with self._photo(request, "ocr") as photo:
-            lines = await unless_disconnected(request, self._engine.read_text(photo, trace_of(request.scope)))
-        return replies.lines(lines)
+        return replies.lines(await self._look(request, "ocr", self._engine.read_text))
 
     async def clip_photo(self, request: Request) -> Response:
-        async with self._photo(request, "clip") as photo:
-            vector = await unless_disconnected(request, self._engine.embed_photo(photo, trace_of(request.scope)))
-        return replies.vector(vector)
+        return replies.vector(await self._look(request, "clip", self._engine.embed_photo))
 
     async def represent(self, request: Request) -> Response:
-        async with self._photo(request, "faces") as photo:
-            faces = await unless_disconnected(request, self._engine.find_faces(photo, trace_of(request.scope)))
+        faces = await self._look(request, "faces", self._engine.find_faces)
         return replies.faces(faces, self._engine.settings.face_recognition_model_name)
 
     async def clip_text(self, request: Request) -> Response:
@@ -70,12 +63,12 @@ class Routes:
             text = await read_text(pieces)
         return replies.vector(await self._engine.embed_text(text, trace_of(request.scope)))
 
-    @contextlib.asynccontextmanager
-    async def _photo(self, request: Request, task: str) -> AsyncIterator[bytes]:
-        """The photo that the request carries, for this task."""
-        self._engine.require(task)  # before it is received
+    async def _look(self, request: Request, task: str, verb: Callable[[bytes, Trace], Coroutine[Any, Any, T]]) -> T:
+        """What this verb of the engine makes of the photo that the request carries."""
+        self._engine.require(task)  # before the photo is received
         async with self._uploads.receive(request) as pieces:
-            yield await read_file(request.headers.get("content-type", ""), pieces)
+            photo = await read_file(request.headers.get("content-type", ""), pieces)
+            return await unless_disconnected(request, verb(photo, trace_of(request.scope)))
 
     async def ping(self, request: Request) -> Response:
         return PlainTextResponse("pong")
@@ -98,7 +91,7 @@ class Routes:
                 "tasks": sorted(settings.tasks),
                 "loaded": self._engine.store.loaded,
                 "demo": settings.demo,
-                "warnings": self._warnings,
+                "warnings": [*self._warnings],
                 "version": version(),
             }
         )

@@ -3,7 +3,6 @@
 
 import re
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from starlette.types import Scope
@@ -37,28 +36,21 @@ class RequestTrace(Trace):
     def line(self) -> str:
         """For a person."""
         path = _escaped(self.path[:_MAX_PATH_LENGTH])  # a line break would forge a line of the log
-        return f"{self.method} {path} {self.status} {', '.join(self._fields())}"
-
-    def _fields(self) -> Iterator[str]:
-        if self.photo:
-            yield self.photo
-        if self.megabytes is not None:
-            yield f"{self.megabytes:.1f} MB"
-        if self.note:
-            yield self.note
-        for name, value in (("wait", self.waited_ms), ("model", self.model_ms), ("decode", self.decode_ms)):
-            if value is not None:
-                yield f"{name} {value:.0f} ms"
-        if self.error:
-            yield self.error
-        yield f"total {self.total_ms:.0f} ms"
-        yield f"id {self.id}"
+        megabytes = None if self.megabytes is None else f"{self.megabytes:.1f} MB"
+        spent = self._steps()
+        steps = [f"{name} {spent[name]:.0f} ms" for name in ("wait", "model", "decode") if name in spent]
+        told = (self.photo, megabytes, self.note, *steps, self.error, f"total {self.total_ms:.0f} ms", f"id {self.id}")
+        return f"{self.method} {path} {self.status} {', '.join(filter(None, told))}"
 
     def timing(self) -> str:
         """For the header Server-Timing (W3C), of which browsers make a page's own figures."""
-        steps = (("wait", self.waited_ms), ("decode", self.decode_ms), ("model", self.model_ms))
-        parts = [f"{name};dur={value:.1f}" for name, value in steps if value is not None]
-        return ", ".join([*parts, f"total;dur={self.elapsed_ms():.1f}"])
+        steps = {**self._steps(), "total": self.elapsed_ms()}
+        return ", ".join(f"{name};dur={value:.1f}" for name, value in steps.items())
+
+    def _steps(self) -> dict[str, float]:
+        """Milliseconds."""
+        steps = {"wait": self.waited_ms, "decode": self.decode_ms, "model": self.model_ms}
+        return {name: spent for name, spent in steps.items() if spent is not None}
 
 
 def _escaped(text: str) -> str:

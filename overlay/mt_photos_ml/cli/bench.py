@@ -2,8 +2,10 @@
 """The command bench: how fast this machine is."""
 
 import asyncio
+import contextlib
 import json
 import sys
+from dataclasses import asdict
 
 import click
 
@@ -15,8 +17,6 @@ from .terminal import print_table
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def bench(as_json: bool) -> None:
     """Measure this machine: photos a day for each task, and what would help."""
-    from rich.table import Table
-
     from ..engine import Engine
     from ..engine.benchmark import Report, measure
     from ..machine.memory import configure_malloc
@@ -25,22 +25,19 @@ def bench(as_json: bool) -> None:
     configure_malloc()
 
     async def run() -> Report:
-        engine = Engine(settings)
-        try:
+        with contextlib.closing(Engine(settings)) as engine:
             return await measure(engine)
-        finally:
-            engine.close()
 
     report = asyncio.run(run())
     if as_json:
-        print(json.dumps(report.as_json()))
+        print(json.dumps(asdict(report)))
     else:
         print(f"{report.device}; a photo of {report.megapixels:.0f} megapixels, made here")
-        table = Table("task", "one photo", "photos a day", box=None, pad_edge=False)
+        rows = list[tuple[str, ...]]()
         for task in report.tasks:
-            figures = (f"{task.milliseconds} ms", f"{task.per_day:,}") if task.per_day else (task.problem, "")
-            table.add_row(task.task, *figures)
-        print_table(table)
+            figures = (f"{task.milliseconds} ms", f"{task.per_day:,}") if task.per_day else (task.problem or "",)
+            rows.append((task.task, *figures))
+        print_table(("task", "one photo", "photos a day"), rows)
         for hint in report.hints:
             print(f"- {hint.text}")
     sys.exit(int(any(task.problem for task in report.tasks)))

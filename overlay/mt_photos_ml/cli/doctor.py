@@ -50,10 +50,12 @@ def checks(settings: Settings) -> Iterator[Check]:
     for ref in in_use(settings).values():
         if not ref.missing(settings.cache_folder) or file_in_wheel(ref):
             yield "ok", "model", str(ref)
+            continue
+        absent = True
+        if ref.is_known:
+            yield "warn", "model", f"{ref} is downloaded when it is first needed"
         else:
-            absent = True
-            when = "is downloaded when it is first needed" if ref.is_known else "is not known"
-            yield "warn" if ref.is_known else "FAIL", "model", f"{ref} {when}"
+            yield "FAIL", "model", f"{ref} is not known"
     yield from _endpoints(settings, absent)
 
 
@@ -91,18 +93,15 @@ def _cache(folder: Path) -> Check:
 
 
 def _endpoints(settings: Settings, needed: bool) -> Iterator[Check]:
-    release = "/".join(OCR_RELEASE.split("/")[:3])
-    hubs = [settings.hf_endpoint] if settings.hf_endpoint else list(DEFAULT_ENDPOINTS)
+    hubs = [settings.hf_endpoint] if settings.hf_endpoint else DEFAULT_ENDPOINTS
     reached = False
-    for address in (*hubs, release):
+    for address in (*hubs, "/".join(OCR_RELEASE.split("/")[:3])):
         try:
-            with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5):
-                pass
-        except urllib.error.HTTPError:
-            pass  # it answered
+            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5).close()
         except OSError as error:
-            yield "warn", "endpoint", f"{address}: {getattr(error, 'reason', error)}"
-            continue
+            if not isinstance(error, urllib.error.HTTPError):  # else it answered
+                yield "warn", "endpoint", f"{address}: {getattr(error, 'reason', error)}"
+                continue
         reached = True
         yield "ok", "endpoint", address
     if needed and not reached:

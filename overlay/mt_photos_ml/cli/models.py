@@ -22,31 +22,23 @@ def models() -> None:
 @models.command("list")
 def list_() -> None:
     """The models known and those in the cache."""
-    from rich.table import Table
-
     from ..models.prune import find_cached
     from ..runtime.prepared.runtime import FOLDER
 
-    settings = settings_or_exit(check=False)
+    settings, rows = settings_or_exit(check=False), list[tuple[str, ...]]()
     used = {(ref.group, ref.name) for ref in selection.in_use(settings).values()}
     there = {(folder.parent.name, folder.name): folder for folder in find_cached(settings.cache_folder)}
-    table = Table("task", "model", "vector", "languages", "on disk", "prepared", "", box=None, pad_edge=False)
-    for task, names in catalog.KNOWN.items():
-        own = sorted(name for other, name in there if other == task and name not in names)
+    for group, names in catalog.KNOWN.items():
+        own = sorted(name for other, name in there if other == group and name not in names)
         for name in (*names, *own):
-            clip = catalog.CLIP_MODELS.get(name) if task == catalog.CLIP else None
-            folder = there.get((task, name))
-            size, prepared = (size_of(folder), sum(map(size_of, folder.rglob(FOLDER)))) if folder else (0, 0)
-            table.add_row(
-                catalog.TASKS_OF_GROUPS[task],
-                name,
-                str(clip.length) if clip else "",
-                clip.languages if clip else "",
-                f"{(size - prepared) / 1e6:.0f} MB" if size else "",
-                f"{prepared / 1e6:.0f} MB" if prepared else "",
-                "in use" if (task, name) in used else "",
-            )
-    print_table(table)
+            clip, folder = catalog.CLIP_MODELS.get(name) if group == catalog.CLIP else None, there.get((group, name))
+            facts = (str(clip.length), clip.languages) if clip else ("", "")
+            prepared = sum(map(size_of, folder.rglob(FOLDER))) if folder else 0
+            sizes = (size_of(folder) - prepared, prepared) if folder else (0, 0)
+            on_disk = (f"{size / 1e6:.0f} MB" if size else "" for size in sizes)
+            mark = "in use" if (group, name) in used else ""
+            rows.append((catalog.TASKS_OF_GROUPS[group], name, *facts, *on_disk, mark))
+    print_table(("task", "model", "vector", "languages", "on disk", "prepared", ""), rows)
 
 
 @models.command()
@@ -92,11 +84,11 @@ def verify() -> None:
     for ref in selection.in_use(settings).values():
         in_wheel = file_in_wheel(ref) if ref.missing(settings.cache_folder) else None
         wrong = None if in_wheel else hub.verify(ref)
-        if wrong is None:
-            try:
+        try:
+            if wrong is None:
                 runtime.open(in_wheel or ref.path(settings.cache_folder))
-            except Exception as error:
-                wrong = str(error)
+        except Exception as error:
+            wrong = str(error)
         failed |= wrong is not None
         print(f"{ref}: {wrong or ('fine' if ref.sha256 else 'it loads (no checksum is known)')}")
     sys.exit(failed)

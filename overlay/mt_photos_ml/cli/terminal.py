@@ -2,16 +2,17 @@
 """Tables on the terminal."""
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from rich.console import Console
+from rich.table import Table
 
 PIPE_COLUMNS = 140
 
 
-def print_table(table: "Table") -> None:
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """As wide as the terminal, or wide enough for most tables if it goes to a pipe or a file."""
-    from rich.console import Console
-
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(table)

@@ -3,7 +3,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..api.trace import RequestTrace
@@ -43,7 +43,7 @@ class Metrics:
         self.errors: deque[Failure] = deque(maxlen=ERRORS)
         self._steps: Counter[tuple[str, str]] = Counter()  # milliseconds by route and step
         self._done: Counter[str] = Counter()
-        self._minutes: deque[tuple[int, Counter[str]]] = deque(maxlen=MINUTES)
+        self._photos_by_minute: Counter[int] = Counter()
 
     def observe(self, trace: RequestTrace) -> None:
         """Counts a request that is answered."""
@@ -59,10 +59,10 @@ class Metrics:
         steps = (trace.waited_ms, trace.decode_ms, trace.model_ms, trace.total_ms)
         for step, spent in zip(_STEPS, steps, strict=True):
             self._steps[path, step] += round(spent or 0)
-        minute = int(self._clock() / 60)
-        if not self._minutes or self._minutes[-1][0] != minute:
-            self._minutes.append((minute, Counter()))
-        self._minutes[-1][1][path] += 1
+        if path in PHOTO_ROUTES:
+            self._photos_by_minute[int(self._clock() / 60)] += 1
+            if len(self._photos_by_minute) > MINUTES:
+                del self._photos_by_minute[min(self._photos_by_minute)]
 
     @property
     def photos(self) -> int:
@@ -71,9 +71,8 @@ class Metrics:
 
     def per_minute(self) -> list[int]:
         """Photos in each of the last 60 minutes, the present one last."""
-        now, found = int(self._clock() / 60), dict(self._minutes)
-        counts = (found.get(minute, Counter[str]()) for minute in range(now - MINUTES + 1, now + 1))
-        return [sum(count[route] for route in PHOTO_ROUTES) for count in counts]
+        now = int(self._clock() / 60)
+        return [self._photos_by_minute[minute] for minute in range(now - MINUTES + 1, now + 1)]
 
     def mean_ms(self) -> dict[str, dict[str, float]]:
         """What a request took in the mean since the start, by route and step; with how many there were."""
@@ -86,9 +85,9 @@ class Metrics:
             if self._done[route]
         }
 
-    def text(self, gauges: Iterable[tuple[str, str, list[Sample]]]) -> str:
+    def text(self, gauges: Iterable[tuple[str, str, Sequence[Sample]]]) -> str:
         """In Prometheus' text format. gauges: of the present: name, what it is, samples."""
-        families: list[tuple[str, str, str, list[Sample]]] = [
+        families: list[tuple[str, str, str, Sequence[Sample]]] = [
             ("requests_total", "counter", "Requests answered.", [
                 ("", {"path": path, "status": str(status)}, n) for (path, status), n in sorted(self.requests.items())
             ]),
@@ -106,7 +105,7 @@ class Metrics:
             yield "_count", {"path": path, "step": step}, self._done[path]
 
 
-def _family(name: str, kind: str, told: str, samples: list[Sample]) -> Iterator[str]:
+def _family(name: str, kind: str, told: str, samples: Sequence[Sample]) -> Iterator[str]:
     """https://prometheus.io/docs/instrumenting/exposition_formats/"""
     name = f"mt_photos_ml_{name}"
     yield f"# HELP {name} {told}\n# TYPE {name} {kind}\n"

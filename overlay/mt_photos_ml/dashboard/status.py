@@ -17,7 +17,7 @@ from .metrics import Metrics, Sample
 
 @dataclass(frozen=True)
 class Status:
-    """Of one service; everything that it is put together of and that has something to tell."""
+    """Of one service."""
 
     engine: Engine
     uploads: Uploads
@@ -40,26 +40,21 @@ class Status:
             "memory": {"anonymous_mb": round(memory.anonymous_mb()), "mapped_mb": round(memory.mapped_mb())},
             "photos": {"total": metrics.photos, "per_minute": metrics.per_minute()},
             "mean_ms": metrics.mean_ms(),
-            "errors": [asdict(error) for error in metrics.errors],
+            "errors": list(metrics.errors),
         }
 
     def _waiting(self) -> dict[str, int]:
         return {**self.engine.waiting, "uploads": self.uploads.coming}
 
-    def gauges(self) -> Iterator[tuple[str, str, list[Sample]]]:
+    def gauges(self) -> Iterator[tuple[str, str, Sequence[Sample]]]:
         """For the metrics: name, what it is, samples."""
-        yield (
-            "waiting",
-            "Requests that wait, by what for.",
-            [("", {"queue": name}, count) for name, count in self._waiting().items()],
-        )
+        waiting = [("", {"queue": name}, count) for name, count in self._waiting().items()]
+        loaded = [("", {"model": name}, 1) for name in self.engine.store.loaded]
+        megabytes = {"anonymous": memory.anonymous_mb(), "mapped": memory.mapped_mb()}
+        resident = [("", {"kind": kind}, round(value * 1e6)) for kind, value in megabytes.items()]
+        yield "waiting", "Requests that wait, by what for.", waiting
         yield "upload_bytes", "Bytes of uploads that are held.", [("", {}, self.uploads.held_bytes)]
-        yield "model_loaded", "Models in memory.", [("", {"model": name}, 1) for name in self.engine.store.loaded]
-        kinds = {"anonymous": memory.anonymous_mb(), "mapped": memory.mapped_mb()}
-        yield (
-            "memory_bytes",
-            "Resident memory of the process.",
-            [("", {"kind": kind}, round(megabytes * 1e6)) for kind, megabytes in kinds.items()],
-        )
+        yield "model_loaded", "Models in memory.", loaded
+        yield "memory_bytes", "Resident memory of the process.", resident
         yield "start_time_seconds", "When the process began, in seconds since 1970.", [("", {}, self.metrics.started)]
         yield "info", "The version.", [("", {"version": version()}, 1)]

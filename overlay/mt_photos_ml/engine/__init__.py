@@ -3,7 +3,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ from ..machine.cpu import cores
 from ..models.catalog import ModelRef
 from ..models.choice import preloaded
 from ..models.hub import Hub
-from ..models.loader import Loader, Stamp
+from ..models.loader import Loader
 from ..models.progress import Download
 from ..models.store import Store
 from ..photo import Photo
@@ -55,20 +55,15 @@ class Engine:
         self._downloads: dict[ModelRef, Download] = {}  # the last state of each that was begun
         npu_file = self.devices.npu.file if self.devices.npu else None
         hub = Hub(settings.cache_folder, settings.hf_endpoint, npu_file=npu_file, progress=self._note_download)
-        at_start = preloaded(settings)
         self._scheduler = CpuScheduler(cores(), inference_threads(settings))
-        self.store = Store(
-            Loader(self._runtime, hub, self._scheduler),
-            self.devices,
-            settings.model_ttl,
-            [key for key in self.networks.all() if key.ref in at_start],
-            restart,
-            self._describe_download,
-            *([self._prepared.prepare] if self._prepared else []),
-        )
+        loader, at_start = Loader(self._runtime, hub, self._scheduler), preloaded(settings)
+        keys = [key for key in self.networks.all() if key.ref in at_start]
+        prepare = [self._prepared.prepare] if self._prepared else []
+        ttl, told = settings.model_ttl, self._describe_download
+        self.store = Store(loader, self.devices, ttl, keys, restart, told, *prepare)
         self._photos = Workers("photo", settings.request_threads)
         self._texts = Workers("text", 1)  # a search does not wait behind photos
-        self._remembered = lru_cache(REMEMBERED_TEXTS)(_new_slot)
+        self._remembered = lru_cache(REMEMBERED_TEXTS)(lambda stamp, text: list[clip.Float]())
 
     def require(self, task: str, *, text: bool = False) -> None:
         """Raises TaskOff, or Busy if no more can be taken: asked before an upload is received."""
@@ -115,8 +110,6 @@ class Engine:
         return self._remembered(stamp, text) if stamp and len(text) <= _MAX_REMEMBERED_LENGTH else []
 
     async def _look(self, data: bytes, trace: Trace, task: Callable[[Photo], T]) -> T:
-        """What the task makes of the photo, in a worker."""
-
         def look() -> T:
             trace.megabytes = len(data) / 1e6
             photo = Photo.open(data)
@@ -143,14 +136,13 @@ class Engine:
 
     def status(self) -> EngineStatus:
         """How things are. Reads the disk and may ask the devices: not for the event loop."""
-        return EngineStatus(self.devices.describe(), list(self.devices.refused), list(self._model_states()))
-
-    def _model_states(self) -> Iterator[ModelStatus]:
-        cache = self.settings.cache_folder
+        cache, models = self.settings.cache_folder, list[ModelStatus]()
         for role, key in self.networks.by_role().items():
             if role.task in self.settings.tasks:
                 runs_on, state = self._runtime.runs_on(key.ref.path(cache)), self.store.state(key.ref)
-                yield ModelStatus.of(role, key.ref, cache, state, runs_on, self._downloads.get(key.ref))
+                download = self._downloads.get(key.ref)
+                models.append(ModelStatus.of(role, key.ref, cache, state, runs_on, download))
+        return EngineStatus(self.devices.describe(), list(self.devices.refused), models)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -177,15 +169,10 @@ class Engine:
         return f"downloaded: {self._downloads[ref]}" if ref in self._downloads else "downloaded"
 
 
-def _new_slot(stamp: Stamp, text: str) -> list[clip.Float]:
-    return []
-
-
 def _runtimes(settings: Settings, devices: Devices) -> tuple[Runtime, PreparedRuntime | None]:
     """What opens the sessions, and the part of it that prepares models, if they are to be."""
-    threads = inference_threads(settings)
+    threads, prepared = inference_threads(settings), None
     runtime: Runtime = OrtRuntime(threads, devices)
-    prepared = None
     if settings.prepare_models:
         runtime = prepared = PreparedRuntime(runtime, OrtRuntime(1, devices), settings.cache_folder, threads)
     return NpuRuntime(devices.npu, runtime) if devices.npu else runtime, prepared

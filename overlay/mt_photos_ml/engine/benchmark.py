@@ -5,7 +5,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 
@@ -50,9 +50,6 @@ class Report:
     megapixels: float
     tasks: list[Measured]
     hints: list[Hint]
-
-    def as_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def make_photo() -> bytes:
@@ -103,30 +100,30 @@ async def _measure(engine: Engine, task: str, look: Callable[[Trace], Awaitable[
 
 async def _together(run: Callable[[], Awaitable[float]], at_once: int) -> float:
     """Photos a second, so many at a time."""
-    started, done = time.monotonic(), 0
+    started = time.monotonic()
 
-    async def client() -> None:
-        nonlocal done
+    async def client() -> int:
+        done = 0
         while time.monotonic() < started + _TOGETHER_SECONDS:
             await run()
             done += 1
+        return done
 
-    await asyncio.gather(*(client() for _ in range(at_once)))
+    done = sum(await asyncio.gather(*(client() for _ in range(at_once))))
     return done / (time.monotonic() - started)
 
 
 def hints(engine: Engine) -> list[Hint]:
     """What would make it faster on this machine."""
-    settings, found = engine.settings, list[Hint]()
-    on_processor = not engine.devices.is_accelerated
-    found += [Hint("card", f"a card is not used: {refused}") for refused in engine.devices.refused]
-    plain = settings.tasks & {"clip", "faces"} - settings.int8_tasks
-    if on_processor and plain:
+    settings, found = engine.settings, [Hint("card", f"a card is not used: {said}") for said in engine.devices.refused]
+    if engine.devices.is_accelerated:
+        return found
+    if plain := settings.tasks & {"clip", "faces"} - settings.int8_tasks:
         text = "int8 variants take about half the time: `mt-photos-ml models optimize NAME PHOTOS`, then INT8_TASKS="
         found.append(Hint("int8", text + ",".join(sorted(plain))))
-    if on_processor and max(settings.request_threads, settings.model_intra_op_threads) > cores():
+    if max(settings.request_threads, settings.model_intra_op_threads) > cores():
         names = "MACHINE_LEARNING_REQUEST_THREADS and MACHINE_LEARNING_MODEL_INTRA_OP_THREADS"
         found.append(Hint("threads", f"more threads than cores ({cores()}): leave {names} unset"))
-    if on_processor and not settings.prepare_models:
+    if not settings.prepare_models:
         found.append(Hint("prepare", "models load faster and take less memory with PREPARE_MODELS=true"))
     return found
