@@ -26,6 +26,8 @@ from .status import Status
 
 log = logging.getLogger("mt_photos_ml")
 
+_PAGE = [Path(__file__).parent / "page" / name for name in ("page.css", "page.js", "page.html")]
+_SAFE = {"referrer-policy": "no-referrer", "x-content-type-options": "nosniff", "cache-control": "no-store"}
 _PLACE = re.compile(r"(?:{{|/\*)(\w+)(?:}}|\*/)")  # in page.html, where something is filled in
 
 
@@ -57,25 +59,24 @@ class Dashboard:
         facts = {
             "version": version(),
             "address": str(request.base_url).removesuffix("/"),
-            "length": str(clip_vector_length(settings) or "?"),
+            "length": clip_vector_length(settings) or "?",
             "demo": str(settings.demo).lower(),
             "warned": str(bool(self._status.warnings)).lower(),
             "open": str(settings.open_to_all).lower(),
         }
-        said = {name: escape(value) for name, value in facts.items()}
-        style, script, html = map(_read, ("page.css", "page.js", "page.html"))
+        style, script, html = (path.read_text(encoding="utf-8") for path in _PAGE)
+        said = {"style": style, "script": script} | {name: escape(str(fact)) for name, fact in facts.items()}
         policy = (
             f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src 'self' data: blob:; "
             "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
-        said |= {"style": style, "script": script}
         filled = _PLACE.sub(lambda place: said[place[1]], html)  # in one go: what is filled in has no places of its own
         return HTMLResponse(filled, headers={"content-security-policy": policy, **_SAFE})
 
     async def openapi(self, request: Request) -> Response:
-        document: dict[str, dict[str, object]] = orjson.loads(Path(__file__).with_name("openapi.json").read_bytes())
+        document = orjson.loads(Path(__file__).with_name("openapi.json").read_bytes())
         document["info"]["version"] = version()
-        return reply({**document})
+        return reply(document)
 
     async def metrics(self, request: Request) -> Response:
         text = self._status.metrics.text(self._status.gauges())
@@ -86,8 +87,7 @@ class Dashboard:
 
     async def model(self, request: Request) -> Response:
         """pull, load or unload; what takes long goes on when this is answered, and the status tells how far it is."""
-        key = self._key(request)
-        store = self._status.engine.store
+        key, store = self._key(request), self._status.engine.store
         match request.path_params["action"]:
             case "pull":
                 self._begin(store.pull(key))
@@ -120,9 +120,9 @@ class Dashboard:
 
     async def unused(self, request: Request) -> Response:
         """What `models prune` would delete, and how large it is; DELETE deletes it."""
-        paths = await asyncio.to_thread(find_unused, self._status.engine.settings)
-        cache = self._status.engine.settings.cache_folder
-        sizes = {str(path.relative_to(cache)): round(size_of(path) / 1e6) for path in paths}
+        settings = self._status.engine.settings
+        paths = await asyncio.to_thread(find_unused, settings)
+        sizes = {str(path.relative_to(settings.cache_folder)): round(size_of(path) / 1e6) for path in paths}
         if request.method == "DELETE":
             try:
                 await asyncio.to_thread(delete, paths)
@@ -136,13 +136,6 @@ class Dashboard:
             raise Conflict("it is being measured already")
         async with self._bench_runs:
             return reply({"result": await self._bench()})
-
-
-_SAFE = {"referrer-policy": "no-referrer", "x-content-type-options": "nosniff", "cache-control": "no-store"}
-
-
-def _read(name: str) -> str:
-    return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")
 
 
 def _hash(content: str) -> str:

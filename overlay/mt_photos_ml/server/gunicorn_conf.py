@@ -76,19 +76,15 @@ def child_exit(server: "Arbiter", worker: Worker) -> None:
 def _listen(host: str, port: int) -> socket.socket:
     """The socket; for `::` on a host without IPv6, of IPv4. Ends the process if it can't."""
     host = host.strip("[]")
-    is_any = host == "::"
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        try:
-            dualstack = is_any and socket.has_dualstack_ipv6()
-            return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=dualstack)
-        except OSError as error:
-            if not is_any or error.errno == errno.EADDRINUSE:
-                raise
-            print("mt-photos-ml: this host has no IPv6, listening on 0.0.0.0", file=sys.stderr)
-            return socket.create_server(("0.0.0.0", port), backlog=2048)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        dualstack = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=dualstack)
     except OSError as error:
-        sys.exit(f"mt-photos-ml: can't listen on {host} port {port}: {error.strerror}")
+        if host != "::" or error.errno == errno.EADDRINUSE:
+            sys.exit(f"mt-photos-ml: can't listen on {host} port {port}: {error.strerror}")
+    print("mt-photos-ml: this host has no IPv6, listening on 0.0.0.0", file=sys.stderr)
+    return _listen("0.0.0.0", port)
 
 
 bind = f"fd://{_listen(_settings.immich_host, _settings.immich_port).detach()}"

@@ -4,9 +4,10 @@
 import hmac
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, IPv6Network
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -84,11 +85,8 @@ class KeyThrottle:
 
 def _client_network(scope: Scope) -> str:
     """The client's address; for IPv6 its /64 network, in which one client has any number of addresses."""
-    host = (scope.get("client") or ("",))[0]
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host
-    if not isinstance(address, IPv6Address):
-        return host
-    return str(address.ipv4_mapped or ip_network((address, 64), strict=False))
+    host: str = (scope.get("client") or ("",))[0]
+    with suppress(ValueError):  # it is IPv4, or none
+        address = IPv6Address(host)
+        return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
+    return host

@@ -20,11 +20,10 @@ class BodyLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"]) if scope["type"] == "http" else {}
-        declared = headers.get(b"content-length", b"0")
         if b"content-length" in headers and b"transfer-encoding" in headers:
             await failure(400, "a body has a length or chunks, not both", {"connection": "close"})(scope, receive, send)
             return
-        if int(declared) > self._limit:
+        if int(headers.get(b"content-length", b"0")) > self._limit:
             await answer(TooLarge(self._limit))(scope, receive, send)
             return
         taken = 0

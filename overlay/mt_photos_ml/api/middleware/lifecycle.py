@@ -19,7 +19,6 @@ log = logging.getLogger("mt_photos_ml")
 DRAIN_SECONDS = 50.0
 """How long requests in flight have when the service stops."""
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _DISCARD_SECONDS = 2.0  # for the rest of a body that is not wanted
 
 
@@ -40,22 +39,21 @@ class Lifecycle:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        loop, before = asyncio.get_running_loop(), {number: signal.getsignal(number) for number in _SIGNALS}
+        loop = asyncio.get_running_loop()
 
         def stop(number: int, frame: FrameType | None) -> None:
             if not self.is_stopping:
                 self.is_stopping = True
                 asyncio.run_coroutine_threadsafe(self._stop(), loop)
 
-        server = before[signal.SIGTERM]
-        self._exit = server if callable(server) else None
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, lambda number, frame: self.restart())
+        sigterm = signal.signal(signal.SIGTERM, stop)
+        self._exit = sigterm if callable(sigterm) else None
+        sigint = signal.signal(signal.SIGINT, lambda number, frame: self.restart())
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            signal.signal(signal.SIGTERM, sigterm)
+            signal.signal(signal.SIGINT, sigint)
 
     def restart(self) -> None:
         """Has the server end, for another process to take its place."""
@@ -66,9 +64,10 @@ class Lifecycle:
     async def _stop(self) -> None:
         if self.in_flight:
             log.info("stopping once %d requests are answered", self.in_flight)
-        deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
-        while self.in_flight and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.05)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while self.in_flight:
+                    await asyncio.sleep(0.05)
         self._end_server()
 
     def _end_server(self) -> None:
@@ -87,7 +86,8 @@ class LifecycleMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        lifecycle, is_read = self._lifecycle, not _has_body(scope)
+        lifecycle, headers = self._lifecycle, dict(scope["headers"])
+        is_read = b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0"
 
         async def received() -> Message:
             nonlocal is_read
@@ -99,8 +99,8 @@ class LifecycleMiddleware:
             ends = lifecycle.is_stopping or lifecycle.is_restarting
             # with some of the body unread, the client would see a broken connection and not the reply
             if message["type"] == "http.response.start" and ends and is_read:
-                headers = [header for header in message.get("headers", ()) if header[0] != b"connection"]
-                message = {**message, "headers": [*headers, (b"connection", b"close")]}
+                others = [header for header in message.get("headers", ()) if header[0] != b"connection"]
+                message = {**message, "headers": [*others, (b"connection", b"close")]}
             await send(message)
 
         if lifecycle.is_stopping:
@@ -115,10 +115,3 @@ class LifecycleMiddleware:
             await self._app(scope, received, sent)
         finally:
             lifecycle.in_flight -= 1
-
-
-def _has_body(scope: Scope) -> bool:
-    return any(
-        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
-        for name, value in scope["headers"]
-    )
