@@ -3,11 +3,10 @@
 
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AliasGenerator, BeforeValidator, Field, ValidationError
@@ -20,9 +19,11 @@ KEY_FILE = "API_AUTH_KEY_FILE"
 TASKS = ("ocr", "clip", "faces")
 INT8_TASKS = ("clip", "faces")
 DEFAULT_CLIP = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"
-_CARDS = re.compile(r"\s*\d+\s*(,\s*\d+\s*)*")
 _FORBIDDEN = str.maketrans(":\\/", "___", ".")
 _LOG_LEVELS_OF_THE_BASE = {"verbose": "debug", "log": "info", "warn": "warning", "critical": "error"}
+
+
+T = TypeVar("T")
 
 
 class SettingsError(ValueError):
@@ -34,10 +35,10 @@ def clean_name(name: str) -> str:
     return name.rsplit("/", 1)[-1].translate(_FORBIDDEN)
 
 
-def _expect(what: str, is_usable: Callable[[str], object]) -> AfterValidator:
+def _expect(what: str, is_usable: Callable[[Any], object]) -> AfterValidator:
     """Refuses a value that is not usable, or for which the check raises ValueError. what: the words for it."""
 
-    def check(value: str) -> str:
+    def check(value: T) -> T:
         with suppress(ValueError):
             if is_usable(value):
                 return value
@@ -51,13 +52,9 @@ def _is_address(value: str) -> bool:
     return bool(address.scheme in ("http", "https") and address.hostname and address.port != 0 and " " not in value)
 
 
-def _split(known: Collection[str], expected: str, value: object) -> object:
-    """The names in a list with commas. Raises ValueError where one is not known."""
-    if isinstance(value, str):
-        value = frozenset(name.strip().lower() for name in value.split(",") if name.strip())
-    if not isinstance(value, frozenset) or not value <= set(known):
-        raise ValueError(expected)
-    return value
+def _split(value: object) -> object:
+    """The names in a list with commas."""
+    return {name.strip().lower() for name in value.split(",") if name.strip()} if isinstance(value, str) else value
 
 
 def _absolute(value: Path) -> Path:
@@ -70,8 +67,6 @@ def _absolute(value: Path) -> Path:
     return folder
 
 
-_TASKS = f"one or more of {', '.join(TASKS)}, with commas between"
-_INT8 = f"one or both of {', '.join(INT8_TASKS)}, with a comma between"
 _KEY = "a key without spaces around it and without line breaks"
 
 Key = Annotated[str, _expect(_KEY, lambda key: key == key.strip() and key.isprintable())]
@@ -80,10 +75,17 @@ Threads = Annotated[int, Field(le=256)]
 Score = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["FP32", "FP16"]
 Access = Literal["key", "open", "off"]
-Tasks = Annotated[frozenset[str], NoDecode, BeforeValidator(partial(_split, TASKS, _TASKS)), _expect(_TASKS, len)]
-Int8Tasks = Annotated[frozenset[str], NoDecode, BeforeValidator(partial(_split, INT8_TASKS, _INT8))]
+Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_split)]
+Tasks = Annotated[
+    Names, _expect(f"one or more of {', '.join(TASKS)}, with commas between", lambda names: names and names <= {*TASKS})
+]
+Int8Tasks = Annotated[
+    Names, _expect(f"one or both of {', '.join(INT8_TASKS)}, with a comma between", {*INT8_TASKS}.issuperset)
+]
 Card = Annotated[str, _expect("the number of a graphics card, such as 0", str.isdecimal)]
-Cards = Annotated[str, _expect("the numbers of graphics cards, such as 0,1", _CARDS.fullmatch)]
+Cards = Annotated[
+    str, _expect("the numbers of graphics cards, such as 0,1", re.compile(r"\s*\d+\s*(,\s*\d+\s*)*").fullmatch)
+]
 Address = Annotated[
     str, _expect("an address such as https://hf-mirror.com", _is_address), AfterValidator(lambda v: v.rstrip("/"))
 ]

@@ -56,11 +56,9 @@ class Uploads:
 
     @contextlib.asynccontextmanager
     async def receive(self, request: Request) -> AsyncIterator[AsyncGenerator[bytes, None]]:
-        """The pieces of a request's body, which count as held until the context ends.
-
-        If there is no room, the upload that was silent longest is given up, if that was for over YIELD_SECONDS; else
-        this one is refused. Raises Busy, as the pieces do; they raise TooSlow, too, if the upload stalls.
-        """
+        """The pieces of a request's body, which count as held until the context ends. If there is no room, the upload
+        that was silent longest is given up, if that was for over YIELD_SECONDS; else this one is refused. Raises Busy,
+        as the pieces do; they also raise TooSlow, if the upload stalls."""
         if len(self._coming) >= MAX_UPLOADS:
             self._give_up_silent(self._coming)
         now = asyncio.get_running_loop().time()
@@ -110,11 +108,14 @@ class Uploads:
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What the work returns; if the client hangs up first, the work is cancelled. Raises ClientDisconnect then.
+    """What the work returns; if the client hangs up first, the work is cancelled. Raises ClientDisconnect then. Only
+    for a request whose body was received."""
 
-    Only for a request whose body was received.
-    """
-    working, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, gone = asyncio.create_task(work), asyncio.create_task(disconnected())
     try:
         await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -123,8 +124,3 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
     finally:
         working.cancel()
         gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -12,13 +12,12 @@ from collections.abc import AsyncIterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 if TYPE_CHECKING:
     from uvicorn.lifespan.on import LifespanOn
 
     from ..settings import Settings
-
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -45,7 +44,7 @@ class Upstream:
     def __init__(self, at_once: bool = False, app: tuple[str, str] = APP) -> None:
         """at_once: start it with our own app, with the models that MACHINE_LEARNING_PRELOAD__… names for it; else these
         are ours to load. app: module and name."""
-        self._at_once, self._name = at_once, app
+        self._at_once, self._app = at_once, app
         self._lifespan: LifespanOn | None = None
         self._starting = asyncio.Lock()
         self._not_before = 0.0
@@ -66,13 +65,13 @@ class Upstream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         running = await self._start()
-        if running is None:
-            from .replies import failure  # which imports numpy
-
-            why = "Immich's own API can't be started; the log of the service says why"
-            await failure(503, why, retry_after=_RETRY_SECONDS)(scope, receive, send)
-        else:
+        if running is not None:
             await running.config.loaded_app({**scope, "state": dict(running.state)}, receive, send)
+            return
+        from .replies import failure  # which imports numpy
+
+        why = "Immich's own API can't be started; the log of the service says why"
+        await failure(503, why, retry_after=_RETRY_SECONDS)(scope, receive, send)
 
     async def _start(self) -> "LifespanOn | None":
         async with self._starting:
@@ -93,8 +92,9 @@ class Upstream:
         from uvicorn.lifespan.on import LifespanOn
 
         if not self._at_once:
-            for name in [name for name in os.environ if name.upper().startswith("MACHINE_LEARNING_PRELOAD__")]:
-                del os.environ[name]  # read by us already; upstream would load these models a second time
-        module, name = self._name
-        app: ASGIApp = getattr(importlib.import_module(module), name)
+            for name in list(os.environ):
+                if name.upper().startswith("MACHINE_LEARNING_PRELOAD__"):
+                    del os.environ[name]  # read by us already; upstream would load these models a second time
+        module, name = self._app
+        app = getattr(importlib.import_module(module), name)
         return LifespanOn(Config(app, lifespan="on", http="h11", ws="none", log_config=None))

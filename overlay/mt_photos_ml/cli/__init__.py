@@ -15,11 +15,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. Ends the process."""
     check_machine()
     if (arguments or sys.argv[1:])[:1] != ["serve"]:  # the parent of the service stays small
-        from .bench import bench
-        from .doctor import doctor
-        from .models import models
+        from . import bench, doctor, models
 
-        for command in (doctor, bench, models):
+        for command in (doctor.doctor, bench.bench, models.models):
             _group.add_command(command)
     _group(arguments, prog_name="mt-photos-ml")
 

@@ -32,10 +32,8 @@ class Workers:
             raise Busy(f"{self.present} requests are waiting already")
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What the work returns, done in a thread once it is its turn. Raises Busy at once if the queue is full.
-
-        Work that is cancelled while it waits is not begun; once begun it ends by itself.
-        """
+        """What the work returns, done in a thread once it is its turn. Raises Busy at once if the queue is full. Work
+        that is cancelled while it waits is not begun; once begun it ends by itself."""
         self.require_room()
         self.present += 1
         try:

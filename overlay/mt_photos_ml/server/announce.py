@@ -24,9 +24,8 @@ def announce(settings: Settings, *, in_image: bool, is_exposed: bool) -> None:
     if settings.key_warning and is_exposed:
         log.warning("%s", settings.key_warning)
     unsaid = {"api_auth_key"} if in_image else {"api_auth_key", "immich_host", "immich_port"}  # `serve` sets these
-    given = sorted(variable(field) for field in settings.model_fields_set - unsaid)
-    values = {name.upper(): value for name, value in os.environ.items()}
-    told = ", ".join(f"{name}={values[name]}" for name in given if name in values)
+    given = {variable(field) for field in settings.model_fields_set - unsaid}
+    told = ", ".join(sorted(f"{name.upper()}={value}" for name, value in os.environ.items() if name.upper() in given))
     log.info("set: %s", re.sub("//[^/@]*@", "//", told) or "nothing")  # without the password of a mirror
     for name, meant in misspelt(os.environ):
         log.warning("%s is no setting and does nothing; is %s meant?", name, meant)
@@ -54,12 +53,11 @@ def misspelt(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Which of these variables look like settings without being one, and the settings that they look like."""
     known = {_core(name): name for name in [*map(variable, Settings.model_fields), *_ALSO_READ]}
     for name in names:
-        if "_" not in name or name.upper() in known.values():
-            continue
-        core = _core(name.upper())
-        akin = [other for other in known if other.partition("_")[0] == core.partition("_")[0]]
-        for found in get_close_matches(core, akin, 1, 0.72) or get_close_matches(core, known, 1, 0.85):
-            yield name, known[found]
+        if "_" in name and name.upper() not in known.values():
+            core = _core(name.upper())
+            akin = [other for other in known if other.partition("_")[0] == core.partition("_")[0]]
+            for found in get_close_matches(core, akin, 1, 0.72) or get_close_matches(core, known, 1, 0.85):
+                yield name, known[found]
 
 
 def _core(name: str) -> str:

@@ -21,10 +21,8 @@ def check_machine() -> None:
 
 
 def settings_or_exit(exit_code: int = 2, *, check: bool = True) -> "Settings":
-    """The settings, and the log as they want it. Ends the process with a line for each variable that is wrong.
-
-    check: whether to look at the models they choose too.
-    """
+    """The settings, and the log as they want it. Ends the process with a line for each variable that is wrong. check:
+    whether to look at the models they choose too."""
     from ..settings import SettingsError, load
 
     try:

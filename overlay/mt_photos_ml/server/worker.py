@@ -77,7 +77,10 @@ class Worker(UvicornWorker):
         """In the new process."""
         self.init_signals()
         os.setpgid(0, 0)  # Ctrl-C is for the parent, which then tells this process
-        _end_with_parent(self.ppid)
+        with contextlib.suppress(OSError, AttributeError):  # another system than Linux
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # the kernel sends it if the parent is killed
+        if os.getppid() != self.ppid:
+            sys.exit(0)
         faulthandler.enable(self.report)
         time.sleep(self.pause)
         super().init_process()
@@ -107,11 +110,3 @@ class Worker(UvicornWorker):
         if time.monotonic() - self.forked - self.pause >= _SHORT_LIFE_SECONDS:
             return 0.0
         return min(max(2 * self.pause, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS, self.timeout)
-
-
-def _end_with_parent(parent: int) -> None:
-    """From now on the kernel sends this process SIGTERM when its parent is killed."""
-    with contextlib.suppress(OSError, AttributeError):  # another system than Linux
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        sys.exit(0)

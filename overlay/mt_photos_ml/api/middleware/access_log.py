@@ -14,8 +14,7 @@ _QUIET_PATHS = ("/ping", "/check", "/metrics", "/api/status")  # what monitors a
 
 
 class AccessLogMiddleware:
-    """Begins the trace of each request, tells it to the client in two headers, and in the end to the log and the
-    observers."""
+    """Begins the trace of each request; tells it to the client in two headers, to the log and to the observers."""
 
     def __init__(self, app: ASGIApp, observers: Sequence[Callable[[RequestTrace], None]] = ()) -> None:
         self._app, self._observers = app, observers
