@@ -3,7 +3,6 @@
 
 import struct
 import sys
-import zlib
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,6 @@ from photos import chunk, encoded, exif, stored, that_claims
 
 pillow_heif.register_heif_opener()
 OUT_OF_RANGE = "height or width out of range"
-DAMAGED = "the photo is damaged"
-UNKNOWN = "the file is not a photo, or its beginning is damaged"
 KINDS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "PNG": {},
@@ -32,7 +29,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "AVIF": {"quality": 95, "subsampling": "4:4:4"},
     "HEIF": {"quality": 95, "chroma": 444},
 }
-EXIF_KINDS = ["JPEG", "PNG", "WebP", "TIFF", "AVIF", "HEIF"]
 COLOURS = RED, GREEN, BLUE, YELLOW = (220, 30, 30), (30, 180, 40), (40, 60, 210), (235, 220, 50)
 
 
@@ -40,11 +36,13 @@ def _file(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return encoded(image, kind, **{**KINDS.get(kind, {}), **options})
 
 
-def _pixels(data: bytes) -> NDArray[np.uint8]:
-    rgb = Photo.open(data).pixels(1).rgb
-    assert rgb.dtype == np.uint8
-    assert rgb.shape[2] == 3
-    return rgb
+def _pixels(data: bytes, scale: float = 1) -> NDArray[np.uint8]:
+    return Photo.open(data).pixels(scale).rgb
+
+
+def _corners(rgb: NDArray[np.uint8]) -> NDArray[np.int_]:
+    """One pixel of each of the `quarters`."""
+    return rgb[[10, 10, 50, 50], [10, 80, 10, 80]].astype(int)
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +77,10 @@ def test_every_kind_is_recognised_undecoded_and_becomes_rgb(
     assert photo.decode_ms == 0
     assert loads == [] or kind in ("AVIF", "HEIF")
     rgb = photo.pixels(1).rgb
+    assert (rgb.shape, rgb.dtype) == ((64, 96, 3), np.uint8)
     np.testing.assert_allclose(rgb.astype(int), np.asarray(quarters), atol=25)
-    np.testing.assert_allclose(rgb[[10, 10, 50, 50], [10, 80, 10, 80]].astype(int), COLOURS, atol=6)
+    np.testing.assert_allclose(_corners(rgb), COLOURS, atol=6)
     assert photo.decode_ms > 0
-
-
-@pytest.mark.parametrize(("mode", "progressive"), [("RGB", True), ("L", False), ("CMYK", False)])
-def test_jpegs_may_be_progressive_grey_and_cmyk(quarters: Image.Image, mode: str, progressive: bool) -> None:
-    picture = quarters.convert(mode)
-    expected = np.asarray(picture.convert("RGB")).astype(int)
-    np.testing.assert_allclose(_pixels(_file(picture, "JPEG", progressive=progressive)).astype(int), expected, atol=25)
 
 
 def test_a_phones_jpeg_with_a_second_picture_is_a_jpeg(quarters: Image.Image) -> None:
@@ -123,13 +115,6 @@ def test_grey_of_any_depth_is_scaled_to_8_bits_by_its_own_white(
     assert rgb[-1].tolist() == [[value] * 3 for value in expected]
 
 
-def test_a_png_with_16_bits_a_colour_keeps_the_high_bytes() -> None:
-    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
-    rows = zlib.compress(b"\0" + struct.pack(">6H", 0xFFFF, 0x8080, 0, 0x4040, 0xC0C0, 0x0101))
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    assert _pixels(png).tolist() == [[[255, 0x80, 0], [0x40, 0xC0, 1]]]
-
-
 @pytest.mark.parametrize("kind", ["PNG", "WebP", "TIFF"])
 def test_transparent_pixels_lie_on_white(kind: str) -> None:
     rgba = Image.fromarray(np.array([[(*RED, 255), (*RED, 0), (0, 0, 0, 128), (255, 255, 255, 255)]], np.uint8))
@@ -137,20 +122,21 @@ def test_transparent_pixels_lie_on_white(kind: str) -> None:
     np.testing.assert_allclose(rgb.astype(int), [RED, [255] * 3, [127] * 3, [255] * 3], atol=1)
 
 
-def test_transparent_grey_and_transparent_colours_of_a_palette_lie_on_white() -> None:
-    grey = Image.fromarray(np.array([[(0, 0), (90, 255)]], np.uint8), "LA")
-    assert _pixels(_file(grey)).tolist() == [[[255] * 3, [90] * 3]]
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_a_transparent_colour_of_a_palette_is_white(kind: str) -> None:
     palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
     palette.putpalette([*RED, *BLUE])
-    assert _pixels(_file(palette)).tolist() == [[list(RED), list(BLUE)]]
-    for kind in ("PNG", "GIF"):
-        assert _pixels(_file(palette, kind, transparency=0)).tolist() == [[[255] * 3, list(BLUE)]]
+    assert _pixels(_file(palette, kind)).tolist() == [[list(RED), list(BLUE)]]
+    assert _pixels(_file(palette, kind, transparency=0)).tolist() == [[[255] * 3, list(BLUE)]]
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WebP", "PNG"])
+@pytest.mark.parametrize("kind", ["GIF", "GIF without an end", "WebP", "PNG"])
 def test_of_an_animation_the_first_frame_is_taken_and_no_other_decoded(kind: str, loads: list[tuple[int, int]]) -> None:
     frames = [Image.new("RGB", (40, 30), colour) for colour in (RED, GREEN, BLUE)]
-    data = _file(frames[0], kind, save_all=True, append_images=frames[1:], duration=50, loop=0)
+    data = _file(frames[0], kind.split()[0], save_all=True, append_images=frames[1:], duration=50, loop=0)
+    if kind.endswith("end"):  # 30 MB of frames that are no pictures
+        second = data.rindex(b"\x21\xf9\x04")
+        data = data[:second] + data[second:-1] * 300_000
     photo = Photo.open(data)
     assert photo.animated
     assert str(photo).endswith(", first frame")
@@ -158,35 +144,21 @@ def test_of_an_animation_the_first_frame_is_taken_and_no_other_decoded(kind: str
     assert len(loads) <= 1
 
 
-def test_a_gif_without_an_end_is_read_to_its_first_frame_only() -> None:
-    """The frames after the first are no pictures at all, and there are 30 MB of them."""
-    frames = [Image.new("RGB", (40, 30), colour) for colour in (RED, GREEN)]
-    data = _file(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    second = data.rindex(b"\x21\xf9\x04")
-    photo = Photo.open(data[:second] + data[second:-1] * 300_000)
-    assert photo.animated
-    np.testing.assert_allclose(photo.pixels(1).rgb[15, 20].astype(int), RED, atol=2)
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", EXIF_KINDS)
-def test_a_photo_is_turned_as_its_exif_says(quarters: Image.Image, kind: str, orientation: int) -> None:
-    data = _file(stored(quarters, orientation), kind, exif=exif(orientation))
-    photo = Photo.open(data)
-    assert (photo.width, photo.height) == (96, 64)
-    assert photo.pixels(1).rgb.shape == (64, 96, 3)
-    corners = photo.pixels(1).rgb[[10, 10, 50, 50], [10, 80, 10, 80]].astype(int)
-    np.testing.assert_allclose(corners, COLOURS, atol=10)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_after_the_pixels_of_a_png_counts(
-    quarters: Image.Image, orientation: int, loads: list[tuple[int, int]]
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "PNG with EXIF at its end", "WebP", "TIFF", "AVIF", "HEIF"])
+def test_a_photo_is_turned_as_its_exif_says(
+    quarters: Image.Image, kind: str, orientation: int, loads: list[tuple[int, int]]
 ) -> None:
-    data = _file(stored(quarters, orientation))
-    photo = Photo.open(data[:-12] + chunk(b"eXIf", exif(orientation).removeprefix(b"Exif\0\0")) + data[-12:])
-    assert loads == []
-    np.testing.assert_array_equal(photo.pixels(1).rgb, np.asarray(quarters))
+    if kind.endswith("end"):
+        data = _file(stored(quarters, orientation))
+        data = data[:-12] + chunk(b"eXIf", exif(orientation).removeprefix(b"Exif\0\0")) + data[-12:]
+    else:
+        data = _file(stored(quarters, orientation), kind, exif=exif(orientation))
+    loads.clear()
+    photo = Photo.open(data)
+    assert loads == [] or kind in ("AVIF", "HEIF")
+    assert (photo.width, photo.height, photo.pixels(1).rgb.shape) == (96, 64, (64, 96, 3))
+    np.testing.assert_allclose(_corners(photo.pixels(1).rgb), COLOURS, atol=10)
 
 
 @pytest.mark.parametrize(
@@ -194,9 +166,7 @@ def test_exif_after_the_pixels_of_a_png_counts(
 )
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP"])
 def test_exif_that_makes_no_sense_is_ignored(quarters: Image.Image, kind: str, block: bytes) -> None:
-    photo = Photo.open(_file(quarters, kind, exif=block))
-    assert (photo.width, photo.height) == (96, 64)
-    assert photo.pixels(1).rgb.shape == (64, 96, 3)
+    np.testing.assert_allclose(_corners(_pixels(_file(quarters, kind, exif=block))), COLOURS, atol=10)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -250,24 +220,25 @@ def test_a_jpeg_is_decoded_at_twice_the_size_asked_for(
 
 def test_the_largest_decode_is_kept_and_used_again(loads: list[tuple[int, int]]) -> None:
     photo = Photo.open(_file(colour_photo("green", (1600, 1200)), "JPEG"))
-    assert [photo.pixels(scale).scale for scale in (0.2, 0.25, 0.3, 0.1, 7.0, 1.0, 0.1)] == [
-        0.25,
-        0.25,
-        0.5,
-        0.5,
-        1,
-        1,
-        1,
-    ]
+    decoded = [photo.pixels(scale).scale for scale in (0.2, 0.25, 0.3, 0.1, 7.0, 0.1)]
+    assert decoded == [0.25, 0.25, 0.5, 0.5, 1, 1]
     assert loads == [(400, 300), (800, 600), (1600, 1200)]
 
 
-@pytest.mark.parametrize(("size", "decoded"), [((1600, 1200), (200, 150)), ((7, 800), (2, 200)), ((1, 1), (1, 1))])
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [
+        ((1600, 1200), (200, 150)),
+        ((7, 800), (2, 200)),
+        ((1, 1), (1, 1)),
+        ((10_000, 8), (1250, 1)),  # the most pixels that a side may have
+        ((8, 10_000), (1, 1250)),
+    ],
+)
 def test_a_jpeg_is_decoded_at_an_eighth_as_far_as_it_has_pixels(
     size: tuple[int, int], decoded: tuple[int, int]
 ) -> None:
-    rgb = Photo.open(_file(Image.new("RGB", size, RED), "JPEG")).pixels(1 / 8).rgb
-    assert rgb.shape == (decoded[1], decoded[0], 3)
+    assert _pixels(_file(Image.new("RGB", size, RED), "JPEG"), 1 / 8).shape == (decoded[1], decoded[0], 3)
 
 
 @pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (10_001, 5), (5, 10_001), (65_000, 1)])
@@ -294,18 +265,7 @@ def test_a_gif_frame_beyond_its_canvas_is_refused_undecoded(
     assert loads == []
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WebP", "TIFF", "BMP"])
-def test_ten_thousand_pixels_a_side_are_taken_and_one_more_is_not(kind: str) -> None:
-    for size in ((10_000, 3), (3, 10_000)):
-        rgb = Photo.open(_file(Image.new("RGB", size, RED), kind)).pixels(1).rgb
-        assert rgb.shape == (size[1], size[0], 3)
-        np.testing.assert_allclose(rgb[-1, -1].astype(int), RED, atol=6)
-    for size in ((10_001, 3), (3, 10_001)):
-        with pytest.raises(PhotoError, match=f"^{OUT_OF_RANGE}$"):
-            Photo.open(_file(Image.new("RGB", size, RED), kind))
-
-
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("share", [0.3, 0.95])
 @pytest.mark.parametrize("kind", ["baseline", "progressive", "of two pictures"])
 @pytest.mark.parametrize("scale", [1, 1 / 4])
 def test_a_jpeg_cut_short_is_used_as_far_as_it_goes(share: float, kind: str, scale: float) -> None:
@@ -313,40 +273,15 @@ def test_a_jpeg_cut_short_is_used_as_far_as_it_goes(share: float, kind: str, sca
     data = _file(image, "JPEG", progressive=kind == "progressive")
     if kind == "of two pictures":
         data = _file(image, "MPO", save_all=True, append_images=[image])
-    rgb, whole = (Photo.open(part).pixels(scale).rgb for part in (data[: int(len(data) * share)], data))
+    rgb, whole = _pixels(data[: int(len(data) * share)], scale), _pixels(data, scale)
     assert rgb.shape == whole.shape
     rows = slice(None) if kind == "progressive" else slice(0, int(rgb.shape[0] * share * 0.5))
     assert np.abs(rgb[rows].astype(int) - whole[rows]).mean() < 30
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WebP", "BMP", "TIFF", "AVIF", "HEIF"])
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9])
-def test_other_kinds_cut_short_are_explained_in_words(kind: str, share: float) -> None:
-    noise = np.random.default_rng(3).integers(0, 255, (120, 160, 3), np.uint8)
-    data = _file(Image.fromarray(noise), kind)
-    with pytest.raises(PhotoError, match=f"^({DAMAGED}|{UNKNOWN})$"):
-        Photo.open(data[: int(len(data) * share)]).pixels(1)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_follows_the_photo_does_not_matter(quarters: Image.Image, kind: str) -> None:
-    data = _file(quarters, kind)
-    np.testing.assert_array_equal(_pixels(data + b"and a video behind it" * 500), _pixels(data))
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"", "the file is empty"),
-        *(
-            (data, UNKNOWN)
-            for data in (b"x", b"hello, this is text", b"%PDF-1.7", b"<svg/>", b"\xff\xd8\xff", b"\0" * 999)
-        ),
-        (b"\0\0\0\x20ftypmp42\0\0\0\0mp42isom", UNKNOWN),
-        (b"\0\0\0\x20ftypisom\0\0\0\0isomavif", UNKNOWN),
-    ],
-)
-def test_what_is_no_photo_is_explained_in_words(data: bytes, reason: str) -> None:
+@pytest.mark.parametrize("data", [b"", b"hello, this is text", b"\0\0\0\x20ftypisom\0\0\0\0isomavif"])
+def test_what_is_no_photo_is_explained_in_words(data: bytes) -> None:
+    reason = "the file is not a photo, or its beginning is damaged" if data else "the file is empty"
     with pytest.raises(PhotoError, match=f"^{reason}$"):
         Photo.open(data)
 
