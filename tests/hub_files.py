@@ -23,7 +23,6 @@ REPOSITORY = {
     "visual/model.onnx": WEIGHTS,
     "visual/onnx__MatMul_1": b"weights beside the model",
     "visual/preprocess_cfg.json": b'{"size": 224}',
-    "visual/.hidden": b"",
     "visual/other.onnx": b"for another runtime",
     "visual/model.armnn": b"for another runtime",
     "visual/rknpu/rk3588/model.rknn": b"for another runtime",
@@ -39,10 +38,7 @@ PATH = f"immich-app/{NAME}"
 def server() -> Iterator[HubServer]:
     with HubServer() as server:
         server.repositories[PATH] = dict(REPOSITORY)
-        server.repositories["immich-app/buffalo_s"] = {
-            "detection/model.onnx": WEIGHTS,
-            "recognition/model.onnx": WEIGHTS[::-1],
-        }
+        server.repositories["immich-app/buffalo_s"] = {"detection/model.onnx": WEIGHTS, "recognition/model.onnx": b""}
         yield server
 
 
@@ -55,9 +51,8 @@ def other() -> Iterator[HubServer]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "ANSWER_SECONDS", 2.0)
-    monkeypatch.setattr(transfer, "STALL_SECONDS", 1.0)
-    monkeypatch.setattr(transfer, "PAUSE_SECONDS", 0.01)
+    for name, seconds in (("ANSWER_SECONDS", 2.0), ("STALL_SECONDS", 1.0), ("PAUSE_SECONDS", 0.01)):
+        monkeypatch.setattr(transfer, name, seconds)
 
 
 def files(folder: Path) -> set[str]:

@@ -5,9 +5,9 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -35,8 +35,7 @@ class HubServer:
         self.claimed: dict[str, int] = {}
         self.pause = 0.0
         self.left = threading.Event()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.hub = self
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property
@@ -63,22 +62,18 @@ class HubServer:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.left.set()
         self._server.shutdown()
         self._server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    hub: HubServer
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    hub: HubServer
 
     def do_GET(self) -> None:
-        hub, path = cast(_Server, self.server).hub, self.path.split("?")[0]
+        hub, path = self.hub, self.path.split("?")[0]
         hub.tokens.add(self.headers.get("Authorization"))
         if hub.silent:
             hub.left.wait()
@@ -90,22 +85,20 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif hub.status:
             self._reply(hub.status, b"<html>out of order</html>")
-        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/.+)?", path):
-            self._list(hub, found[1])
+        elif (found := re.fullmatch(r"/api/models/([^/]+/[^/]+).*", path)) and found[1] in hub.repositories:
+            self._list(found[1])
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            self._resolve(hub, found[1], found[2])
+            self._resolve(found[1], found[2])
         elif found := re.fullmatch(r"/cdn/([^/]+/[^/]+)/(.+)", path):
-            self._file(hub, found[2], hub.repositories[found[1]][found[2]])
+            self._file(found[2], hub.repositories[found[1]][found[2]])
         elif (name := path.removeprefix("/release/")) in hub.release:
-            self._file(hub, name, hub.release[name])
+            self._file(name, hub.release[name])
         else:
             self._reply(404, b"{}")
 
-    def _list(self, hub: HubServer, repository: str) -> None:
+    def _list(self, repository: str) -> None:
+        hub = self.hub
         hub.requests.append((f"list {repository}", ""))
-        if repository not in hub.repositories:
-            self._reply(404, b'{"error": "Repository not found"}')
-            return
         siblings = []
         for name, content in hub.repositories[repository].items():
             sibling: dict[str, object] = {"rfilename": name}
@@ -114,52 +107,45 @@ class _Handler(BaseHTTPRequestHandler):
                 if name.endswith(".onnx"):
                     sibling["lfs"] = {"sha256": sha256(content), "size": len(content), "pointerSize": 130}
             siblings.append(sibling)
-        answer = {"id": repository, "modelId": repository, "sha": REVISION, "siblings": siblings, "tags": []}
-        self._reply(200, json.dumps(answer).encode())
+        self._reply(200, json.dumps({"id": repository, "sha": REVISION, "siblings": siblings}).encode())
 
-    def _resolve(self, hub: HubServer, repository: str, name: str) -> None:
-        content = hub.repositories.get(repository, {}).get(name)
+    def _resolve(self, repository: str, name: str) -> None:
+        content = self.hub.repositories.get(repository, {}).get(name)
         if content is None:
             self._reply(404, b"Entry not found")
         elif name.endswith(".onnx"):
-            self._reply(302, b"", {"Location": f"{hub.endpoint}/cdn/{repository}/{name}"})
+            self._reply(302, b"", {"Location": f"{self.hub.endpoint}/cdn/{repository}/{name}"})
         else:
-            self._file(hub, name, content)
+            self._file(name, content)
 
-    def _file(self, hub: HubServer, name: str, content: bytes) -> None:
-        wanted = self.headers.get("Range", "")
+    def _file(self, name: str, content: bytes) -> None:
+        hub, wanted = self.hub, self.headers.get("Range", "")
         is_transfer = wanted != "bytes=0-0"
         if is_transfer:
             hub.requests.append((f"file@{name}", wanted))
-        if hub.no_range:
-            self._reply(416, b"")
-            return
         if hub.spoiled in (True, name):
             content = bytes(byte ^ 1 for byte in content)
-        status, headers = 200, {}
+        status, headers = 200, dict[str, str]()
         if (found := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted)) and not hub.ignores_ranges:
             size, first, last = len(content), int(found[1]), int(found[2] or len(content) - 1)
-            if first >= size:
-                self._reply(416, b"", {"Content-Range": f"bytes */{size}"})
-                return
-            status, content = 206, content[first : last + 1]
-            headers["Content-Range"] = f"bytes {first + hub.shifts}-{last}/{size}"
-        if hub.pause:
-            hub.left.wait(hub.pause)
-        if not (is_transfer and name.endswith(".onnx") and hub.cuts + hub.stalls):
-            self._reply(status, content, headers)
-            return
-        self._reply(status, content, headers, send=hub.after)
-        self.close_connection = True
-        if hub.cuts:
-            hub.cuts -= 1
-        else:
-            hub.stalls -= 1
-            hub.left.wait()
+            status, content = (206, content[first : last + 1]) if first < size else (416, b"")
+            headers["Content-Range"] = f"bytes {first + hub.shifts}-{last}/{size}" if content else f"bytes */{size}"
+        if hub.no_range:
+            status, content = 416, b""
+        hub.left.wait(hub.pause)
+        fails = is_transfer and name.endswith(".onnx") and status < 400 and hub.cuts + hub.stalls > 0
+        self._reply(status, content, headers, hub.after if fails else None)
+        if fails:
+            self.close_connection = True
+            if hub.cuts:
+                hub.cuts -= 1
+            else:
+                hub.stalls -= 1
+                hub.left.wait()
 
-    def _reply(self, status: int, body: bytes, headers: dict[str, str] | None = None, send: int | None = None) -> None:
+    def _reply(self, status: int, body: bytes, headers: Mapping[str, str] = {}, send: int | None = None) -> None:
         self.send_response(status)
-        for key, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+        for key, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(key, value)
         self.end_headers()
         self.wfile.write(body[:send])

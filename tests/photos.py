@@ -19,25 +19,14 @@ Encoder = Callable[[Picture], bytes]
 
 HEIC_CAN_BE_MADE = importlib.util.find_spec("pillow_heif") is not None
 
-CHINESE = dict(
-    zip(
-        COLOURS,
-        ["红色", "橙色", "黄色", "绿色", "青色", "蓝色", "紫色", "粉色", "棕色", "黑色", "白色", "灰色"],
-        strict=True,
-    )
-)
+_NAMES = ["红色", "橙色", "黄色", "绿色", "青色", "蓝色", "紫色", "粉色", "棕色", "黑色", "白色", "灰色"]
+CHINESE = dict(zip(COLOURS, _NAMES, strict=True))
 """What a search for a colour of demo.pictures.COLOURS is in Chinese."""
 
 # What a camera stores for an EXIF orientation: the picture as seen, turned the opposite way.
-_STORED = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
+_TURN = Image.Transpose
+_TURNS = _TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM, _TURN.TRANSPOSE
+_STORED = dict(enumerate([*_TURNS, _TURN.ROTATE_90, _TURN.TRANSVERSE, _TURN.ROTATE_270], 2))
 
 
 def encoded(picture: Picture, kind: str, **options: object) -> bytes:

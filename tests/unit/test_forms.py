@@ -66,21 +66,16 @@ def test_a_boundary_may_stand_in_quotes() -> None:
 
 
 def test_a_photo_in_a_field_without_a_file_name_may_be_as_large_as_any() -> None:
-    large = PHOTO * 200
-    assert len(large) > 2_000_000
+    large = bytes(2_000_000)
     assert read([part("file", large) + b"--b--\r\n"]) == large
 
 
 @pytest.mark.parametrize(
     ("content_type", "body", "words"),
     [
-        ("application/octet-stream", PHOTO, "multipart/form-data"),
         ("multipart/form-data", PHOTO, "multipart/form-data"),
-        ("", PHOTO, "multipart/form-data"),
         ("multipart/form-data; boundary=" + "b" * 300, PHOTO, "^the form is damaged$"),
         (FORM, part("image", PHOTO) + b"--b--\r\n", "no field 'file'"),
-        (FORM, b"--b--\r\n", "no field 'file'"),
-        (FORM, b"", "no field 'file'"),
         (FORM, b"no boundary at all", "damaged"),
         (FORM, part("file", PHOTO)[:-200], "cut off"),
     ],
@@ -97,15 +92,9 @@ def test_a_text_over_a_megabyte_is_too_large() -> None:
         read_text(b" " * 600_000, b" " * 600_000)
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{}", b"[]", b'"text"', b"null", b'{"text": 5}', b'{"text": null}', b"{", b"\xff\xfe"]
-)
-def test_json_without_a_text_is_told_what_is_expected(body: bytes) -> None:
-    with pytest.raises(BadForm, match=r'^expected JSON such as {"text": "飞机"}$'):
-        read_text(body)
-
-
-def test_a_text_may_come_in_pieces_and_is_cut_to_ten_thousand_characters() -> None:
+def test_a_text_may_come_in_pieces_is_cut_to_ten_thousand_characters_and_must_be_there() -> None:
     body = '{"text": "飞机"}'.encode()
     assert read_text(body[:12], body[12:]) == "飞机"
     assert len(read_text(b'{"text": "' + b"a" * 50_000 + b'"}')) == 10_000
+    with pytest.raises(BadForm, match=r'^expected JSON such as {"text": "飞机"}$'):
+        read_text(b'{"text": null}')

@@ -4,11 +4,11 @@
 import errno
 import re
 import ssl
-import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 from hub_files import NAME, REPOSITORY, VISUAL, WEIGHTS, files, stage
 from hub_server import HubServer
@@ -46,38 +46,25 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_ended(
     server: HubServer, tmp_path: Path, fault: dict[str, object], ranges: list[str]
 ) -> None:
     vars(server).update(fault, after=100_000)
-    began = time.monotonic()
     assert Hub(tmp_path, server.endpoint).fetch(VISUAL).read_bytes() == WEIGHTS
     assert server.ranges == ranges
-    assert time.monotonic() - began < 15
 
 
-def test_the_next_run_goes_on_where_an_interrupted_one_ended(server: HubServer, tmp_path: Path) -> None:
-    server.cuts, server.after = transfer.TRIES, 50_000
-    assert why(tmp_path, server) == broke_off("150000 of 300000 bytes came")
-    assert VISUAL.missing(tmp_path)
-    assert Hub(tmp_path, server.endpoint).fetch(VISUAL).read_bytes() == WEIGHTS
-    assert server.ranges[-1] == "bytes=150000-"
-    assert not (tmp_path / CLIP / NAME / ".partial").exists()
-
-
-def test_the_next_mirror_goes_on_with_what_the_first_one_sent(
+def test_the_next_run_or_mirror_goes_on_where_an_interrupted_one_ended(
     server: HubServer, other: HubServer, tmp_path: Path
 ) -> None:
-    server.cuts, server.after = 99, 50_000
-    model = Hub(tmp_path, endpoints=[server.endpoint, other.endpoint]).fetch(VISUAL)
-    assert other.ranges == ["bytes=150000-"]
-    assert model.read_bytes() == WEIGHTS
+    server.cuts, server.after = 2 * transfer.TRIES, 20_000
+    assert why(tmp_path, server) == broke_off("60000 of 300000 bytes came")
+    assert VISUAL.missing(tmp_path)
+    assert Hub(tmp_path, endpoints=[server.endpoint, other.endpoint]).fetch(VISUAL).read_bytes() == WEIGHTS
+    assert server.ranges[2:] == ["bytes=60000-", "bytes=80000-", "bytes=100000-"]
+    assert other.ranges == ["bytes=120000-"]
+    assert not (tmp_path / CLIP / NAME / ".partial").exists()
 
 
 @pytest.mark.parametrize(
     ("length", "sizes", "ranges"),
-    [
-        (1000, True, ["bytes=1000-"]),
-        (300_000, True, []),
-        (400_000, True, []),
-        (400_000, False, ["bytes=400000-"]),  # answered with 416
-    ],
+    [(1000, True, ["bytes=1000-"]), (400_000, True, []), (400_000, False, ["bytes=400000-"])],  # the last gets a 416
 )
 def test_a_bad_leftover_is_fetched_anew(
     server: HubServer, tmp_path: Path, length: int, sizes: bool, ranges: list[str]
@@ -149,18 +136,12 @@ def test_errors_of_the_disk_stay_what_they_are(server: HubServer, tmp_path: Path
     [
         (ValueError("of a library"), "no usable answer (ValueError)"),
         (ssl.SSLError("handshake"), "no secure connection (TLS)"),
+        (OfflineModeIsEnabled("offline"), "HF_HUB_OFFLINE is set"),
     ],
 )
 def test_the_error_of_a_library_is_put_into_words(error: Exception, words: str) -> None:
     with pytest.raises(SourceError, match=re.escape(words)), transfer.translate_source_errors():
         raise error
-
-
-def test_a_switch_of_huggingface_hub_is_named(
-    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert why(tmp_path, server) == "HF_HUB_OFFLINE is set"
 
 
 def test_bytes_with_another_checksum_are_refused(server: HubServer, tmp_path: Path) -> None:
