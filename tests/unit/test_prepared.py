@@ -10,11 +10,10 @@ import multiprocessing
 import os
 import platform
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,6 +39,7 @@ from service import until
 
 Log = pytest.LogCaptureFixture
 Patch = pytest.MonkeyPatch
+Writer = Callable[[str], None]
 SHAPE = (1, 64)
 FEED = {"x": np.random.default_rng(1).normal(size=(3, 64)).astype(np.float32)}
 
@@ -96,8 +96,9 @@ def folders(model: Path) -> list[Path]:
     return sorted(path for path in (model.parent / "prepared").glob("[!.]*") if path.is_dir())
 
 
-def folder_of(model: Path) -> Path:
-    """The prepared form, which is written."""
+@pytest.fixture
+def folder(model: Path) -> Path:
+    """Of the prepared form, which is written."""
     prepared(model)
     (folder,) = folders(model)
     return folder
@@ -135,15 +136,10 @@ def test_for_one_thread_it_opens_the_same_files_when_they_are_needed(model: Path
 
 def test_all_files_are_on_the_disk_before_the_folder_has_its_name(model: Path, monkeypatch: Patch) -> None:
     synced = list[Path]()
-
-    def fsync(number: int, *, fsync: Callable[[int], None] = os.fsync) -> None:
-        synced.append(Path(f"/proc/self/fd/{number}").readlink())
-        fsync(number)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    folder = folder_of(model)
-    names = {"model.onnx", "weights.bin", "tried.npz", "record.json"}
-    assert {path.name for path in synced} == {path.name for path in folder.iterdir()} == names
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink()))
+    prepared(model)
+    (folder,) = folders(model)
+    assert {path.name for path in synced} == {path.name for path in folder.iterdir()}
     assert {path.parent.parent for path in synced} == {folder.parent}
     assert folder not in {path.parent for path in synced}
     assert [path for path in folder.parent.iterdir() if path.is_dir()] == [folder]
@@ -181,24 +177,18 @@ def test_a_prepared_form_that_answers_differently_is_not_kept(tmp_path: Path, mo
         write.prepare(model, tmp_path, 1, SHAPE)
 
 
-def regions_of(model: Path) -> Iterator[tuple[int, int]]:
-    """Offset and length of all that lies in the file of weights, packed forms too."""
-    for tensor in onnx.load(model, load_external_data=False).graph.initializer:
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        if "offset" in entries:
-            yield int(entries["offset"]), int(entries["length"])
-        for region in (part for key in entries if "prepacked" in key for part in entries[key].split("|")[1:]):
-            offset, length, *_ = region.split(";")
-            yield int(offset), int(length)
-
-
 def test_all_weights_of_a_prepared_model_are_aligned(tmp_path: Path) -> None:
     """The recogniser has regions of odd lengths, and onnxruntime 1.31 crashed on it as it wrote it."""
     model, weights = tmp_path / "model.onnx", tmp_path / "weights.bin"
     carried = file_in_wheel(ModelRef(OCR, "PP-OCRv6_small", "recognition"))
     assert carried
     write.prepare(carried, tmp_path, 1, (1, 3, 48, 320), min_mapped_bytes=1024)
-    regions = list(regions_of(model))
+    regions = list[tuple[int, int]]()
+    for tensor in onnx.load(model, load_external_data=False).graph.initializer:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        packed = [part.split(";") for key in entries if "prepacked" in key for part in entries[key].split("|")[1:]]
+        plain = [[entries["offset"], entries["length"]]] if "offset" in entries else []
+        regions += [(int(offset), int(length)) for offset, length, *_ in plain + packed]
     assert len(regions) > 10
     assert [offset for offset, _ in regions if offset % ALIGNMENT_BYTES] == []
     assert [offset for offset, length in regions if length > 1 << 20 and offset % mmap.PAGESIZE] == []
@@ -206,9 +196,9 @@ def test_all_weights_of_a_prepared_model_are_aligned(tmp_path: Path) -> None:
     align(model, weights)
     assert weights.stat() == before, "what is aligned is left alone"
     feed = {"x": np.random.default_rng(0).normal(size=(2, 3, 48, 480)).astype(np.float32)}
-    plain, ours = (OrtRuntime(1).open(path) for path in (carried, model))
-    assert plain.metadata == ours.metadata
-    np.testing.assert_array_equal(plain.run(feed)[0], ours.run(feed)[0])
+    original, ours = (OrtRuntime(1).open(path) for path in (carried, model))
+    assert original.metadata == ours.metadata
+    np.testing.assert_array_equal(original.run(feed)[0], ours.run(feed)[0])
 
 
 def test_misaligned_weights_are_moved_with_their_packed_forms_and_those_of_inner_graphs(tmp_path: Path) -> None:
@@ -256,12 +246,11 @@ def test_small_models_those_outside_the_cache_and_those_on_a_card_stay_as_they_a
 
 @pytest.mark.parametrize("other", ["model", "weights", "onnxruntime", "processor", "architecture"])
 def test_for_another_model_onnxruntime_or_processor_it_is_written_again(
-    model: Path, other: str, monkeypatch: Patch
+    model: Path, folder: Path, other: str, monkeypatch: Patch
 ) -> None:
-    old = folder_of(model)
     assert find_stale(model.parents[1]) == []
     (model.parent / "config.json").touch()
-    assert files_opened(model) == [old / "model.onnx"], "no weights are in it"
+    assert files_opened(model) == [folder / "model.onnx"], "no weights are in it"
     match other:
         case "model":
             build(model, seed=1)
@@ -275,9 +264,9 @@ def test_for_another_model_onnxruntime_or_processor_it_is_written_again(
         case "architecture":
             monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     opened = files_opened(model)
-    (new,) = set(folders(model)) - {old}
+    (new,) = set(folders(model)) - {folder}
     assert opened == [model, new / "model.onnx"]
-    assert find_stale(model.parents[1]) == [old]
+    assert find_stale(model.parents[1]) == [folder]
 
 
 def test_fingerprints_stay_what_they_are_on_the_disks_of_users(tmp_path: Path) -> None:
@@ -308,8 +297,9 @@ def test_useless_folders_are_found_and_old_half_written_ones_are_removed(model: 
     ("file", "harm"),
     [("model.onnx", "other"), ("weights.bin", "shorter"), ("tried.npz", "gone"), ("record.json", "shorter")],
 )
-def test_a_damaged_form_is_removed_and_written_again(model: Path, file: str, harm: str, caplog: Log) -> None:
-    folder = folder_of(model)
+def test_a_damaged_form_is_removed_and_written_again(
+    model: Path, folder: Path, file: str, harm: str, caplog: Log
+) -> None:
     content = (folder / file).read_bytes()
     if harm == "gone":
         (folder / file).unlink()
@@ -320,8 +310,7 @@ def test_a_damaged_form_is_removed_and_written_again(model: Path, file: str, har
     assert file == "record.json" or f"{folder} was damaged and is removed" in caplog.text
 
 
-def test_weights_that_changed_unseen_are_noticed_by_the_answer(model: Path, caplog: Log) -> None:
-    folder = folder_of(model)
+def test_weights_that_changed_unseen_are_noticed_by_the_answer(model: Path, folder: Path, caplog: Log) -> None:
     content = bytearray((folder / "weights.bin").read_bytes())
     content[200_000:1_000_000] = bytes(800_000)
     (folder / "weights.bin").write_bytes(content)
@@ -332,8 +321,9 @@ def test_weights_that_changed_unseen_are_noticed_by_the_answer(model: Path, capl
     assert f"{folder} was damaged and is removed: it answers otherwise than the original" in caplog.messages
 
 
-def test_a_form_that_cannot_be_opened_is_written_again_unless_memory_was_lacking(model: Path, caplog: Log) -> None:
-    folder = folder_of(model)
+def test_a_form_that_cannot_be_opened_is_written_again_unless_memory_was_lacking(
+    model: Path, folder: Path, caplog: Log
+) -> None:
     with pytest.raises(MemoryError):
         prepared(model, Recording(error=MemoryError()))
     assert (folder / "weights.bin").is_file()
@@ -388,7 +378,7 @@ def test_a_model_that_can_never_be_prepared_is_tried_once(model: Path, caplog: L
 
 
 @pytest.fixture
-def writer(tmp_path: Path, monkeypatch: Patch) -> Callable[[str], None]:
+def writer(tmp_path: Path, monkeypatch: Patch) -> Writer:
     """Has a shell script run in place of Python."""
 
     def replace(script: str) -> None:
@@ -405,18 +395,12 @@ def writer(tmp_path: Path, monkeypatch: Patch) -> Callable[[str], None]:
     [
         ("echo one >&2; echo two >&2; exit 3", f"{AS_IT_IS}: two", False),
         ("kill -9 $$", f"{AS_IT_IS}: there was not enough memory to prepare it", False),
-        ("echo why >&2; exit 30", f"{NEVER}: why", True),
         ("kill -SEGV $$", f"{NEVER}: the attempt crashed", True),
         ("kill -ILL $$", f"{NEVER}: it ended with -4", True),
     ],
 )
 def test_a_process_that_fails_or_crashes_is_told_and_tried_again_if_that_may_help(
-    model: Path,
-    writer: Callable[[str], None],
-    caplog: Log,
-    script: str,
-    line: str,
-    is_final: bool,
+    model: Path, writer: Writer, caplog: Log, script: str, line: str, is_final: bool
 ) -> None:
     for _ in range(2):
         writer(f"touch $4/half; {script}")
@@ -425,20 +409,18 @@ def test_a_process_that_fails_or_crashes_is_told_and_tried_again_if_that_may_hel
     assert [[path.name for path in folder.iterdir()] for folder in folders(model)] == [["record.json"]] * is_final
 
 
-def test_closing_ends_the_process_that_writes(
-    tmp_path: Path, model: Path, writer: Callable[[str], None], caplog: Log
-) -> None:
-    runtime = Recording()
-    preparing = PreparedRuntime(runtime, runtime, tmp_path, 1)
+def test_closing_ends_the_process_that_writes(model: Path, writer: Writer, caplog: Log) -> None:
+    runtime, pid = Recording(), model.with_name("pid")
+    preparing = PreparedRuntime(runtime, runtime, model.parents[3], 1)
     preparing.open(model)
-    writer(f"echo $$ > {tmp_path}/pid; exec sleep 60")
+    writer(f"echo $$ > {pid}; exec sleep 60")
     with ThreadPoolExecutor(1) as thread:
         ended = thread.submit(preparing.prepare, model, SHAPE)
-        until(lambda: (tmp_path / "pid").is_file() and bool((tmp_path / "pid").read_text().strip()))
+        until(lambda: pid.is_file() and bool(pid.read_text()))
         preparing.close()
         assert ended.result(30) is False
     with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+        os.kill(int(pid.read_text()), 0)
     assert (caplog.messages, folders(model)) == ([], [])
     build(model, seed=1)
     preparing.open(model)
@@ -448,13 +430,12 @@ def test_closing_ends_the_process_that_writes(
 def test_the_process_yields_to_the_service(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.onnx")  # on which it waits
     arguments = [str(tmp_path / "model.onnx"), str(tmp_path), "1", "1x64"]
-    process = subprocess.Popen([sys.executable, "-m", "mt_photos_ml.runtime.prepared.write", *arguments])
-    try:
-        until(lambda: os.getpriority(os.PRIO_PROCESS, process.pid) == 19)
-        until(lambda: Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == "1000")
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    with subprocess.Popen([sys.executable, "-m", "mt_photos_ml.runtime.prepared.write", *arguments]) as process:
+        try:
+            until(lambda: os.getpriority(os.PRIO_PROCESS, process.pid) == 19)
+            until(lambda: Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == "1000")
+        finally:
+            process.kill()
 
 
 def prepare_in_a_process(cache: Path, model: Path, has_locks: bool) -> None:
