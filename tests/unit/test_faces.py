@@ -141,13 +141,6 @@ def recogniser(recorded: Recorded, model: Path) -> faces.Recogniser:
 
 
 @pytest.fixture(scope="module")
-def arcface(model: Path) -> Any:
-    from insightface.model_zoo.arcface_onnx import ArcFaceONNX
-
-    return ArcFaceONNX(str(model / "recognition" / "model.onnx"))
-
-
-@pytest.fixture(scope="module")
 def family() -> tuple[Image.Image, list[DrawnFace]]:
     return group_photo((1440, 1080), range(6), seed=4)
 
@@ -211,15 +204,12 @@ def test_the_move_to_the_template_is_the_one_insightface_estimates() -> None:
 
 @pytest.mark.parametrize(("size", "kind"), [((640, 480), "PNG"), ((1365, 2048), "JPEG"), ((4000, 3000), "JPEG")])
 def test_crops_and_vectors_are_insightfaces(
-    size: tuple[int, int],
-    kind: str,
-    drawn_faces: Both,
-    recogniser: faces.Recogniser,
-    recorded: Recorded,
-    arcface: Any,
+    size: tuple[int, int], kind: str, drawn_faces: Both, recogniser: faces.Recogniser, recorded: Recorded, model: Path
 ) -> None:
+    from insightface.model_zoo.arcface_onnx import ArcFaceONNX
     from insightface.utils.face_align import norm_crop
 
+    arcface = ArcFaceONNX(str(model / "recognition" / "model.onnx"))
     data = _file(group_photo(size, range(4), seed=1)[0], kind)
     whole = _bgr(_upright(data))
     drawn_faces.theirs.det_thresh = 0.65
@@ -261,19 +251,18 @@ def test_vectors_have_length_one_and_are_the_same_from_a_recogniser_of_one_face_
 def test_a_crowd_goes_through_the_recogniser_in_parts_and_in_order(
     drawn_faces: Both, recogniser: faces.Recogniser, recorded: Recorded
 ) -> None:
-    found = faces.find(
-        Photo.open(_file(group_photo((2000, 2000), [*range(30), *range(6)])[0])), drawn_faces.ours, recogniser
-    )
+    crowd = _file(group_photo((2000, 2000), [*range(30), *range(6)])[0])
+    found = faces.find(Photo.open(crowd), drawn_faces.ours, recogniser)
     assert [len(feed) for feed in given(recorded)] == [32, 4]
     alone = faces.embed(crops(recorded)[-1:], recogniser)
     np.testing.assert_allclose(found[-1].embedding, alone[0], atol=1e-3)
 
 
+@pytest.mark.parametrize("size", [(800, 600), (1, 1), (3, 2000)])
 def test_no_face_is_an_empty_list_and_no_run_of_the_recogniser(
-    drawn_faces: Both, recogniser: faces.Recogniser, recorded: Recorded
+    drawn_faces: Both, recogniser: faces.Recogniser, recorded: Recorded, size: tuple[int, int]
 ) -> None:
-    for size in ((800, 600), (1, 1), (3, 2000)):
-        assert faces.find(Photo.open(_file(colour_photo("green", size))), drawn_faces.ours, recogniser) == []
+    assert faces.find(Photo.open(_file(colour_photo("green", size))), drawn_faces.ours, recogniser) == []
     assert recorded.feeds == []
 
 

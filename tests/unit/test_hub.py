@@ -188,7 +188,8 @@ def test_what_the_wheel_carries_needs_no_network_and_no_slow_import(tmp_path: Pa
         "Hub(Path(sys.argv[1]), ocr_release=sys.argv[2]).fetch(ModelRef(*sys.argv[3:]));"
         "sys.exit(bool({'rapidocr', 'huggingface_hub'} & set(sys.modules)))"
     )
-    assert run_python(program, tmp_path, nobody_listens(), OCR, part.name, kind).wait(60) == 0
+    with run_python(program, tmp_path, nobody_listens(), OCR, part.name, kind) as process:
+        assert process.wait(60) == 0
     assert Hub(tmp_path).verify(part) is None
     assert files(tmp_path / OCR / part.name) == {f"{kind}/model.onnx"}
     assert file_in_wheel(ModelRef(FACES, part.name, kind)) is None

@@ -4,7 +4,8 @@
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def test_no_more_inferences_run_at_once_than_there_are_cores() -> None:
     scheduler, session, spent_ms = CpuScheduler(cores=4, threads=2), Sleeping(), list[float]()
     everybody, Sleeping.most = threading.Barrier(8), 0
 
-    def work() -> None:
+    def work(_: int) -> None:
         with scheduler.worker() as usage:
             everybody.wait(10)
             scheduler.run(session, {})
@@ -53,11 +54,8 @@ def test_no_more_inferences_run_at_once_than_there_are_cores() -> None:
         with scheduler.worker() as usage:
             spent_ms.append(usage.model_ms)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(8)))
     assert Sleeping.most == 2
     assert sorted(spent_ms)[:8] == [0] * 8, "a worker begins at 0"
     assert sorted(spent_ms)[8] >= 15
@@ -67,12 +65,8 @@ def test_a_lone_worker_gets_several_threads_and_each_of_many_gets_one() -> None:
     scheduler, one = CpuScheduler(cores=2, threads=2), Sleeping()
     several = Sleeping(one)
     for workers, expected in ((1, (1, 0)), (2, (1, 1)), (1, (2, 1))):
-        with scheduler.worker():
-            if workers == 2:
-                with scheduler.worker():
-                    scheduler.run(several, {})
-            else:
-                scheduler.run(several, {})
+        with scheduler.worker(), scheduler.worker() if workers == 2 else nullcontext():
+            scheduler.run(several, {})
         assert (several.runs, one.runs) == expected
 
 

@@ -127,9 +127,7 @@ async def test_a_failure_is_remembered_for_a_while(source: Folder) -> None:
 
 
 @pytest.mark.parametrize("ask", [Store.load, Store.pull])
-async def test_what_a_person_asks_for_is_tried_at_once(
-    source: Folder, ask: Callable[[Store, ModelKey[Any]], Any]
-) -> None:
+async def test_what_a_person_asks_for_is_tried_at_once(source: Folder, ask: Callable[..., Any]) -> None:
     store = make(source)
     source.failure = "no mirror answers"
     for times in (1, 2):
@@ -342,11 +340,10 @@ async def test_a_damaged_replacement_leaves_the_model_in_use(source: Folder) -> 
 
 
 class Preparation:
-    """Notes which models it is to prepare, and says that it did."""
+    """Notes which models it is to prepare, and says whether it did."""
 
     def __init__(self, *, succeeds: bool = True) -> None:
-        self.succeeds = succeeds
-        self.asked: list[tuple[Path, Sequence[int]]] = []
+        self.succeeds, self.asked = succeeds, list[tuple[Path, Sequence[int]]]()
 
     def __call__(self, model: Path, shape: Sequence[int]) -> bool:
         time.sleep(0.1)
