@@ -77,7 +77,8 @@ def test_every_kind_is_recognised_undecoded_and_becomes_rgb(
     assert photo.decode_ms == 0
     assert loads == [] or kind in ("AVIF", "HEIF")
     rgb = photo.pixels(1).rgb
-    assert (rgb.shape, rgb.dtype) == ((64, 96, 3), np.uint8)
+    assert rgb.shape == (64, 96, 3)
+    assert rgb.dtype == np.uint8
     np.testing.assert_allclose(rgb.astype(int), np.asarray(quarters), atol=25)
     np.testing.assert_allclose(_corners(rgb), COLOURS, atol=6)
     assert photo.decode_ms > 0
