@@ -19,36 +19,26 @@ import pytest
 from demo.__main__ import environment as demo_environment
 from hub_server import HubServer
 from service import KEY, Service, anonymous_mb, environment, free_port, loaded, post, run_command, running, until
+from trust.raw import connect, stalled
 
-RESTART_LOG = "starting afresh"
+PING = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def test_a_header_without_end_is_refused_before_it_fills_the_memory(service: Service) -> None:
     before = anonymous_mb(service.pid)
-    host, port = service.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with connect(service.url) as connection:
         connection.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n")
         with pytest.raises(ConnectionError):
-            _send_for_ever(connection)
-    with service.client() as client:
-        assert client.get("/ping").text == "pong"
+            connection.sendall(b"A: b\r\n" * 10_000_000)
+    assert pings(service)
     assert anonymous_mb(service.pid) - before < 10
 
 
-def _send_for_ever(connection: socket.socket) -> None:
-    for _ in range(1000):
-        connection.sendall(b"A: b\r\n" * 10_000)
-
-
-def test_sigterm_lets_requests_in_flight_finish(service: Service, photo: bytes) -> None:
-    with ThreadPoolExecutor(6) as threads, service.client() as client:
-        answers = [threads.submit(client.post, "/ocr", files={"file": photo}) for _ in range(6)]
-        until(lambda: bool(loaded(client)))
-        time.sleep(0.2)  # for the last of the six to be let in: who only knocks when it ends is refused
-        service.process.send_signal(signal.SIGTERM)
-        texts = [answer.result().json()["result"]["texts"] for answer in answers]
-    assert texts == [["First line of many", "Second line"]] * 6
-    assert service.process.wait(30) == 0
+def pings(service: Service) -> bool:
+    """It answers on a new connection."""
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{service.url}/ping", timeout=60).text == "pong"
+    return False
 
 
 def test_sigterm_does_not_wait_for_a_download(tmp_path: Path, photo: bytes) -> None:
@@ -66,18 +56,6 @@ def test_sigterm_does_not_wait_for_a_download(tmp_path: Path, photo: bytes) -> N
             assert waiting.result().status_code == 503
 
 
-def test_restart_v2_starts_afresh_after_what_is_in_flight_and_refuses_nobody(service: Service, photo: bytes) -> None:
-    with ThreadPoolExecutor(4) as clients, service.client() as client:
-        answers = [clients.submit(post, service, "/ocr", photo) for _ in range(4)]
-        until(lambda: bool(loaded(client)))
-        assert client.post("/restart_v2").json() == {"result": "pass"}
-        assert [answer.result().status_code for answer in answers] == [200] * 4
-    with service.client() as client:
-        until(lambda: not loaded(client))  # the old process may have taken this connection yet
-    assert post(service, "/ocr", photo).status_code == 200
-    assert service.log.read_text().count(RESTART_LOG) == 1
-
-
 def test_a_reply_in_two_pieces_goes_out_at_once(service: Service) -> None:
     """Without TCP_NODELAY the second piece would wait for the client's delayed acknowledgement, 40 ms."""
     with service.client() as client:
@@ -88,42 +66,25 @@ def test_a_reply_in_two_pieces_goes_out_at_once(service: Service) -> None:
     assert time.monotonic() - began < 20 * 0.03
 
 
-def is_gone(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/status")
-    try:
-        return "State:\tZ" in status.read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+def wait_for_another(service: Service, pid: int) -> None:
+    """Another worker serves."""
+    until(lambda: service.pid not in (0, pid))
+    assert pings(service)
 
 
-def another(service: Service, pid: int) -> bool:
-    return service.pid not in (0, pid)
-
-
-def test_a_worker_that_is_killed_is_started_again_on_the_same_socket(service: Service, photo: bytes) -> None:
-    killed = service.pid
-    os.kill(killed, signal.SIGKILL)
-    assert post(service, "/ocr", photo).status_code == 200, "it waits at the socket, which stays open"
-    assert another(service, killed)
-    assert "SIGKILL" in service.log.read_text()
-    assert "is started again" in service.log.read_text()
+def kill_worker(service: Service, number: int = signal.SIGKILL) -> float:
+    """Ends it by this signal; the seconds until another serves."""
+    killed, began = service.pid, time.monotonic()
+    os.kill(killed, number)
+    wait_for_another(service, killed)
+    return time.monotonic() - began
 
 
 def test_workers_that_die_early_are_started_after_a_growing_pause_which_a_stop_cuts_short(service: Service) -> None:
-    waits = []
-    for _ in range(4):
-        with service.client() as client:
-            assert client.get("/ping").text == "pong"
-        killed, began = service.pid, time.monotonic()
-        os.kill(killed, signal.SIGKILL)
-        until(lambda killed=killed: another(service, killed))  # type: ignore[misc]
-        with service.client() as client:
-            assert client.get("/ping").text == "pong"
-        waits.append(time.monotonic() - began)
+    waits = [kill_worker(service) for _ in range(4)]
     assert waits[3] - waits[0] > 1, "2 s after 0.25 s"
-    killed, began = service.pid, time.monotonic()
-    os.kill(killed, signal.SIGKILL)
-    until(lambda: another(service, killed))
+    began = time.monotonic()
+    os.kill(service.pid, signal.SIGKILL)
     time.sleep(0.3)
     service.process.send_signal(signal.SIGTERM)
     assert service.process.wait(30) == 0
@@ -135,28 +96,31 @@ def test_restarts_that_are_asked_for_have_no_pause(service: Service) -> None:
         before = service.pid
         with service.client() as client:
             client.post("/restart_v2")
-        until(lambda before=before: another(service, before))  # type: ignore[misc]
-        with service.client() as client:
-            assert client.get("/ping").text == "pong"
+        wait_for_another(service, before)
     assert "crashed" not in service.log.read_text()
 
 
 def test_the_place_of_a_crash_is_in_the_log_and_after_a_bus_error_models_are_read(service: Service) -> None:
-    killed = service.pid
-    os.kill(killed, signal.SIGBUS)
-    until(lambda: another(service, killed))
+    kill_worker(service, signal.SIGBUS)
     until(lambda: "read into memory" in service.log.read_text())
-    assert "Fatal Python error: Bus error" in service.log.read_text()
-    assert re.search(r'File ".*", line \d+ in ', service.log.read_text())
-    with service.client() as client:
-        assert client.get("/ping").text == "pong"
-    assert "PREPARE_MODELS=false" in service.log.read_text(), "the new worker lists it among what is set"
+    log = service.log.read_text()
+    assert "Fatal Python error: Bus error" in log
+    assert re.search(r'File ".*", line \d+ in ', log)
+    assert "PREPARE_MODELS=false" in log, "the new worker lists it among what is set"
 
 
-def test_the_worker_ends_when_its_parent_is_killed(service: Service) -> None:
-    pid = service.pid
-    service.process.kill()
-    until(lambda: is_gone(pid))
+def test_an_idle_connection_stays_open_for_a_moment_when_the_process_ends(service: Service) -> None:
+    with connect(service.url) as connection, connect(service.url) as closed:
+        for each in (connection, closed):
+            each.sendall(PING)
+            assert each.recv(1000).startswith(b"HTTP/1.1 200")
+        service.process.send_signal(signal.SIGTERM)
+        closed.close()
+        time.sleep(0.5)
+        connection.sendall(PING)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 503")
+    assert service.process.wait(30) == 0
+    assert "Traceback" not in service.log.read_text()
 
 
 def test_ctrl_c_reaches_every_process_and_what_is_in_flight_is_answered(
@@ -172,12 +136,9 @@ def test_ctrl_c_reaches_every_process_and_what_is_in_flight_is_answered(
         assert service.process.wait(30) == 0
 
 
-def test_a_second_signal_ends_it_at_once(service: Service, photo: bytes) -> None:
+def test_a_second_signal_ends_it_at_once(service: Service) -> None:
     worker = service.pid
-    with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as stalled:
-        stalled.sendall(
-            b"POST /ocr HTTP/1.1\r\nHost: x\r\ncontent-length: 9\r\napi-key: " + KEY.encode() + b"\r\n\r\na"
-        )
+    with stalled(service.url):
         time.sleep(0.3)
         service.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
@@ -185,7 +146,7 @@ def test_a_second_signal_ends_it_at_once(service: Service, photo: bytes) -> None
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(30) == 0
         assert time.monotonic() - began < 1.5
-    assert is_gone(worker)
+    assert not Path(f"/proc/{worker}").exists()
 
 
 @pytest.mark.parametrize(
@@ -199,8 +160,8 @@ def test_wrong_settings_end_the_start_with_a_line_each(settings: dict[str, str],
     ended = run_command(settings, "serve", "--host", "127.0.0.1")
     assert ended.returncode == 2
     assert f"mt-photos-ml: {line}" in ended.stderr
-    assert all(said.startswith("mt-photos-ml: ") for said in ended.stderr.splitlines())
-    assert len(ended.stderr.splitlines()) == len(settings)
+    lines = ended.stderr.splitlines()
+    assert [said.startswith("mt-photos-ml: ") for said in lines] == [True] * len(settings)
 
 
 def test_a_port_that_is_taken_ends_the_start_with_a_line() -> None:
@@ -221,18 +182,10 @@ def test_the_images_own_command_serves_and_logs_gunicorns_lines_in_our_format(ca
         process = subprocess.Popen(command, env=given, stderr=output, cwd=tmp_path)
     service = Service(f"http://127.0.0.1:{port}", process, log)
     try:
-        with service.client() as client:
-            until(lambda: _answers(client))
-            os.kill(service.pid, signal.SIGKILL)
-            until(lambda: _answers(client))
+        until(lambda: pings(service))
+        kill_worker(service)
     finally:
         process.terminate()
         assert process.wait(30) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert any(line["logger"] == "gunicorn.error" and "SIGKILL" in line["message"] for line in lines)
-
-
-def _answers(client: httpx.Client) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return client.get("/ping").text == "pong"
-    return False

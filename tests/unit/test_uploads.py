@@ -80,10 +80,10 @@ async def test_an_upload_may_pause_so_long_and_has_fifty_thousand_bytes_a_second
 async def test_if_there_is_no_room_the_upload_that_was_silent_longest_goes_and_no_other() -> None:
     await assert_outcomes(
         110,
-        (upload((0.2, 30), end=""), ("TooSlow", 1.2)),
+        (upload((0.2, 30), end=""), ("TooSlow", 1)),
         (upload((0, 30), end=""), ("TooSlow", 0.5)),
-        (upload((0.4, 30), end=""), ("TooSlow", 1.4)),
-        (upload((0, 5), *[(0.1, 1)] * 15), ("20 bytes", 1.5)),
+        (upload((0.4, 30), end=""), ("TooSlow", 1)),
+        (upload((0, 5), *[(0.1, 1)] * 8), ("13 bytes", 0.8)),
         (upload((0.5, 30)), ("30 bytes", 0.5)),
     )
 
