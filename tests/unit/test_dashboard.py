@@ -5,6 +5,7 @@ import asyncio
 import base64
 import gc
 import hashlib
+import html
 import re
 from pathlib import Path
 from typing import Any
@@ -15,65 +16,36 @@ import pytest
 from inside import Inside, asking, eventually
 from mt_photos_ml import version
 from mt_photos_ml.dashboard import routes
-from service import Service, post
 
+pytestmark = pytest.mark.anyio
 VISUAL = "clip/demo-colours/visual"
 
 
-def test_the_status_tells_models_photos_times_and_errors(service: Service, photo: bytes) -> None:
-    post(service, "/ocr", photo)
-    post(service, "/clip/img", b"no photo")
-    with service.client() as client:
-        answer = client.get("/api/status")
-    told = answer.json()
-    assert (answer.headers["cache-control"], answer.headers["x-content-type-options"]) == ("no-store", "nosniff")
-    states = {(model["task"], model["type"]): model for model in told["models"]}
-    assert len(states) == 6
-    reader = states["ocr", "recognition"]
-    assert (reader["state"], reader["name"], reader["runs_on"]) == ("ready", "PP-OCRv6_small", "CPU")
-    assert reader["memory_mb"] > 1
-    assert states["clip", "textual"]["state"] == "not loaded"
-    assert told["photos"]["total"] == sum(told["photos"]["per_minute"]) == 1
-    assert told["mean_ms"]["/ocr"]["count"] == 1
-    assert told["errors"][0]["message"] == "the file is not a photo, or its beginning is damaged"
-    assert told["waiting"] == {"photos": 0, "texts": 0, "uploads": 0}
-    assert told["memory"]["anonymous_mb"] > 10
-    assert told["tasks"] == {"ocr": True, "clip": True, "faces": True}
-    assert "onnxruntime" in told["runtime"]
-
-
-@pytest.mark.anyio
 async def test_a_task_that_is_off_has_no_models(cache: Path) -> None:
     async with asking(Inside(cache, TASKS="ocr")) as client:
-        told = (await client.get("/api/status")).json()
+        answer = await client.get("/api/status")
+        assert (answer.headers["cache-control"], answer.headers["x-content-type-options"]) == ("no-store", "nosniff")
+        told = answer.json()
         assert {model["task"] for model in told["models"]} == {"ocr"}
         assert told["tasks"] == {"ocr": True, "clip": False, "faces": False}
         answer = await client.post("/api/models/clip/visual/load")
         assert (answer.status_code, answer.json()["msg"]) == (404, "clip/visual is no model in use")
 
 
-@pytest.mark.anyio
-async def test_a_model_can_be_loaded_and_unloaded(cache: Path) -> None:
+async def test_a_model_can_be_loaded_and_unless_it_is_in_use_unloaded(cache: Path) -> None:
     inside = Inside(cache)
     store = inside.engine.store
     async with asking(inside) as client:
         assert (await client.post("/api/models/clip/visual/load")).json() == {"result": "pass"}
         await eventually(lambda: store.loaded == [VISUAL])
+        async with store.use(inside.engine.networks.clip_visual):
+            answer = await client.post("/api/models/clip/visual/unload")
+        assert (answer.status_code, answer.json()) == (409, {"result": [], "msg": f"{VISUAL} is in use"})
+        assert store.loaded == [VISUAL]
         assert (await client.post("/api/models/clip/visual/unload")).json() == {"result": "pass"}
         assert store.loaded == []
 
 
-@pytest.mark.anyio
-async def test_a_model_in_use_is_not_unloaded(cache: Path) -> None:
-    inside = Inside(cache)
-    async with asking(inside) as client:
-        async with inside.engine.store.use(inside.engine.networks.clip_visual):
-            answer = await client.post("/api/models/clip/visual/unload")
-        assert (answer.status_code, answer.json()) == (409, {"result": [], "msg": f"{VISUAL} is in use"})
-        assert inside.engine.store.loaded == [VISUAL]
-
-
-@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("path", "why"),
     [
@@ -88,7 +60,6 @@ async def test_an_unknown_model_or_action_is_404(cache: Path, path: str, why: st
         assert (answer.status_code, answer.json()) == (404, {"result": [], "msg": why})
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("action", ["pull", "load"])
 async def test_a_pull_or_load_is_answered_at_once_goes_on_and_may_fail(
     cache: Path, monkeypatch: pytest.MonkeyPatch, action: str
@@ -125,7 +96,6 @@ def old(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.anyio
 async def test_unused_models_are_listed_and_deleted(old: Path, caplog: pytest.LogCaptureFixture) -> None:
     sizes = {"clip/RN50__openai": 0, "clip/ViT-B-32__openai": 3}
     async with asking(Inside(old, TASKS="ocr")) as client:
@@ -139,7 +109,6 @@ async def test_unused_models_are_listed_and_deleted(old: Path, caplog: pytest.Lo
     assert said == ["deleted clip/RN50__openai, clip/ViT-B-32__openai", "deleted nothing"]
 
 
-@pytest.mark.anyio
 async def test_unused_models_in_a_read_only_cache_answer_503(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def delete(paths: list[Path]) -> None:
         assert [path.name for path in paths] == ["RN50__openai", "ViT-B-32__openai"]
@@ -153,7 +122,6 @@ async def test_unused_models_in_a_read_only_cache_answer_503(old: Path, monkeypa
     assert answer.json() == {"result": [], "msg": "the cache can't be written: Permission denied"}
 
 
-@pytest.mark.anyio
 async def test_only_one_measurement_runs_at_a_time(cache: Path) -> None:
     may_end = asyncio.Event()
 
@@ -174,7 +142,6 @@ async def test_only_one_measurement_runs_at_a_time(cache: Path) -> None:
         assert (await client.post("/api/bench")).json() == {"result": {"tasks": [2]}}
 
 
-@pytest.mark.anyio
 async def test_every_route_of_the_openapi_document_is_served(cache: Path) -> None:
     async with asking(Inside(cache)) as client:
         document = (await client.get("/openapi.json")).json()
@@ -201,7 +168,6 @@ def assert_runs_only(answer: httpx.Response, *tags: str) -> None:
     assert answer.headers["cache-control"] == "no-store"
 
 
-@pytest.mark.anyio
 async def test_the_pages_policy_allows_only_its_own_script_and_style(cache: Path) -> None:
     async with asking(Inside(cache)) as client:
         answer = await client.get("/")
@@ -211,10 +177,11 @@ async def test_the_pages_policy_allows_only_its_own_script_and_style(cache: Path
     assert_runs_only(answer, "script", "style")
     assert not re.search(r'\bsrc="|<link(?! rel="icon" href="data:,")|@import|\son\w+="', answer.text)
     assert "mt_photos_ai_extra" in answer.text
-    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    folder = Path(routes.__file__).parent / "page"
+    for name in ("page.js", "page.css"):
+        assert (folder / name).read_text(encoding="utf-8").strip() in answer.text
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("settings", "warnings", "facts"),
     [
@@ -244,48 +211,16 @@ async def test_the_page_says_version_address_vector_length_and_warnings(
     assert f"<code>{facts['length']}</code>" in page
 
 
-@pytest.mark.anyio
-async def test_script_and_style_reach_the_page_unchanged(cache: Path) -> None:
-    async with asking(Inside(cache)) as client:
-        page = (await client.get("/")).text
-    folder = Path(routes.__file__).parent / "page"
-    for tag, name in (("script", "page.js"), ("style", "page.css")):
-        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.S)
-        assert content.strip() == (folder / name).read_text(encoding="utf-8").strip()
-
-
-@pytest.mark.anyio
-async def test_a_host_header_can_not_inject_html(cache: Path) -> None:
-    async with asking(Inside(cache)) as client:
-        answer = await client.get("/", headers={"host": 'x"><script>alert(1)</script>'})
-    assert "<script>alert" not in answer.text
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("host", ["{{length}}", "/*script*/", "$length"])
-async def test_a_host_header_is_not_a_template(cache: Path, host: str) -> None:
+@pytest.mark.parametrize("host", ["{{length}}", "/*script*/", "$length", 'x"><script>alert(1)</script>'])
+async def test_a_host_header_is_neither_html_nor_a_template(cache: Path, host: str) -> None:
     async with asking(Inside(cache)) as client:
         answer = await client.get("/", headers={"host": host})
     assert_runs_only(answer, "script", "style")
     (address,) = re.findall(r'<code id="address">(.*?)</code>', answer.text, re.S)
-    assert address in (f"http://{host}", "http://inside", "http://inside:8060"), (
-        "some versions of the framework mend it"
-    )
+    some_versions_of_starlette = ("http://inside", "http://inside:8060")
+    assert address in (f"http://{html.escape(host)}", *some_versions_of_starlette)
 
 
-@pytest.mark.anyio
-async def test_the_metrics_are_those_of_the_service_unless_they_are_off(cache: Path) -> None:
-    async with asking(Inside(cache)) as client:
-        await client.post("/check")
-        answer = await client.get("/metrics")
-        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-        assert 'mt_photos_ml_requests_total{path="/check",status="200"} 1\n' in answer.text
-        assert 'mt_photos_ml_waiting{queue="photos"} 0\n' in answer.text
-    async with asking(Inside(cache, METRICS="off")) as client:
-        assert (await client.get("/metrics")).status_code == 404
-
-
-@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("path", "methods"),
     [
