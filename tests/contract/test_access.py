@@ -9,21 +9,19 @@ import pytest
 from contract.api import Api
 
 CLOSED = [
-    ("POST", "/check"),
-    ("POST", "/ocr"),
-    ("POST", "/clip/img"),
-    ("POST", "/clip/txt"),
-    ("POST", "/represent"),
-    ("POST", "/restart"),
-    ("POST", "/restart_v2"),
-    ("POST", "/predict"),
-    ("POST", "/"),
-    ("POST", "/ping"),
-    ("GET", "/ping/"),
-    ("GET", "/check"),
-    ("GET", "/docs"),
-    ("GET", "/openapi.json"),
+    *(
+        ("POST", route)
+        for route in ("/check", "/ocr", "/clip/img", "/clip/txt", "/represent", "/predict", "/", "/ping")
+    ),
+    *(("POST", route) for route in ("/restart", "/restart_v2")),
+    *(("GET", route) for route in ("/ping/", "/check", "/docs", "/openapi.json")),
     ("DELETE", "/nowhere"),
+]
+WRONG_METHODS = [
+    *(("GET", route) for route in ("/check", "/ocr", "/clip/txt", "/restart", "/restart_v2")),
+    *(("POST", route) for route in ("/ping", "/")),
+    ("PUT", "/clip/img"),
+    ("DELETE", "/represent"),
 ]
 UPLOADS = ["/ocr", "/clip/img", "/clip/txt", "/represent"]
 
@@ -63,7 +61,8 @@ def test_without_the_key_a_closed_route_says_that_the_key_is_wrong(
 @pytest.mark.parametrize("route", ["/", "/ping"])
 @pytest.mark.parametrize("headers", [{}, {"api-key": "wrong"}])
 def test_the_page_and_the_ping_need_no_key(stranger: httpx.Client, route: str, headers: dict[str, str]) -> None:
-    assert stranger.get(route, headers=headers).status_code == 200
+    for method in ("GET", "HEAD"):
+        assert stranger.request(method, route, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("route", UPLOADS)
@@ -96,19 +95,6 @@ def test_with_the_key_an_unknown_path_is_not_found(api: Api) -> None:
     assert api.http.get("/ocr/more").status_code == 404
 
 
-@pytest.mark.parametrize(
-    ("method", "route"),
-    [
-        ("GET", "/check"),
-        ("GET", "/ocr"),
-        ("PUT", "/clip/img"),
-        ("GET", "/clip/txt"),
-        ("DELETE", "/represent"),
-        ("GET", "/restart"),
-        ("GET", "/restart_v2"),
-        ("POST", "/ping"),
-        ("POST", "/"),
-    ],
-)
+@pytest.mark.parametrize(("method", "route"), WRONG_METHODS)
 def test_with_the_key_a_wrong_method_is_not_allowed(api: Api, method: str, route: str) -> None:
     assert api.http.request(method, route).status_code == 405

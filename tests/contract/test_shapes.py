@@ -36,29 +36,19 @@ def test_ping_answers_pong(api: Api) -> None:
 
 
 @pytest.mark.parametrize("query", ["", "?t=1", "?t=1&t=2&file=%00%FF", "?" + "x" * 2000])
-def test_check_tells_what_the_service_is_whatever_the_query(api: Api, query: str) -> None:
-    answer = api.http.post(f"/check{query}")
+@pytest.mark.parametrize("body", [b"", b"anything", b"{}"])
+def test_check_tells_what_the_service_is_whatever_the_query_and_the_body(api: Api, query: str, body: bytes) -> None:
+    answer = api.http.post(f"/check{query}", content=body)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
     told = answer.json()
-    fixed = {
-        "result": "pass",
-        "title": "mt-photos-ai服务",
-        "help": "https://mtmt.tech/docs/advanced/ocr_api",
-        "detector_backend": "insightface",
-        "facial_max_distance": 0.5,
-        "env_use_dml": False,
-    }
-    assert told == told | fixed
+    assert (told["result"], told["title"]) == ("pass", "mt-photos-ai服务")
+    assert told["help"] == "https://mtmt.tech/docs/advanced/ocr_api"
+    assert (told["detector_backend"], told["facial_max_distance"]) == ("insightface", 0.5)
     assert told["env_use_dml"] is False
     assert isinstance(told["recognition_model"], str)
     assert told["recognition_model"]
     assert isinstance(told["facial_min_score"], float)
     assert 0 < told["facial_min_score"] < 1
-
-
-def test_check_takes_any_body(api: Api) -> None:
-    assert api.http.post("/check", content=b"anything").json()["result"] == "pass"
-    assert api.http.post("/check", json={}).json()["result"] == "pass"
 
 
 def test_restart_gives_memory_back_and_the_service_goes_on(api: Api) -> None:

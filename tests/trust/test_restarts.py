@@ -8,32 +8,24 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import httpx
-
 from demo.__main__ import environment as demo_environment
 from demo.pictures import text_page
 from mt_photos_ml.api.middleware import lifecycle
 from photos import jpeg
-from service import KEY, Service, loaded, post, running, until
+from service import Service, loaded, post, running, until
 from trust.raw import stalled
 from trust.tally import count
 from trust.traffic import answered, mixed, running_traffic
 
 
-def restarts(service: Service, often: int) -> None:
-    """So many, one after the other, each seen."""
-    with httpx.Client(base_url=service.url, headers={"api-key": KEY}, timeout=60) as client:
-        for _ in range(often):
+def test_restarts_under_load_break_no_connection_and_lose_no_request(service: Service, long: bool) -> None:
+    asked = answered(service.url, mixed(each=2))
+    with running_traffic(service.url, asked) as seen, service.client() as client:
+        for _ in range(200 if long else 20):
             before = {0, service.pid}
             assert client.post("/restart_v2").json() == {"result": "pass"}
             until(partial(another, service, before))
             count("restarts")
-
-
-def test_restarts_under_load_break_no_connection_and_lose_no_request(service: Service, long: bool) -> None:
-    asked = answered(service.url, mixed(each=2))
-    with running_traffic(service.url, asked) as seen:
-        restarts(service, 200 if long else 20)
     assert (seen.lost, seen.wrong) == ([], [])
     assert seen.right == seen.sent > 100
     print(f"slowest: {seen.slowest:.1f} s")

@@ -4,7 +4,6 @@
 import re
 from pathlib import Path
 
-import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -29,12 +28,6 @@ def test_a_request_has_its_line_its_id_and_its_times(service: Service, photo: by
     ms = r"\d+ ms"
     assert re.search(rf"200 JPEG 2400x1800, .* MB, wait {ms}, model {ms}, decode {ms}, total {ms}, id ", line)
     assert line.endswith(f"id {headers['x-request-id']}")
-
-
-def test_a_line_break_in_a_path_does_not_forge_a_line_of_the_log(service: Service) -> None:
-    httpx.get(f"{service.url}/a%0aINFO%20POST%20/forged%20200")
-    until(lambda: "forged" in service.log.read_text())
-    assert not any(line.startswith("INFO POST /forged") for line in service.log.read_text().splitlines())
 
 
 def test_the_log_level_hides_the_requests(cache: Path, tmp_path: Path) -> None:
@@ -87,7 +80,8 @@ def test_a_line_says_what_happened_and_stays_one_line(
     caplog: pytest.LogCaptureFixture, address: str, line: str
 ) -> None:
     level, found = said(caplog, address)
-    assert (level, found[: len(line)]) == ("INFO", line)
+    assert level == "INFO"
+    assert found.startswith(line)
     assert re.search(r"total \d+ ms, id [0-9a-f]{12}$", found)
 
 
@@ -109,20 +103,16 @@ def test_the_headers_are_added_to_those_of_any_answer() -> None:
     assert re.fullmatch(r"wait;dur=0.0, total;dur=[\d.]+", headers["server-timing"])
 
 
-@pytest.mark.parametrize(
-    ("sent", "is_kept"),
-    [
-        (b"a.b:c_D-17", True),
-        (b"x" * 64, True),
-        (b"x" * 65, False),
-        (b"", False),
-        (b"two words", False),
-        (b"two\nlines", False),
-        (b"end\n", False),
-        ("飞机".encode(), False),
-    ],
-)
-def test_a_client_s_own_id_is_kept_if_it_fits_into_a_line(sent: bytes, is_kept: bool) -> None:
-    with TestClient(app()) as client:
-        kept = [client.get("/", headers=[(b"x-request-id", sent)]).headers["x-request-id"].encode() for _ in range(2)]
-    assert kept == [sent, sent] if is_kept else len({*kept, sent}) == 3
+def kept(sent: bytes) -> bytes:
+    """The id of the reply to a request with this id."""
+    return TestClient(app()).get("/", headers=[(b"x-request-id", sent)]).headers["x-request-id"].encode()
+
+
+@pytest.mark.parametrize("sent", [b"a.b:c_D-17", b"x" * 64])
+def test_a_client_s_own_id_is_kept(sent: bytes) -> None:
+    assert kept(sent) == sent
+
+
+@pytest.mark.parametrize("sent", [b"x" * 65, b"", b"two words", b"two\nlines", b"end\n", "飞机".encode()])
+def test_an_id_that_does_not_fit_into_a_line_is_replaced(sent: bytes) -> None:
+    assert len({kept(sent), kept(sent), sent}) == 3

@@ -15,9 +15,9 @@ from mt_photos_ml import version
 from mt_photos_ml.engine import workers
 from mt_photos_ml.tasks import clip
 from photos import jpeg
-from service import post, running
 from trust.traffic import form
 
+pytestmark = pytest.mark.anyio
 RED = jpeg(colour_photo("red", (64, 48)))
 BODY, FORM = form(RED)
 VISUAL, TEXTUAL = "clip/demo-colours/visual", "clip/demo-colours/textual"
@@ -45,18 +45,6 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     return Gate(monkeypatch)
 
 
-def test_a_model_that_cannot_be_had_is_503_and_the_other_tasks_go_on(tmp_path: Path, photo: bytes) -> None:
-    settings = {"MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path / "cache"), "HF_ENDPOINT": "http://127.0.0.1:9"}
-    with running(tmp_path, settings) as service:
-        for route in ("/clip/img", "/represent"):
-            answer = post(service, route, photo)
-            assert (answer.status_code, answer.json()["result"]) == (503, [])
-            assert int(answer.headers["retry-after"]) > 0
-            assert all(word in answer.json()["msg"] for word in ("http://127.0.0.1:9", "HF_ENDPOINT"))
-        assert post(service, "/ocr", photo).json()["result"]["texts"] == ["First line of many", "Second line"]
-
-
-@pytest.mark.anyio
 async def test_restart_drops_the_models_and_loads_those_that_are_preloaded(cache: Path) -> None:
     inside = Inside(cache, MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL="demo-colours")
     store = inside.engine.store
@@ -68,7 +56,6 @@ async def test_restart_drops_the_models_and_loads_those_that_are_preloaded(cache
         await eventually(lambda: store.loaded == [TEXTUAL])
 
 
-@pytest.mark.anyio
 async def test_restart_v2_is_answered_and_then_the_process_is_replaced(cache: Path) -> None:
     inside = Inside(cache)
     async with asking(inside) as client:
@@ -77,7 +64,6 @@ async def test_restart_v2_is_answered_and_then_the_process_is_replaced(cache: Pa
     assert inside.restarts == 1
 
 
-@pytest.mark.anyio
 async def test_check_says_what_mt_photos_asks_for(cache: Path) -> None:
     settings = {"CLIP_VISUAL_MODEL_NAME": "RN50__openai", "FACE_MIN_SCORE": 0.4, "TASKS": "ocr,clip"}
     async with asking(Inside(cache, ["there is no key"], **settings)) as client:
@@ -106,7 +92,6 @@ async def unread() -> AsyncIterator[bytes]:
     yield b""
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("route", "task"), [("/ocr", "ocr"), ("/clip/img", "clip"), ("/clip/txt", "clip"), ("/represent", "faces")]
 )
@@ -118,7 +103,6 @@ async def test_a_task_that_is_off_is_404_before_the_upload_is_read(cache: Path, 
         assert (answer.status_code, answer.json()) == (404, {"result": [], "msg": message})
 
 
-@pytest.mark.anyio
 async def test_a_search_is_answered_while_photos_are_indexed_and_a_full_queue_is_503_before_an_upload_is_read(
     cache: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,7 +119,6 @@ async def test_a_search_is_answered_while_photos_are_indexed_and_a_full_queue_is
     assert (inside.engine.waiting, inside.uploads.held_bytes) == ({"photos": 0, "texts": 0}, 0)
 
 
-@pytest.mark.anyio
 async def test_an_upload_that_comes_slowly_keeps_no_model_in_use_and_no_place(cache: Path) -> None:
     inside, end = Inside(cache), asyncio.Event()
 
@@ -155,7 +138,6 @@ async def test_an_upload_that_comes_slowly_keeps_no_model_in_use_and_no_place(ca
     assert (inside.uploads.held_bytes, inside.uploads.coming) == (0, 0)
 
 
-@pytest.mark.anyio
 async def test_the_photo_of_a_client_that_hangs_up_is_skipped_and_its_place_is_free(cache: Path, gate: Gate) -> None:
     inside, hang_up, sent = Inside(cache), asyncio.Event(), list[Any]()
     messages = [{"type": "http.request", "body": BODY, "more_body": False}]
