@@ -50,19 +50,14 @@ class Inside:
         """Of the last request that was answered."""
         return self.traces[-1]
 
-    def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://inside:8060")
-
-    def close(self) -> None:
-        self.engine.close()
-
 
 @contextlib.asynccontextmanager
 async def asking(inside: Inside) -> AsyncIterator[httpx.AsyncClient]:
     """A client of it, for as long as it lasts."""
-    async with inside.client() as client:
+    transport = httpx.ASGITransport(inside.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://inside:8060") as client:
         yield client
-    inside.close()
+    inside.engine.close()
 
 
 async def eventually(true: Callable[[], bool]) -> None:

@@ -8,12 +8,9 @@ import pytest
 
 from contract.api import Api
 
+UPLOADS = ["/ocr", "/clip/img", "/clip/txt", "/represent"]
 CLOSED = [
-    *(
-        ("POST", route)
-        for route in ("/check", "/ocr", "/clip/img", "/clip/txt", "/represent", "/predict", "/", "/ping")
-    ),
-    *(("POST", route) for route in ("/restart", "/restart_v2")),
+    *(("POST", route) for route in (*UPLOADS, "/check", "/restart", "/restart_v2", "/predict", "/", "/ping")),
     *(("GET", route) for route in ("/ping/", "/check", "/docs", "/openapi.json")),
     ("DELETE", "/nowhere"),
 ]
@@ -23,7 +20,6 @@ WRONG_METHODS = [
     ("PUT", "/clip/img"),
     ("DELETE", "/represent"),
 ]
-UPLOADS = ["/ocr", "/clip/img", "/clip/txt", "/represent"]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from demo.__main__ import environment as demo_environment
 from mt_photos_ml.api.trace import RequestTrace
-from mt_photos_ml.dashboard.metrics import Metrics
+from mt_photos_ml.dashboard.metrics import Failure, Metrics
 from service import Service, post, running
 
 
@@ -123,5 +123,4 @@ def test_the_last_errors_are_kept_with_when_and_where_they_were() -> None:
     metrics = Metrics(lambda: 600.0)
     for i in range(30):
         observe(metrics, "/represent", 503, RuntimeError(f"error {i}"))
-    assert [error.message for error in metrics.errors] == [f"error {i}" for i in range(29, 9, -1)]
-    assert (metrics.errors[0].at, metrics.errors[0].path, metrics.errors[0].status) == (600, "/represent", 503)
+    assert list(metrics.errors) == [Failure(600, "/represent", 503, f"error {i}") for i in range(29, 9, -1)]
