@@ -35,19 +35,19 @@ def main() -> None:
     with ExitStack() as ended:
         bench = Bench(launcher, photos.photos(folder / "photos"), chosen.quick, ended)
         for name in chosen.only or [name for name in SECTIONS if not (chosen.quick and name in SLOW)]:
-            known, started = len(bench.results.tables), time.monotonic()
+            known, started = len(bench.tables), time.monotonic()
             SECTIONS[name](bench)
             print(f"{name}: {time.monotonic() - started:.0f} seconds", flush=True)
-            for table in bench.results.tables[known:]:
+            for table in bench.tables[known:]:
                 table.show()
     if not chosen.only:
-        report.targets(bench.results.figures).show()
+        report.targets(bench.figures).show()
     if chosen.write:
         page = ROOT / "docs" / ("benchmarks-image.md" if chosen.image else "benchmarks.md")
         chart = page.with_suffix(".svg")
         command = f"python -m bench {' '.join(sys.argv[1:])}"
-        page.write_text(report.markdown(bench.results, facts, command, chart.name))
-        report.chart(bench.results.figures, chart)
+        page.write_text(report.markdown(bench.tables, bench.figures, facts, command, chart.name))
+        report.chart(bench.figures, chart)
 
 
 if __name__ == "__main__":

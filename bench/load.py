@@ -4,17 +4,19 @@
 import json
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from http.client import HTTPResponse
+from itertools import cycle, takewhile
 from typing import Any, Self
 
 from bench.measure import milliseconds
 
 KEY = "the key of the benchmark"
 _TIMEOUT_SECONDS = 120.0
+_FORM = 'Content-Disposition: form-data; name="file"; filename="photo"\r\nContent-Type: application/octet-stream'
 
 
 def _post(route: str, kind: str, body: bytes) -> bytes:
@@ -27,8 +29,7 @@ CHECK = _post("/check", "text/plain", b"")
 
 def photo_request(route: str, photo: bytes) -> bytes:
     """POST of a form with the photo in the field `file`."""
-    part = 'Content-Disposition: form-data; name="file"; filename="photo"\r\nContent-Type: application/octet-stream'
-    body = f"--bench-bench\r\n{part}\r\n\r\n".encode() + photo + b"\r\n--bench-bench--\r\n"
+    body = f"--bench-bench\r\n{_FORM}\r\n\r\n".encode() + photo + b"\r\n--bench-bench--\r\n"
     return _post(route, "multipart/form-data; boundary=bench-bench", body)
 
 
@@ -68,39 +69,30 @@ class Client:
         return reply["result"]
 
 
-def send(port: int, requests: Sequence[bytes], clients: int = 1) -> tuple[float, list[float]]:
+def send(port: int, requests: Iterable[bytes], clients: int = 1) -> tuple[float, list[float]]:
     """Requests a second, and the milliseconds of each: every client sends its next one once it has a reply."""
     waits: list[float] = []
-    left, ready = iter(requests), threading.Barrier(clients + 1)
+    left = iter(requests)
 
-    def work() -> None:
-        with Client(port) as client:
-            ready.wait(_TIMEOUT_SECONDS)
-            while (request := next(left, None)) is not None:
-                waits.append(milliseconds(partial(client.ask, request)))
+    def work(client: Client) -> None:
+        with client:
+            waits.extend(milliseconds(partial(client.ask, request)) for request in left)
 
+    connected = [Client(port) for _ in range(clients)]
     with ThreadPoolExecutor(clients) as pool:
-        running = [pool.submit(work) for _ in range(clients)]
-        ready.wait(_TIMEOUT_SECONDS)
-        taken = milliseconds(lambda: [each.result() for each in running])
+        taken = milliseconds(lambda: list(pool.map(work, connected)))
     return len(waits) * 1000 / taken, waits
 
 
 @contextmanager
 def under_load(port: int, requests: Sequence[bytes]) -> Iterator[None]:
-    """A client for each of the requests sends it over and over until the context ends."""
+    """As many clients as requests send them over and over until the context ends."""
     ended = threading.Event()
-
-    def work(request: bytes) -> None:
-        with Client(port) as client:
-            while not ended.is_set():
-                client.ask(request)
-
-    with ThreadPoolExecutor(len(requests)) as pool:
-        running = [pool.submit(work, request) for request in requests]
+    with ThreadPoolExecutor(1) as pool:
+        endless = takewhile(lambda _: not ended.is_set(), cycle(requests))
+        sending = pool.submit(send, port, endless, len(requests))
         try:
             yield
         finally:
             ended.set()
-    for each in running:
-        each.result()
+        sending.result()

@@ -44,10 +44,8 @@ def in_turn(contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up
         first = number % len(names)
         for name in names[first:] + names[:first]:
             time.sleep(_PAUSE_SECONDS)
-            taken = milliseconds(contenders[name])
-            if number >= 0:
-                times[name].append(taken)
-    return times
+            times[name].append(milliseconds(contenders[name]))
+    return {name: taken[warm_up:] for name, taken in times.items()}
 
 
 class Memory(NamedTuple):
@@ -58,12 +56,12 @@ class Memory(NamedTuple):
 
 
 def memory(pids: Sequence[int]) -> Memory:
-    total = np.zeros(2)
+    status = ""
     for pid in pids:
         with suppress(OSError):  # it may have ended since
-            status = Path(f"/proc/{pid}/status").read_text()
-            total += [sum(map(int, re.findall(rf"^{name}:\s+(\d+)", status, re.M))) for name in ("RssAnon", "VmRSS")]
-    return Memory(*(total * 1024 / 1e6).tolist())
+            status += Path(f"/proc/{pid}/status").read_text()
+    kilobytes = (sum(map(int, re.findall(rf"^{name}:\s+(\d+)", status, re.M))) for name in ("RssAnon", "VmRSS"))
+    return Memory(*(number * 1024 / 1e6 for number in kilobytes))
 
 
 def family(pid: int) -> list[int]:

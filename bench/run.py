@@ -2,38 +2,33 @@
 """What the sections of the benchmark share: the services, the photos and what was found."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from bench import report
 from bench.floor import THREADS, Floor
 from bench.load import photo_request, send, text_request
 from bench.models import NAME
-from bench.photos import JPEG_12, JPEG_48, JPEG_1440, PAGE_12, PAGE_1440, PNG
+from bench.photos import JPEG_12, PAGE_12
+from bench.report import Table
 from bench.service import Launcher, Service
 
 CLIP, FACES, OCR = "/clip/img", "/represent", "/ocr"
-ALL: Mapping[str, tuple[str, ...]] = {
-    CLIP: (JPEG_12, JPEG_1440, JPEG_48, PNG),
-    FACES: (JPEG_12, JPEG_1440, JPEG_48, PNG),
-    OCR: (PAGE_12, PAGE_1440, JPEG_12, JPEG_48, PNG),
-}
-"""The first two of each are what the targets are about."""
-CONTENDERS = tuple(report.COLOURS)
 _PREPARATION_SECONDS, _MODELS = 600.0, 6
 
 
 @dataclass
 class Bench:
-    """What the sections share. The services start when they are first needed, and run until `ended` is closed."""
+    """What the sections share. The services start when they are first needed, and run until `ended` is closed.
+    figures: what the targets and the chart need, by name."""
 
     launcher: Launcher
     photos: Mapping[str, bytes]
     quick: bool
     ended: ExitStack
-    results: report.Results = field(default_factory=report.Results)
+    tables: list[Table] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def straightforward(self) -> Service:
@@ -43,7 +38,7 @@ class Bench:
     def ours(self) -> Service:
         """Ours, with its models prepared."""
         service = self.ended.enter_context(self.launcher.run("ours"))
-        send(service.port, list(self.steps.values()))
+        send(service.port, self.steps.values())
         self.wait_until_prepared()
         return service
 
@@ -71,6 +66,6 @@ class Bench:
     def rounds(self, full: int, quick: int) -> int:
         return quick if self.quick else full
 
-    def record(self, title: str, note: str, columns: str, rows: Sequence[Sequence[object]]) -> None:
+    def record(self, title: str, note: str, columns: str, rows: Iterable[Sequence[object]]) -> None:
         """columns: separated by "|"."""
-        self.results.tables.append(report.Table(title, note, columns.split("|"), rows))
+        self.tables.append(Table(title, note, columns.split("|"), list(rows)))

@@ -28,18 +28,7 @@ OCR_MODELS = {
     kind: Path(_WHEEL.origin).parent / f"models/PP-OCRv6_{kind[:3]}_small.onnx" for kind in ("detection", "recognition")
 }
 """Its files in RapidOCR's wheel, by kind."""
-_VARIABLES = (
-    "API_AUTH_KEY",
-    "HTTP_PORT",
-    "TASKS",
-    "MAX_UPLOAD_MB",
-    "HF_",
-    "IMMICH_",
-    "OCR_",
-    "CLIP_",
-    "FACE_",
-    "MACHINE_LEARNING_",
-)
+_KEPT = {"PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DOCKER_HOST"}  # variables; the service's settings are not
 _TIMEOUT_SECONDS = 60.0
 _VERSIONS = """
 import platform, cv2, numpy, onnxruntime, PIL
@@ -79,8 +68,33 @@ class Launcher:
         variables = {**fixed, **self.settings, **(settings or {})}
         with socket.create_server(("127.0.0.1", 0)) as listening:
             port = int(listening.getsockname()[1])
-        container = self.image and who == "ours"
-        yield from (self._container if container else self._process)(who, port, variables)
+        container = f"mt-photos-ml-bench-{secrets.token_hex(4)}" if self.image and who == "ours" else ""
+        if container:
+            command = self._container(container, port, variables)
+        elif who == "ours":
+            command = [self.python, "-m", "mt_photos_ml", "serve", "--host=127.0.0.1", f"--port={port}"]
+        else:
+            command = [sys.executable, "-m", "bench.straightforward", str(port)]
+        kept = {name: value for name, value in os.environ.items() if name in _KEPT}
+        environment = {**kept, "PYTHONPATH": f"{ROOT / 'overlay'}:{ROOT}", **variables}
+        self.logs.mkdir(parents=True, exist_ok=True)
+        log = self.logs / f"{who}.log"
+        with log.open("wb") as output:
+            started = time.perf_counter()
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        try:
+            seconds = _wait_for_check(port, process, log) - started
+            pids = partial(_pids_in, container) if container else partial(family, process.pid)
+            yield Service(port, log.read_text, pids, seconds)
+        finally:
+            process.terminate()  # `docker run` hands the signal on
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if container:
+                subprocess.run(["docker", "rm", "--force", "--volumes", container], capture_output=True, check=False)
 
     def versions(self) -> dict[str, str]:
         """What ours runs on."""
@@ -88,60 +102,30 @@ class Launcher:
         said = subprocess.run([*container, "-c", _VERSIONS], capture_output=True, text=True, check=True).stdout
         return ({"image": self.image} if self.image else {}) | dict(line.split() for line in said.splitlines() if line)
 
-    def _process(self, who: str, port: int, variables: Mapping[str, str]) -> Iterator[Service]:
-        ours = [self.python, "-m", "mt_photos_ml", "serve", "--host=127.0.0.1"]
-        command = ours if who == "ours" else [sys.executable, "-m", "bench.straightforward"]
-        self.logs.mkdir(parents=True, exist_ok=True)
-        log = self.logs / f"{who}.log"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(_VARIABLES)}
-        environment = {**kept, "PYTHONPATH": f"{ROOT / 'overlay'}:{ROOT}", **variables}
-        with log.open("wb") as output:
-            started = time.perf_counter()
-            process = subprocess.Popen([*command, f"--port={port}"], env=environment, stdout=output, stderr=output)
-        try:
-            seconds = _wait_for_check(port, lambda: process.poll() is None, log.read_text) - started
-            yield Service(port, log.read_text, partial(family, process.pid), seconds)
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-    def _container(self, who: str, port: int, variables: Mapping[str, str]) -> Iterator[Service]:
+    def _container(self, name: str, port: int, variables: Mapping[str, str]) -> list[str]:
+        """The command that runs it."""
         for kind, weights in OCR_MODELS.items():  # the wheel in the image may carry others
             model = self.cache / "ocr" / OCR / kind / "model.onnx"
             if not model.exists():
                 model.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(weights, model)
-        name = f"mt-photos-ml-bench-{secrets.token_hex(4)}"
         variables = {**variables, "MACHINE_LEARNING_CACHE_FOLDER": "/cache", "OCR_MODEL_NAME": OCR}
         options = [f"--publish=127.0.0.1:{port}:3003", f"--volume={self.cache}:/cache"]
         options += [f"--env={key}={value}" for key, value in variables.items()]
-        started = time.perf_counter()
-        _docker("run", "--detach", f"--name={name}", *options, str(self.image))
-        log, state = partial(_docker, "logs", name), "-f={{.State.Running}}"
-        try:
-            seconds = _wait_for_check(port, lambda: "true" in _docker("inspect", state, name), log) - started
-            yield Service(port, log, lambda: list(map(int, _docker("top", name, "-eo", "pid").split()[1:])), seconds)
-        finally:
-            _docker("rm", "--force", "--volumes", name)
+        return ["docker", "run", f"--name={name}", *options, str(self.image)]
 
 
-def _wait_for_check(port: int, runs: Callable[[], bool], log: Callable[[], str]) -> float:
+def _pids_in(container: str) -> list[int]:
+    command = ["docker", "top", container, "-eo", "pid"]
+    return list(map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[1:]))
+
+
+def _wait_for_check(port: int, process: subprocess.Popen[bytes], log: Path) -> float:
     """The time (perf_counter) at which the first /check was answered."""
     end = time.perf_counter() + _TIMEOUT_SECONDS
-    while time.perf_counter() < end and runs():
+    while time.perf_counter() < end and process.poll() is None:
         with suppress(OSError, HTTPException), Client(port) as client:
             client.ask(CHECK)
             return time.perf_counter()
         time.sleep(0.003)
-    raise RuntimeError(f"the service did not start:\n{log()}")
-
-
-def _docker(*words: str) -> str:
-    ended = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise RuntimeError(f"docker {words[0]}: {ended.stderr.strip()}")
-    return (ended.stdout + ended.stderr).strip()
+    raise RuntimeError(f"the service did not start:\n{log.read_text()}")

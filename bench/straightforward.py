@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""`python -m bench.straightforward --port PORT`: the API in the way that comes to mind first, for comparison.
+"""`python -m bench.straightforward PORT`: the API in the way that comes to mind first, for comparison.
 
 As the first version of this project worked: the photo is decoded whole by OpenCV on the event loop to look at it, whole
-again by Pillow, converted whole to the other order of colours, and resized and cut from full size.
+again by Pillow, converted whole to the other order of colours, and resized and cut from full size; RapidOCR reads text.
 """
 
-import argparse
 import asyncio
 import json
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -30,9 +30,10 @@ from tokenizers import Tokenizer
 
 from bench.floor import SHORT_SIDE, Floor, Pixels
 
+_THREADS = 2
 _CACHE = Path(os.environ["MACHINE_LEARNING_CACHE_FOLDER"])
 _CLIP = _CACHE / "clip" / os.environ["CLIP_VISUAL_MODEL_NAME"]
-_models = Floor(_CLIP, _CACHE / "facial-recognition" / os.environ["FACE_DETECTION_MODEL_NAME"], 2)
+_models = Floor(_CLIP, _CACHE / "facial-recognition" / os.environ["FACE_DETECTION_MODEL_NAME"], _THREADS)
 _pool = ThreadPoolExecutor(os.cpu_count())
 
 MultiPartParser.spool_max_size = 2**26  # a photo is not written to the disk
@@ -41,13 +42,14 @@ MultiPartParser.spool_max_size = 2**26  # a photo is not written to the disk
 def read_text(data: bytes, _: Pixels) -> object:
     image = Image.open(BytesIO(data))
     width, height = (round(edge * SHORT_SIDE / min(image.size) / 32) * 32 for edge in image.size)
-    boxes = _models.find_text(_bgr(image.resize((width, height), Image.Resampling.LANCZOS)))
-    bgr, texts = _bgr(image), []
-    for x, y, w, h in boxes.reshape(-1, 4) * np.divide(image.size, (width, height))[[0, 1, 0, 1]]:
-        corners = np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], np.float32)
-        move = cv2.getPerspectiveTransform(corners, corners - corners[0])
-        texts += _models.read([cv2.warpPerspective(bgr, move, (int(w), int(h)), flags=cv2.INTER_CUBIC)])
-    return {"texts": texts}
+    boxes = _engine("det")(_bgr(image.resize((width, height), Image.Resampling.LANCZOS))).boxes
+    bgr, lines = _bgr(image), []
+    for quad in np.zeros((0, 4, 2)) if boxes is None else boxes * np.divide(image.size, (width, height)):
+        w, h = (int(np.linalg.norm(quad[i] - quad[0])) for i in (1, 3))
+        move = cv2.getPerspectiveTransform(quad.astype(np.float32), np.array([(0, 0), (w, 0), (w, h), (0, h)], "f"))
+        line = cv2.warpPerspective(bgr, move, (w, h), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        lines.append(_engine("rec")(line).txts[0])
+    return {"texts": lines}
 
 
 def embed_photo(data: bytes, _: Pixels, side: int = 224) -> object:
@@ -82,6 +84,17 @@ def _tokenizer() -> Tokenizer:
     return Tokenizer.from_file(str(_CLIP / "textual" / "tokenizer.json"))
 
 
+@cache
+def _engine(step: str) -> Any:
+    """RapidOCR for this step alone, "det" or "rec"."""
+    from rapidocr import RapidOCR  # late, as it would slow down the start
+
+    params: dict[str, Any] = {f"Global.use_{each}": each == step for each in ("det", "cls", "rec")}
+    threads = {"intra_op_num_threads": _THREADS, "inter_op_num_threads": 1}
+    params |= {f"EngineConfig.onnxruntime.{name}": number for name, number in threads.items()}
+    return RapidOCR(params={**params, "Global.log_level": "critical"})
+
+
 def _answer(work: Callable[..., object]) -> Callable[[Request], Awaitable[JSONResponse]]:
     async def answer(request: Request) -> JSONResponse:
         if work is embed_text:
@@ -99,7 +112,7 @@ async def check(_: Request) -> JSONResponse:
     return JSONResponse({"result": "pass"})
 
 
-ROUTES: dict[str, Callable[..., object]] = {
+WORK: dict[str, Callable[..., object]] = {
     "/ocr": read_text,
     "/clip/img": embed_photo,
     "/clip/txt": embed_text,
@@ -107,8 +120,6 @@ ROUTES: dict[str, Callable[..., object]] = {
 }
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    routes = [Route(path, _answer(work), methods=["POST"]) for path, work in ROUTES.items()]
+    routes = [Route(path, _answer(work), methods=["POST"]) for path, work in WORK.items()]
     app = Starlette(routes=[*routes, Route("/check", check, methods=["POST"])])
-    uvicorn.run(app, host="127.0.0.1", port=parser.parse_args().port, log_level="warning", timeout_keep_alive=75)
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", timeout_keep_alive=75)

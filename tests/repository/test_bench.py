@@ -68,7 +68,7 @@ def test_a_target_is_met_at_its_limit_and_not_beyond(limit: str, value: float, b
 def test_the_page_has_every_target_and_table(tmp_path: Path) -> None:
     table = report.Table("One | two", "How to read it.", ("route", "ms"), [("/clip/img", 12)])
     figures = {target.figure: float(target.limit.split()[1]) for target in report.TARGETS}
-    page = report.markdown(report.Results([table], figures), report.machine(), "make bench", "chart.svg")
+    page = report.markdown([table], figures, report.machine(), "make bench", "chart.svg")
     assert "\n\n## One | two\n\nHow to read it.\n\n| route | ms |\n| --- | --- |\n| /clip/img | 12 |\n" in page
     assert page.count("| met |") == len(report.TARGETS)
     pytest.importorskip("matplotlib")
@@ -119,7 +119,7 @@ def test_several_clients_send_every_request_once(services: list[Service]) -> Non
 
 def test_all_three_see_the_same_in_photo_and_text(services: list[Service], floor: Floor) -> None:
     photo = jpeg(colour_photo("red", (800, 600)))
-    seen = [floor.clip(photo), *ask(services, photo_request("/clip/img", photo))]
+    seen = [floor.tasks["/clip/img"](photo), *ask(services, photo_request("/clip/img", photo))]
     for vectors in (seen, [*ask(services, text_request("red"))]):
         unit = [np.array(vector, np.float64) / np.linalg.norm(np.array(vector, np.float64)) for vector in vectors]
         assert min(unit[0] @ each for each in unit) > 0.999
