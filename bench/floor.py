@@ -28,6 +28,13 @@ Box = tuple[Sequence[float], Sequence[float], float]  # centre, extent, angle
 
 CORES = len(os.sched_getaffinity(0))
 THREADS = min(CORES, 4)  # of one inference, as the service chooses them
+COMBINATIONS = [
+    (1, CORES),
+    (1, CORES + 1),
+    (1, 2 * CORES),
+    *((THREADS, max(CORES // THREADS, 1) + n) for n in range(3)),
+]
+"""Threads of one inference and photos at once: what could use all cores best."""
 DETECTED, SHORT_SIDE, LINE_HEIGHT = 640, 736, 48  # pixels: SCRFD's input, a photo for PP-OCR's detector, a line of text
 
 
@@ -57,10 +64,10 @@ class Floor:
         bgr = _decode(data, 2 * scale)
         width, height = (round(edge * scale / 32) * 32 for edge in _size(data))
         small = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA)
-        boxes = _find_lines(self.run(OCR_MODELS["detection"], _blob([small], swap=False))[0][0, 0])
+        boxes = find_lines(self.run(OCR_MODELS["detection"], _blob([small], swap=False))[0][0, 0])
         finest = max((LINE_HEIGHT / min(extent) for _, extent, _ in boxes), default=0)
         bgr = _refine(data, bgr, finest * width / bgr.shape[1])
-        return self._read([_cut(bgr, box, bgr.shape[1] / width) for box in boxes])
+        return self._read([cut(bgr, box, bgr.shape[1] / width) for box in boxes])
 
     def embed_photo(self, image: Image.Image) -> Float:
         """(D,) of a photo in the size that CLIP takes."""
@@ -163,7 +170,7 @@ def _crop(points: Float) -> NDArray[np.float64]:
     return np.asarray(cv2.estimateAffinePartial2D(points, ARCFACE, method=cv2.LMEDS)[0], np.float64)
 
 
-def _find_lines(probability: Float) -> list[Box]:
+def find_lines(probability: Float) -> list[Box]:
     """The lines of text from top to bottom, slanted ones too, in pixels of DB's map (H, W)."""
     mask = cv2.dilate((probability > 0.3).astype(np.uint8), np.ones((2, 2), np.uint8))
     boxes: list[Box] = []
@@ -176,7 +183,7 @@ def _find_lines(probability: Float) -> list[Box]:
     return sorted(boxes, key=lambda box: box[0][1])
 
 
-def _cut(bgr: Pixels, box: Box, scale: float) -> Pixels:
+def cut(bgr: Pixels, box: Box, scale: float) -> Pixels:
     """(LINE_HEIGHT, W, 3): the box's line, upright. scale: pixels of bgr to one of the box's."""
     (x, y), (w, h), angle = box
     width = max(round(LINE_HEIGHT * w / h), 1)

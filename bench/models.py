@@ -17,8 +17,11 @@ from demo.models import write_clip_files
 from demo.pictures import LANDMARKS
 
 NAME, FREE = "bench", "bench-free"
+_LETTERS = "etaoinshrdlucmfwypvbgkjqxz"  # by how common they are
 _RECIPE = 3  # of what is written; a change makes all models be written again
 _DIM, _CONTEXT, _PATCH, _CROP, _PAD = 512, 77, 32, 112, 1
+_TEXT: dict[str, Shape] = {"text": [1, _CONTEXT]}
+_VECTOR: dict[str, Shape] = {"embedding": [1, _DIM]}
 
 # The three faces that the detector reports: by stride the anchor's cell (column, row) and half the box's side in
 # strides. In pixels of the 640 input: centres (120, 120), (240, 320), (480, 160), sides 80, 128, 192.
@@ -38,11 +41,6 @@ class Sizes:
     detector_blocks: tuple[int, ...] = (3, 4, 2, 3)
     recogniser: tuple[int, ...] = (64, 128, 256, 512)
     recogniser_blocks: tuple[int, ...] = (3, 4, 14, 3)
-
-
-def _save_clip(net: Network, path: Path, name: str, shape: Shape) -> None:
-    kind = TensorProto.INT32 if name == "text" else TensorProto.FLOAT
-    net.save(path, {name: shape}, {"embedding": [1, _DIM]}, kind, check=False)
 
 
 def build(folder: Path, sizes: Sizes = Sizes()) -> None:
@@ -75,7 +73,7 @@ def _visual(net: Network, sizes: Sizes, path: Path) -> None:
     x = net.transformer(net.norm(x, width), side**2 + 1, width, sizes.layers, before=True)
     x = net.norm(net("Gather", x, 0, axis=1), width)
     net.unit(net.linear(x, width, _DIM, bias=False), "embedding")
-    _save_clip(net, path, "image", [1, 3, sizes.image, sizes.image])
+    net.save(path, {"image": [1, 3, sizes.image, sizes.image]}, _VECTOR, check=False)
 
 
 def _textual(net: Network, sizes: Sizes, path: Path) -> None:
@@ -91,30 +89,28 @@ def _textual(net: Network, sizes: Sizes, path: Path) -> None:
     x = net("Div", total, net("ReduceSum", some, [1], keepdims=1))
     x = net.gelu(net.linear(x, width, middle, bias=False))
     net.unit(net.linear(x, middle, _DIM, bias=False), "embedding")
-    _save_clip(net, path, "text", [1, _CONTEXT])
+    net.save(path, _TEXT, _VECTOR, TensorProto.INT32, check=False)
 
 
 def _free_visual(net: Network, sizes: Sizes, path: Path) -> None:
     """Looks at the first 512 numbers; the constant gives black a direction too."""
     few = net("Slice", net("Reshape", "image", [1, -1]), [0], [_DIM], [1])
     net.unit(net("Add", few, 10 * np.eye(1, _DIM)), "embedding")
-    _save_clip(net, path, "image", [1, 3, sizes.image, sizes.image])
+    net.save(path, {"image": [1, 3, sizes.image, sizes.image]}, _VECTOR, check=False)
 
 
 def _free_textual(net: Network, _: Sizes, path: Path) -> None:
     net.unit(net("Pad", net("Cast", "text", to=TensorProto.FLOAT), [0, 0, 0, _DIM - _CONTEXT]), "embedding")
-    _save_clip(net, path, "text", [1, _CONTEXT])
+    net.save(path, _TEXT, _VECTOR, TensorProto.INT32, check=False)
 
 
 def _tokenizer(vocabulary: int) -> Tokenizer:
     """XLM-RoBERTa's kind and size, for those cost time and memory too: all letters, Han, and made-up syllables."""
-    letters, special = "etaoinshrdlucmfwypvbgkjqxz", ["<s>", "<pad>", "</s>", "<unk>"]
-    made = ("▁" + "".join(piece) for length in (1, 2, 3, 4) for piece in product(letters, repeat=length))
-    alphabet = chain(map(chr, range(33, 127)), "▁", map(chr, range(0x4E00, 0xA000)))
-    scored = [
-        (piece, -8.0 - i * 8 / vocabulary) for i, piece in enumerate(islice(chain(alphabet, made), vocabulary - 5))
-    ]
-    tokenizer = Tokenizer(models.Unigram([*((name, 0.0) for name in special), *scored, ("<mask>", 0.0)], unk_id=3))
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    made = ("▁" + "".join(piece) for length in (1, 2, 3, 4) for piece in product(_LETTERS, repeat=length))
+    pieces = islice(chain(map(chr, range(33, 127)), "▁", map(chr, range(0x4E00, 0xA000)), made), vocabulary - 4)
+    scored = [(piece, -8.0 - i * 8 / vocabulary) for i, piece in enumerate(pieces)]
+    tokenizer = Tokenizer(models.Unigram([*((name, 0.0) for name in special), *scored], unk_id=3))
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", None, [("<s>", 0), ("</s>", 2)])

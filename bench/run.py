@@ -10,11 +10,18 @@ from functools import cached_property
 from bench.floor import THREADS, Floor
 from bench.load import photo_request, send, text_request
 from bench.models import NAME
-from bench.photos import JPEG_12, PAGE_12
-from bench.report import Table
+from bench.photos import JPEG_12, JPEG_48, JPEG_1440, PAGE_12, PAGE_1440, PNG
+from bench.report import CONTENDERS, Table
 from bench.service import Launcher, Service
 
 CLIP, FACES, OCR = "/clip/img", "/represent", "/ocr"
+SERVICES = CONTENDERS[1:]
+ALL: Mapping[str, tuple[str, ...]] = {
+    CLIP: (JPEG_12, JPEG_1440, JPEG_48, PNG),
+    FACES: (JPEG_12, JPEG_1440, JPEG_48, PNG),
+    OCR: (PAGE_12, PAGE_1440, JPEG_12, JPEG_48, PNG),
+}
+"""The first two of each are what the targets are about."""
 _PREPARATION_SECONDS, _MODELS = 600.0, 6
 
 

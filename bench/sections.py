@@ -2,36 +2,26 @@
 """The sections of the benchmark: each measures one thing, and records it in tables and in named figures."""
 
 import json
-import re
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from io import BytesIO
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from bench import measure
-from bench.floor import CORES, THREADS, clip_photo
+from bench import footprint, measure
+from bench.floor import COMBINATIONS, CORES, clip_photo
 from bench.load import CHECK, Client, photo_request, send, text_request, under_load
-from bench.measure import Memory, milliseconds, ratio
+from bench.measure import milliseconds, ratio
 from bench.models import FREE, NAME, environment
-from bench.photos import JPEG_12, JPEG_48, JPEG_1440, PAGE_12, PAGE_1440, PNG
+from bench.photos import JPEG_12, JPEG_1440, PAGE_12, PAGE_1440
 from bench.report import CONTENDERS
-from bench.run import CLIP, FACES, OCR, Bench
-from bench.service import OCR_MODELS, Service
+from bench.run import ALL, CLIP, FACES, SERVICES, Bench
+from bench.service import Service
 
-SERVICES = CONTENDERS[1:]
-ALL: Mapping[str, tuple[str, ...]] = {
-    CLIP: (JPEG_12, JPEG_1440, JPEG_48, PNG),
-    FACES: (JPEG_12, JPEG_1440, JPEG_48, PNG),
-    OCR: (PAGE_12, PAGE_1440, JPEG_12, JPEG_48, PNG),
-}
-"""The first two of each are what the targets are about."""
+_PAIRS = ("ours", "floor"), ("straightforward", "ours"), ("straightforward", "floor")
 
 
 def one_at_a_time(bench: Bench) -> None:
@@ -43,13 +33,11 @@ def one_at_a_time(bench: Bench) -> None:
             _compare(route, name, task(photo), ours.result(request), other.result(request))
             work = partial(task, photo), partial(ours.ask, request), partial(other.ask, request)
             times = measure.in_turn(dict(zip(CONTENDERS, work, strict=True)), bench.rounds(15, 3), bench.rounds(3, 0))
-            shares = [ratio(times["ours"], times["floor"])]
-            shares += [ratio(times["straightforward"], times[than]) for than in ("ours", "floor")]
-            medians = {f"ms {route} {name} {who}": float(np.median(taken)) for who, taken in times.items()}
-            pairs = ("ours/floor", "straightforward/ours", "straightforward/floor")
-            bench.figures |= medians
-            bench.figures |= {f"{pair} {route} {name}": of.median for pair, of in zip(pairs, shares, strict=True)}
-            rows.append([route, name, *(f"{each:.0f}" for each in medians.values()), *shares[:2]])
+            medians = [float(np.median(taken)) for taken in times.values()]
+            bench.figures |= {f"ms {route} {name} {who}": ms for who, ms in zip(CONTENDERS, medians, strict=True)}
+            shares = {f"{a}/{b}": ratio(times[a], times[b]) for a, b in _PAIRS}
+            bench.figures |= {f"{pair} {route} {name}": share.median for pair, share in shares.items()}
+            rows.append([route, name, *(f"{ms:.0f}" for ms in medians), *list(shares.values())[:2]])
     bench.record(
         "One at a time",
         "Milliseconds from the request to the reply. The ratios are the medians of pairs, with quartiles.",
@@ -62,8 +50,7 @@ def _compare(route: str, name: str, floor: Any, ours: Any, straightforward: Any)
     """Raises RuntimeError if one of them does other work than the others."""
     agree = True  # whatever OCR makes of noise
     if route == CLIP:
-        vectors = [np.array(result, np.float64) for result in (floor, ours, straightforward)]
-        agree = min(float(vectors[0] @ each / np.linalg.norm(each)) for each in vectors) > 0.999
+        agree = bool(np.corrcoef([np.array(each, float) for each in (floor, ours, straightforward)]).min() > 0.999)
     elif route == FACES:
         agree = len(floor) == len(ours) == len(straightforward) == 3
     elif name in (PAGE_12, PAGE_1440):
@@ -80,20 +67,20 @@ def many_at_once(bench: Bench) -> None:
         photo, request = bench.photos[name], photo_request(route, bench.photos[name])
         for service in services.values():
             send(service.port, [request] * 2, 2)
-        threads, workers = _find_fastest(bench, route, photo)
-        task = bench.floor(threads).tasks[route]
+        tried = [(1, CORES + 1)] if bench.quick else COMBINATIONS  # the one that is nearly always the fastest
+        best = min(tried, key=lambda each: _floor_at_once(bench, route, [photo] * 16, *each))
         for clients in (8,) if bench.quick else (4, 8):
             rates: dict[str, list[float]] = {who: [] for who in CONTENDERS}
             waits: list[float] = []
             for _ in range(bench.rounds(3, 1)):
-                rates["floor"].append(number * 1000 / milliseconds(partial(_run, task, [photo] * number, workers)))
+                rates["floor"].append(number * 1000 / _floor_at_once(bench, route, [photo] * number, *best))
                 for who, service in services.items():
                     rate, taken = send(service.port, [request] * number, clients)
                     rates[who].append(rate)
                     waits += taken if who == "ours" else []
             share, slowest = ratio(rates["ours"], rates["floor"]), max(waits) / float(np.median(waits))
             shown = [f"{np.median(rate):.1f}" if rate else "" for rate in rates.values()]
-            shown[0] += f" ({threads} × {workers})"
+            shown[0] += f" ({best[0]} × {best[1]})"
             rows.append([route, name, clients, *shown, share, f"{slowest:.2f}"])
             bench.figures[f"throughput {route} {clients}"] = share.median
             bench.figures[f"slowest {route} {clients}"] = slowest
@@ -106,21 +93,12 @@ def many_at_once(bench: Bench) -> None:
     )
 
 
-def _find_fastest(bench: Bench, route: str, photo: bytes) -> tuple[int, int]:
-    """With how many threads of an inference and how many photos at once the floor is fastest."""
-    if bench.quick:
-        return 1, CORES + 1  # nearly always
-    fit, taken = max(CORES // THREADS, 1), {}
-    for threads, workers in {(1, CORES), (1, CORES + 1), (1, 2 * CORES), *((THREADS, fit + more) for more in range(3))}:
-        task = bench.floor(threads).tasks[route]
-        task(photo)
-        taken[threads, workers] = min(milliseconds(partial(_run, task, [photo] * 16, workers)) for _ in range(2))
-    return min(taken, key=taken.__getitem__)
-
-
-def _run(task: Callable[[bytes], object], photos: Sequence[bytes], workers: int) -> None:
+def _floor_at_once(bench: Bench, route: str, photos: Sequence[bytes], threads: int, workers: int) -> float:
+    """Milliseconds of all the photos by so many workers."""
+    task = bench.floor(threads).tasks[route]
+    task(photos[0])
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(task, photos))
+        return milliseconds(lambda: list(pool.map(task, photos)))
 
 
 def overhead(bench: Bench) -> None:
@@ -165,94 +143,20 @@ def check_under_load(bench: Bench) -> None:
     bench.record("/check under load", note, "service|p50|p99|slowest|asked", rows)
 
 
+def spread(times: Mapping[str, Sequence[float]], decimals: int) -> list[list[str]]:
+    """Rows of a name, the median, and the slowest."""
+    return [[name, *(f"{of(taken):.{decimals}f}" for of in (np.median, max))] for name, taken in times.items()]
+
+
 def start(bench: Bench) -> None:
     """From the start of the process to the first /check."""
     times: dict[str, list[float]] = {who: [] for who in SERVICES}
     for who in SERVICES * bench.rounds(7, 2):
         with bench.launcher.run(who) as service:
             times[who].append(service.start_seconds)
-    rows = [[who, f"{np.median(taken):.2f}", f"{max(taken):.2f}"] for who, taken in times.items()]
-    bench.record("Start", "Seconds from the start to the first answer to /check.", "service|median|slowest", rows)
+    note = "Seconds from the start to the first answer to /check."
+    bench.record("Start", note, "service|median|slowest", spread(times, 2))
     bench.figures["start ours"] = float(np.median(times["ours"]))
-
-
-def memory(bench: Bench) -> None:
-    """Memory, idle, with models and under load; and how long models take to load, prepared or not."""
-    cache = bench.launcher.cache
-    files = [*cache.glob(f"*/{NAME}/*/model.onnx"), *OCR_MODELS.values()]
-    disk = sum(path.stat().st_size for path in files) / 1e6
-    first: dict[str, str] = {}
-    if bench.quick:
-        assert bench.ours, "it has prepared them"
-    else:
-        for prepared in cache.glob("*/*/*/prepared"):
-            shutil.rmtree(prepared, ignore_errors=True)
-        with bench.launcher.run("ours") as service:
-            send(service.port, bench.steps.values())
-            first = _loads(service)
-            bench.wait_until_prepared()
-    later: dict[str, str] = {}
-    seen: dict[str, dict[str, Memory]] = {}
-    for who in SERVICES[: bench.rounds(2, 1)]:
-        with bench.launcher.run(who) as service:
-            seen[who] = _memory_of(bench, service)
-            later |= _loads(service)  # the straightforward one logs none
-    bench.record(
-        "Memory",
-        "Megabytes of all processes of the service, after each step: anonymous (RssAnon, what can't be dropped) and "
-        f"resident (RSS, with mapped files). The models are {disk:.0f} MB on disk.",
-        "|".join(("after", *(f"{who}, {kind}" for who in seen for kind in Memory._fields))),
-        [[step, *(f"{value:.0f}" for each in seen.values() for value in each[step])] for step in seen["ours"]],
-    )
-    note = "Seconds: as it is, the first time, and prepared, in any later process."
-    rows = [[part, first.get(part, ""), seconds] for part, seconds in later.items()]
-    bench.record("Loading a model", note, "model|first|later", rows)
-    bench.figures["idle"] = seen["ours"]["start"].resident
-    bench.figures["anonymous/disk"] = seen["ours"]["+ OCR"].anonymous / disk
-    bench.figures["slowest load"] = max(map(float, later.values()))
-
-
-def _memory_of(bench: Bench, service: Service) -> dict[str, Memory]:
-    """At the start, after each of the steps, and the most during eight large photos at once."""
-    seen = {"start": measure.memory(service.pids())}
-    for step, request in bench.steps.items():
-        send(service.port, [request])
-        time.sleep(0.2)
-        seen[f"+ {step}"] = measure.memory(service.pids())
-    large = [photo_request(route, bench.photos[JPEG_48]) for route in ALL] * 3
-    with measure.peak(service.pids()) as most:
-        send(service.port, large[:8], 8)
-    return {**seen, "most during eight of 48 MP": most[-1]}
-
-
-def _loads(service: Service) -> dict[str, str]:
-    """Seconds that each model took to load, by the log."""
-    return dict(re.findall(r"loaded (\S+) in ([\d.]+) s", service.log()))
-
-
-def ocr_memory(bench: Bench) -> None:
-    """Whether the memory of OCR grows with every new shape of a photo."""
-    requests = [photo_request(OCR, photo) for photo in _pages(bench.photos[PAGE_1440], 200)]
-    with bench.launcher.run("ours") as service:
-        send(service.port, requests[:100], 2)
-        before = measure.memory(service.pids())
-        send(service.port, (requests * 5)[100:], 2)
-        after = measure.memory(service.pids())
-    rows = [[photos, *(f"{value:.0f}" for value in seen)] for photos, seen in ((100, before), (1000, after))]
-    note = "Megabytes after so many photos of 200 different sizes, two at a time."
-    bench.record("Memory of OCR over time", note, "photos|anonymous|resident", rows)
-    bench.figures["ocr memory"] = after.anonymous / before.anonymous
-
-
-def _pages(page: bytes, number: int) -> Iterator[bytes]:
-    """Parts of the page of so many different sizes and shapes."""
-    whole, random = Image.open(BytesIO(page)), np.random.default_rng(0)
-    for _ in range(number):
-        width, height = (int(random.integers(edge // 4, edge)) for edge in whole.size)
-        left, top = int(random.integers(whole.width - width)), int(random.integers(whole.height - height))
-        file = BytesIO()
-        whole.crop((left, top, left + width, top + height)).save(file, "JPEG", quality=85)
-        yield file.getvalue()
 
 
 def texts(bench: Bench) -> None:
@@ -278,8 +182,7 @@ def texts(bench: Bench) -> None:
         "the same text again": again,
         "the first after idle, with preload": waited,
     }
-    shown = [[what, f"{np.median(times):.1f}", f"{max(times):.1f}"] for what, times in rows.items()]
-    bench.record("Searches", "Milliseconds of /clip/txt.", "|median|slowest", shown)
+    bench.record("Searches", "Milliseconds of /clip/txt.", "|median|slowest", spread(rows, 1))
     bench.figures["same text"] = float(np.median(again) / np.median(other))
     bench.figures["after idle"] = waited[0] / float(np.median(other))
 
@@ -290,8 +193,8 @@ SECTIONS: Mapping[str, Callable[[Bench], None]] = {
     "overhead": overhead,
     "check": check_under_load,
     "start": start,
-    "memory": memory,
-    "ocr-memory": ocr_memory,
+    "memory": footprint.memory,
+    "ocr-memory": footprint.ocr_memory,
     "texts": texts,
 }
 SLOW = {"ocr-memory"}

@@ -18,22 +18,16 @@ from demo.pictures import LANDMARKS
 
 SMALL = Sizes(64, 1, 64, 500, (8, 8, 8, 8, 16, 8, 8), (1, 1, 1, 1), (8, 8, 8, 16), (1, 1, 2, 1))
 CLIP, FREE_CLIP, FACES = f"clip/{NAME}", f"clip/{FREE}", f"facial-recognition/{NAME}"
-WEIGHTS = {
-    f"{CLIP}/visual": 87.8e6,
-    f"{CLIP}/textual": 278.3e6,
-    f"{FACES}/detection": 4.23e6,
-    f"{FACES}/recognition": 43.6e6,
-}
-WIDTHS = {"score": 1, "box": 4, "points": 10}
 ANCHORS = [
-    f"{kind}_{stride} {[f'anchors_{stride}', width]}" for kind, width in WIDTHS.items() for stride in (8, 16, 32)
+    f"{kind}_{stride} {[f'anchors_{stride}', width]}"
+    for kind, width in {"score": 1, "box": 4, "points": 10}.items()
+    for stride in (8, 16, 32)
 ]
-INTERFACES = [
-    (f"{CLIP}/visual", "image [1, 3, 64, 64]", ["embedding [1, 512]"]),
-    (f"{CLIP}/textual", "text [1, 77]", ["embedding [1, 512]"]),
-    (f"{FREE_CLIP}/visual", "image [1, 3, 64, 64]", ["embedding [1, 512]"]),
-    (f"{FACES}/detection", "input.1 [1, 3, '?', '?']", ANCHORS),
-    (f"{FACES}/recognition", "input.1 ['None', 3, 112, 112]", ["embedding ['None', 512]"]),
+NETWORKS_AS_THEY_ARE = [
+    (f"{CLIP}/visual", 87.8e6, "image [1, 3, 64, 64]", ["embedding [1, 512]"]),
+    (f"{CLIP}/textual", 278.3e6, "text [1, 77]", ["embedding [1, 512]"]),
+    (f"{FACES}/detection", 4.23e6, "input.1 [1, 3, '?', '?']", ANCHORS),
+    (f"{FACES}/recognition", 43.6e6, "input.1 ['None', 3, 112, 112]", ["embedding ['None', 512]"]),
 ]
 
 
@@ -59,16 +53,13 @@ class Counting(Network):
         return np.zeros(1, np.float32)
 
 
-@pytest.mark.parametrize(("part", "real"), WEIGHTS.items())
-def test_the_networks_have_the_real_architectures_weights(tmp_path: Path, part: str, real: float) -> None:
-    net = Counting()
+@pytest.mark.parametrize(("part", "weights", "given", "returned"), NETWORKS_AS_THEY_ARE)
+def test_weights_inputs_and_outputs_are_the_real_architectures(
+    cache: Path, tmp_path: Path, part: str, weights: float, given: str, returned: list[str]
+) -> None:
+    net, session = Counting(), ort.InferenceSession(cache / part / "model.onnx")
     NETWORKS[part](net, Sizes(), tmp_path / "model.onnx")
-    assert net.numbers == pytest.approx(real, rel=0.01)
-
-
-@pytest.mark.parametrize(("part", "given", "returned"), INTERFACES)
-def test_inputs_and_outputs_are_the_real_ones(cache: Path, part: str, given: str, returned: list[str]) -> None:
-    session = ort.InferenceSession(cache / part / "model.onnx")
+    assert net.numbers == pytest.approx(weights, rel=0.01)
     assert [f"{node.name} {node.shape}" for node in session.get_inputs()] == [given]
     assert [f"{node.name} {node.shape}" for node in session.get_outputs()] == returned
 
@@ -86,23 +77,18 @@ def test_vectors_have_length_one_and_depend_on_what_is_given(cache: Path, part: 
 def test_ids_spread_over_the_vocabulary(cache: Path) -> None:
     tokenizer = Tokenizer.from_file(str(cache / CLIP / "textual/tokenizer.json"))
     ids = tokenizer.encode("A photo of a dog, 2021").ids
-    assert (ids[0], ids[-1], tokenizer.token_to_id("<pad>")) == (0, 2, 1)
+    assert (ids[0], ids[-1], tokenizer.get_vocab_size()) == (0, 2, SMALL.vocabulary)
     assert len(set(ids)) > 10
-    assert tokenizer.get_vocab_size() == SMALL.vocabulary
 
 
 def test_the_detector_reports_three_faces_in_any_photo_which_moves_them_a_little(cache: Path) -> None:
     rng, found = np.random.default_rng(0), []
     for _ in range(2):
         outputs = run(cache / FACES / "detection", rng.uniform(-1, 1, (1, 3, 480, 640)).astype(np.float32))
-        assert [output.shape for output in outputs] == [(n, w) for w in (1, 4, 10) for n in (9600, 2400, 600)]
-        scores, boxes, points = (outputs[i : i + 3] for i in (0, 3, 6))
-        best = [int(score.argmax()) for score in scores]
-        assert [(score > 0.99).sum() for score in scores] == [1, 1, 1]
-        sides = [2 * box[i] * stride for box, i, stride in zip(boxes, best, (8, 16, 32), strict=True)]
-        np.testing.assert_allclose(sides, [[80] * 4, [128] * 4, [192] * 4], atol=5)
-        for five, i, reach in zip(points, best, (5, 4, 3), strict=True):
-            np.testing.assert_allclose(five[i], reach * LANDMARKS.ravel(), atol=0.2)
+        for (score, box, points), reach in zip((outputs[i::3] for i in range(3)), (5, 4, 3), strict=True):
+            assert (score > 0.99).sum() == 1
+            np.testing.assert_allclose(box[score.argmax()], [reach] * 4, atol=0.2)
+            np.testing.assert_allclose(points[score.argmax()], reach * LANDMARKS.ravel(), atol=0.2)
         found.append(outputs)
     assert all(np.abs(a - b).max() > 0 for a, b in zip(*found, strict=True))
 
@@ -119,13 +105,9 @@ def test_finished_models_are_kept_and_others_built_again(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", [photos.JPEG_1440, photos.PAGE_1440, photos.PNG])
-def test_photos_are_the_same_each_time_in_kind_and_size(name: str) -> None:
-    made = photos.photo(name, (720, 540))
+def test_photos_are_the_same_each_time_and_have_a_phones_bytes(name: str) -> None:
+    made = photos.photo(name, (1440, 1080))
     image = Image.open(BytesIO(made))
-    assert (image.format == "PNG", image.size, image.mode) == (name == photos.PNG, (720, 540), "RGB")
-    assert photos.photo(name, (720, 540)) == made
-
-
-def test_photos_have_a_phones_bytes_and_the_page_twelve_lines() -> None:
-    assert len(photos.photo(photos.JPEG_1440, (1440, 1080))) == pytest.approx(400_000, rel=0.2)
-    assert len(set(photos.lines())) == 12
+    assert (image.format == "PNG", image.size, image.mode) == (name == photos.PNG, (1440, 1080), "RGB")
+    assert photos.photo(name, (1440, 1080)) == made
+    assert name == photos.PNG or 250_000 < len(made) < 450_000
