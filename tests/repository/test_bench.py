@@ -4,6 +4,7 @@
 import inspect
 import os
 import re
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -44,26 +45,20 @@ def test_memory_is_that_of_the_processes_and_its_peak_is_kept() -> None:
     assert os.getpid() in measure.family(os.getppid())
     with measure.peak([os.getpid()]) as most:
         kept = np.ones(10_000_000)
-        while len(most) < 4:
-            pass
+        time.sleep(0.2)
         del kept
     assert most[-1].anonymous > own.anonymous + 40
 
 
-@pytest.mark.parametrize(
-    ("limit", "value", "best", "state"),
-    [
-        ("≥ 2.00", 2.0, None, "met"),
-        ("≥ 2.00", 1.99, None, "not met"),
+def test_a_target_is_met_at_its_limit_and_not_beyond() -> None:
+    for limit, value, best, state in (
+        ("≥ 2.00", 2.0, 1.3, "met"),
         ("≥ 2.00", 1.2, 1.3, "not met, nor by the floor: 1.30"),
-        ("≥ 2.00", 1.2, 2.3, "not met"),
-        ("≤ 20 ms", 20, None, "met"),
-        ("≤ 20 ms", 21, None, "not met"),
-    ],
-)
-def test_a_target_is_met_at_its_limit_and_not_beyond(limit: str, value: float, best: float | None, state: str) -> None:
-    figures = {"a": value} | ({"best": best} if best else {})
-    assert report.Target("what", "a", limit, "best").row(figures)[3] == state
+        ("≥ 2.00", 1.99, 2.3, "not met"),
+        ("≤ 20 ms", 20, 0, "met"),
+        ("≤ 20 ms", 21, 30, "not met"),
+    ):
+        assert report.Target("what", "a", limit, "best").row({"a": value, "best": best})[3] == state
 
 
 def test_the_page_has_every_target_and_table(tmp_path: Path) -> None:
@@ -145,7 +140,7 @@ def test_the_floor_cuts_a_slanted_line_upright() -> None:
     cv2.line(page, (60, 130), (340, 150), 1.0, 24)
     (box,) = find_lines(page)
     line = cut(np.repeat((page * 255).astype(np.uint8)[:, :, None], 3, axis=2), box, 1)
-    assert (line[:, 20:-20].mean(axis=(1, 2))[12:36] > 250).all()
+    assert (line[:, 20:-20].mean(axis=(1, 2))[17:32] > 250).all()
 
 
 def test_every_table_of_the_page_has_its_section() -> None:
