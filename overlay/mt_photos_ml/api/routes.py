@@ -2,8 +2,8 @@
 """The routes of MT Photos: each takes the upload, awaits the engine and shapes the reply."""
 
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from starlette.background import BackgroundTask
 from starlette.requests import Request
@@ -15,9 +15,10 @@ from ..engine import Engine
 from ..engine.trace import Trace
 from ..models.choice import clip_vector_length
 from . import replies
+from .disconnect import unless_disconnected
 from .forms import read_file, read_text
 from .trace import trace_of
-from .uploads import Uploads, unless_disconnected
+from .uploads import Uploads
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -63,7 +64,7 @@ class Routes:
             text = await read_text(pieces)
         return replies.vector(await self._engine.embed_text(text, trace_of(request.scope)))
 
-    async def _look(self, request: Request, task: str, verb: Callable[[bytes, Trace], Coroutine[Any, Any, T]]) -> T:
+    async def _look(self, request: Request, task: str, verb: Callable[[bytes, Trace], Awaitable[T]]) -> T:
         """What this verb of the engine makes of the photo that the request carries."""
         self._engine.require(task)  # before the photo is received
         async with self._uploads.receive(request) as pieces:

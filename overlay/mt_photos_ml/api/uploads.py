@@ -4,11 +4,10 @@ only its own client."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from ..engine.workers import Busy
 from .errors import TooSlow
@@ -21,8 +20,6 @@ MAX_UPLOADS = 512
 """Uploads at once."""
 
 _MIN_BYTES_PER_SECOND = 50_000  # on average, once an upload has taken UPLOAD_IDLE_TIMEOUT
-
-T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -105,22 +102,3 @@ class Uploads:
         self._coming.pop(upload, None)
         self.held_bytes -= upload.size
         upload.size = 0
-
-
-async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What the work returns; if the client hangs up first, the work is cancelled. Raises ClientDisconnect then. Only
-    for a request whose body was received."""
-
-    async def disconnected() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    working, gone = asyncio.create_task(work), asyncio.create_task(disconnected())
-    try:
-        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
-        working.cancel()
-        gone.cancel()

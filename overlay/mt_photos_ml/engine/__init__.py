@@ -100,7 +100,7 @@ class Engine:
             return slot[0]
         async with self.store.use(key) as textual:
             slot = self._slot(text)  # of the model that is loaded now
-            vector = await self._texts.run(lambda: self._work(lambda: clip.encode_text(text, textual, language), trace))
+            vector = await self._run(self._texts, lambda: clip.encode_text(text, textual, language), trace)
         slot[:] = [vector]
         return vector
 
@@ -115,19 +115,22 @@ class Engine:
             photo = Photo.open(data)
             trace.photo = str(photo)
             try:
-                return self._work(lambda: task(photo), trace)
+                return task(photo)
             finally:
                 trace.decode_ms = photo.decode_ms
 
-        return await self._photos.run(look)
+        return await self._run(self._photos, look, trace)
 
-    def _work(self, task: Callable[[], T], trace: Trace) -> T:
-        trace.waited_ms = trace.elapsed_ms()
-        with self._scheduler.worker() as usage:
-            try:
-                return task()
-            finally:
-                trace.model_ms = usage.model_ms
+    async def _run(self, workers: Workers, task: Callable[[], T], trace: Trace) -> T:
+        def work() -> T:
+            trace.waited_ms = trace.elapsed_ms()
+            with self._scheduler.worker() as usage:
+                try:
+                    return task()
+                finally:
+                    trace.model_ms = usage.model_ms or None  # of a photo that can't be used no model was asked
+
+        return await workers.run(work)
 
     @property
     def waiting(self) -> dict[str, int]:
