@@ -165,11 +165,11 @@ class Settings(BaseSettings):
     rocm_precision: Precision = Field("FP32", validation_alias="MACHINE_LEARNING_ROCM_PRECISION")
     """`FP16`: the same on an AMD card, if onnxruntime has MIGraphX / `FP16`：AMD 显卡同上，需要 MIGraphX"""
     workers: int = Field(1, ge=1, le=64, validation_alias="MACHINE_LEARNING_WORKERS")
-    """in the image: processes / 镜像中：进程数"""
+    """processes that serve / 提供服务的进程数"""
     device_ids: Cards | None = Field(None, validation_alias="MACHINE_LEARNING_DEVICE_IDS")
-    """in the image: cards for the processes in turn, such as `0,1` / 镜像中：分给各进程的显卡，如 `0,1`"""
+    """cards for the processes in turn, such as `0,1` / 分给各进程的显卡，如 `0,1`"""
     worker_timeout: int = Field(300, ge=1, le=86400, validation_alias="MACHINE_LEARNING_WORKER_TIMEOUT")
-    """in the image: seconds until a process that hangs is replaced / 镜像中：卡住的进程多少秒后被替换"""
+    """seconds until a process that hangs is replaced / 卡住的进程多少秒后被替换"""
     ann: bool = Field(True, validation_alias="MACHINE_LEARNING_ANN")
     rknn: bool = Field(True, validation_alias="MACHINE_LEARNING_RKNN")
     """in the images `armnn` and `rknn`: `false` for no NPU / 在 `armnn` 和 `rknn` 镜像中：`false` 表示不用 NPU"""

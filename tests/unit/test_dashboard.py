@@ -221,6 +221,15 @@ async def test_a_host_header_is_neither_html_nor_a_template(cache: Path, host: s
     assert address in (f"http://{html.escape(host)}", *some_versions_of_starlette)
 
 
+async def test_what_is_filled_into_the_page_is_escaped(cache: Path) -> None:
+    inside = Inside(cache)
+    transport = httpx.ASGITransport(inside.app, root_path='/"><script>')
+    async with httpx.AsyncClient(transport=transport, base_url="http://inside") as client:
+        page = (await client.get("/")).text
+    inside.engine.close()
+    assert '<code id="address">http://inside/&quot;&gt;&lt;script&gt;</code>' in page
+
+
 @pytest.mark.parametrize(
     ("path", "methods"),
     [
