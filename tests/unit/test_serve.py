@@ -110,13 +110,17 @@ def test_the_place_of_a_crash_is_in_the_log_and_after_a_bus_error_models_are_rea
 
 
 def test_an_idle_connection_stays_open_for_a_moment_when_the_process_ends(service: Service) -> None:
-    with connect(service.url) as connection, connect(service.url) as closed:
+    with connect(service.url) as connection, connect(service.url) as closed, connect(service.url) as busy:
         for each in (connection, closed):
             each.sendall(PING)
             assert each.recv(1000).startswith(b"HTTP/1.1 200")
         service.process.send_signal(signal.SIGTERM)
         closed.close()
-        time.sleep(0.5)
+        answer = b""
+        while b"connection: close" not in answer:  # until the process knows that it is to end
+            busy.sendall(PING)
+            answer = busy.recv(1000)
+        time.sleep(0.3)  # in which it would close what is idle, if it did not wait for a second
         connection.sendall(PING)
         assert connection.recv(1000).startswith(b"HTTP/1.1 503")
     assert service.process.wait(30) == 0
