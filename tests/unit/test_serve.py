@@ -12,6 +12,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 
 import httpx
 import pytest
@@ -60,10 +61,8 @@ def test_a_reply_in_two_pieces_goes_out_at_once(service: Service) -> None:
     """Without TCP_NODELAY the second piece would wait for the client's delayed acknowledgement, 40 ms."""
     with service.client() as client:
         client.get("/ping")
-        began = time.monotonic()
-        for _ in range(20):
-            client.get("/openapi.json")
-    assert time.monotonic() - began < 20 * 0.03
+        seconds = [client.get("/openapi.json").elapsed.total_seconds() for _ in range(20)]
+    assert median(seconds) < 0.04
 
 
 def wait_for_another(service: Service, pid: int) -> None:
@@ -82,13 +81,13 @@ def kill_worker(service: Service, number: int = signal.SIGKILL) -> float:
 
 def test_workers_that_die_early_are_started_after_a_growing_pause_which_a_stop_cuts_short(service: Service) -> None:
     waits = [kill_worker(service) for _ in range(4)]
-    assert waits[3] - waits[0] > 1, "2 s after 0.25 s"
+    assert waits[3] - min(waits[:2]) > 1, "2 s after 0 and 0.25 s"
     began = time.monotonic()
     os.kill(service.pid, signal.SIGKILL)
     time.sleep(0.3)
     service.process.send_signal(signal.SIGTERM)
     assert service.process.wait(30) == 0
-    assert time.monotonic() - began < 4, "the pause was 4 s"
+    assert time.monotonic() - began < 4, "the pause would have been 4 s"
 
 
 def test_restarts_that_are_asked_for_have_no_pause(service: Service) -> None:

@@ -7,118 +7,132 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from mt_photos_ml.api import uploads as module
+import clock
 from mt_photos_ml.api.errors import TooSlow
-from mt_photos_ml.api.uploads import Uploads
+from mt_photos_ml.api.uploads import MAX_UPLOADS, Uploads
 from mt_photos_ml.engine.workers import Busy
 
-pytestmark = pytest.mark.anyio
-Outcome = tuple[str, float]
+FOR_EVER = 1e6
 
 
-@pytest.fixture(autouse=True)
-def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """1 s without a byte in place of 30, 0.3 s in place of 2, and 6 uploads in place of 512."""
-    monkeypatch.setattr(module, "UPLOAD_IDLE_TIMEOUT", 1.0)
-    monkeypatch.setattr(module, "YIELD_SECONDS", 0.3)
-    monkeypatch.setattr(module, "MAX_UPLOADS", 6)
-
-
-def upload(*pieces: tuple[float, int], end: str = "http.request") -> Request:
-    """A request whose body comes in pieces of so many bytes, each so many seconds after the one before.
-
-    end: the type of its last message; if it is empty, the client goes silent.
-    """
+def upload(*pieces: tuple[float, int], ends: bool = True) -> Request:
+    """A request whose body comes in pieces of so many bytes, each so many seconds after the one before."""
     left = list(pieces)
 
     async def receive() -> Message:
-        if left:
-            seconds, size = left.pop(0)
-            await asyncio.sleep(seconds)
-            return {"type": "http.request", "body": bytes(size), "more_body": True}
-        await asyncio.sleep(0 if end else 60)
-        return {"type": end}
+        if not left:
+            await asyncio.sleep(0 if ends else FOR_EVER)
+            return {"type": "http.request", "body": b"", "more_body": False}
+        seconds, size = left.pop(0)
+        await asyncio.sleep(seconds)
+        return {"type": "http.request", "body": bytes(size), "more_body": True}
 
     return Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
 
 
-async def outcome(uploads: Uploads, request: Request, answering: float = 0) -> Outcome:
+async def outcome(uploads: Uploads, request: Request, answering: float = 0) -> tuple[str, float]:
     """What became of it, and when. answering: seconds from when all of it was there until it is answered."""
-    clock = asyncio.get_running_loop().time
-    began = clock()
     try:
         async with uploads.receive(request) as pieces:
             size = sum([len(piece) async for piece in pieces])
-            seconds = clock() - began
+            when = clock.now()
             await asyncio.sleep(answering)
-            return f"{size} bytes", seconds
+            return f"{size} bytes", when
     except (TooSlow, Busy) as error:
-        return type(error).__name__, clock() - began
+        return type(error).__name__, clock.now()
 
 
-async def assert_outcomes(max_bytes: int, *expected: tuple[Request, Outcome], answering: float = 0) -> None:
-    """Of requests that begin at once, in an Uploads of so many bytes."""
+def outcomes(max_bytes: int, *requests: Request, answering: float = 0) -> list[tuple[str, float]]:
+    """Of requests that begin at once."""
     uploads = Uploads(max_bytes)
-    found = await asyncio.gather(*(outcome(uploads, request, answering) for request, _ in expected))
-    assert [what for what, _ in found] == [what for _, (what, _) in expected]
-    assert [when for _, when in found] == pytest.approx([when for _, (_, when) in expected], abs=0.25)
+
+    async def scene() -> list[tuple[str, float]]:
+        return await asyncio.gather(*(outcome(uploads, request, answering) for request in requests))
+
+    found = clock.run(scene())
     assert (uploads.held_bytes, uploads.coming) == (0, 0)
+    return found
 
 
-async def test_an_upload_may_pause_so_long_and_has_fifty_thousand_bytes_a_second() -> None:
-    dripping = [(0.1, 1)] * 60
-    await assert_outcomes(
-        1 << 30,
-        (upload(end=""), ("TooSlow", 1)),
-        (upload((0.6, 5_000_000), end=""), ("TooSlow", 1.6)),
-        (upload((0.7, 10)), ("10 bytes", 0.7)),
-        (upload(*dripping), ("TooSlow", 1)),
-        (upload((0, 50_000), *dripping), ("TooSlow", 2)),
-    )
+def drips(first: int) -> Request:
+    return upload((0, first), *[(10, 1)] * 100)
 
 
-async def test_if_there_is_no_room_the_upload_that_was_silent_longest_goes_and_no_other() -> None:
-    await assert_outcomes(
-        110,
-        (upload((0.2, 30), end=""), ("TooSlow", 1)),
-        (upload((0, 30), end=""), ("TooSlow", 0.5)),
-        (upload((0.4, 30), end=""), ("TooSlow", 1)),
-        (upload((0, 5), *[(0.1, 1)] * 8), ("13 bytes", 0.8)),
-        (upload((0.5, 30)), ("30 bytes", 0.5)),
-    )
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (upload(ends=False), ("TooSlow", 30)),
+        (upload((29, 5_000_000), ends=False), ("TooSlow", 59)),
+        (upload((29, 10)), ("10 bytes", 29)),
+        (drips(0), ("TooSlow", 30)),
+        (drips(10_000_000), ("TooSlow", 230)),
+    ],
+    ids=["silent", "silent later", "late", "drips", "drips later"],
+)
+def test_an_upload_has_thirty_seconds_a_byte_and_fifty_thousand_bytes_a_second(
+    request_: Request, expected: tuple[str, float]
+) -> None:
+    assert outcomes(1 << 30, request_) == [expected]
 
 
-async def test_an_upload_without_room_is_refused_unless_one_is_silent() -> None:
-    def first() -> Request:
-        return upload((0, 60), (0.8, 1))
-
-    await assert_outcomes(100, (first(), ("61 bytes", 0.8)), (upload((0.05, 41)), ("Busy", 0.05)))
-    await assert_outcomes(100, (first(), ("TooSlow", 0.5)), (upload((0.5, 41)), ("41 bytes", 0.5)))
-
-
-async def test_an_upload_holds_its_room_until_it_is_answered_and_one_that_holds_nothing_need_not_give_way() -> None:
-    late, later = (upload((0.4, 1)), ("Busy", 0.4)), (upload((0.9, 1)), ("1 bytes", 0.9))
-    await assert_outcomes(100, (upload((0, 100)), ("100 bytes", 0)), late, later, answering=0.65)
-
-
-@pytest.mark.parametrize(("seconds", "expected", "first"), [(0.05, "Busy", "2 bytes"), (0.5, "1 bytes", "TooSlow")])
-async def test_an_upload_too_many_is_refused_unless_one_is_silent(seconds: float, expected: str, first: str) -> None:
-    uploads = Uploads(10_000)
-    tasks = [asyncio.create_task(outcome(uploads, upload((0, 1), (0.9, 1)))) for _ in range(6)]
-    await asyncio.sleep(seconds)
-    assert uploads.coming == 6
-    assert (await outcome(uploads, upload((0, 1))))[0] == expected
-    assert [what for what, _ in await asyncio.gather(*tasks)] == [first, *["2 bytes"] * 5]
+def test_if_there_is_no_room_the_upload_that_was_silent_longest_goes_and_no_other() -> None:
+    silent = [upload((start, 30), ends=False) for start in (1, 0, 2)]
+    lively = upload((0, 5), *[(1, 1)] * 20)
+    assert outcomes(100, *silent, lively, upload((5, 30))) == [
+        ("TooSlow", 30),
+        ("TooSlow", 5),
+        ("TooSlow", 30),
+        ("25 bytes", 20),
+        ("30 bytes", 5),
+    ]
 
 
-@pytest.mark.parametrize("end", ["http.disconnect", ""], ids=["hangs up", "is cancelled"])
-async def test_an_upload_that_breaks_off_holds_nothing(end: str) -> None:
-    uploads = Uploads(100)
-    task = asyncio.create_task(outcome(uploads, upload((0, 60), (0.3, 0), end=end)))
-    await asyncio.sleep(0.1)
-    assert (uploads.held_bytes, uploads.coming) == (60, 1)
-    if not end:
-        task.cancel()
-    with pytest.raises((ClientDisconnect, asyncio.CancelledError)):
-        await task
+def test_if_none_is_silent_for_two_seconds_the_upload_without_room_is_refused() -> None:
+    assert outcomes(100, upload((0, 50), (1.9, 50)), upload((1.9, 51))) == [("100 bytes", 1.9), ("Busy", 1.9)]
+    assert outcomes(100, upload((0, 60), (9, 1)), upload((1.9, 41)))[1] == ("Busy", 1.9)
+    assert outcomes(100, upload((0, 60), (9, 1)), upload((2.1, 41)))[1] == ("41 bytes", 2.1)
+
+
+def test_an_upload_holds_its_room_until_it_is_answered_and_one_that_holds_nothing_need_not_give_way() -> None:
+    requests = upload((0, 100)), upload((10, 1)), upload((28, 0), (1, 1))
+    assert outcomes(100, *requests, answering=28.5)[1:] == [("Busy", 10), ("1 bytes", 29)]
+
+
+def test_an_upload_too_many_is_refused_unless_one_is_silent() -> None:
+    async def scene(seconds: float) -> list[tuple[str, float]]:
+        uploads = Uploads(10_000)
+        coming = [outcome(uploads, upload((0, 1), (5, 1))) for _ in range(MAX_UPLOADS)]
+        tasks = [asyncio.create_task(one) for one in coming]
+        await asyncio.sleep(seconds)
+        assert uploads.coming == MAX_UPLOADS
+        last = await outcome(uploads, upload((0, 1)))
+        return [last, *await asyncio.gather(*tasks)]
+
+    assert clock.run(scene(1)) == [("Busy", 1), *[("2 bytes", 5)] * MAX_UPLOADS]
+    found = clock.run(scene(3))
+    assert found[:2] == [("1 bytes", 3), ("TooSlow", 3)]
+    assert found[2:] == [("2 bytes", 5)] * (MAX_UPLOADS - 1)
+
+
+@pytest.mark.parametrize("end", ["hangs up", "is cancelled"])
+def test_an_upload_that_breaks_off_holds_nothing(end: str) -> None:
+    uploads, messages = Uploads(100), [{"type": "http.request", "body": bytes(60), "more_body": True}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        await asyncio.sleep(1 if end == "hangs up" else FOR_EVER)
+        return {"type": "http.disconnect"}
+
+    async def scene() -> None:
+        request = Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
+        task = asyncio.create_task(outcome(uploads, request))
+        await asyncio.sleep(0.5)
+        assert (uploads.held_bytes, uploads.coming) == (60, 1)
+        if end == "is cancelled":
+            task.cancel()
+        with pytest.raises((ClientDisconnect, asyncio.CancelledError)):
+            await task
+
+    clock.run(scene())
     assert (uploads.held_bytes, uploads.coming) == (0, 0)
