@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from demo.models import build_clip
 from demo.pictures import colour_photo, text_page
 from hub_server import HubServer
 from photos import encoded, jpeg
-from service import KEY, Service, post, run_command, running, until
+from service import KEY, Service, environment, post, run_command, running, until
 from trust.tally import count
 from trust.traffic import Request, Traffic, answered, mixed, running_traffic
 
@@ -172,7 +173,7 @@ def mapped(own: Path, tmp_path: Path) -> Iterator[Service]:
     """A service that uses the prepared form of the text models."""
     with running(tmp_path, demo_environment(own)) as service:
         answers(service, "/ocr")
-        until(lambda: len(prepared(own)) == 2 and service.log.read_text().count("loaded ocr") == 4)
+        until(lambda: len(prepared(own)) == 2 and service.log.read_text().count("loaded ocr") == 4, 120)
         yield service
 
 
@@ -188,7 +189,7 @@ def test_a_mapped_model_that_goes_away_ends_the_process_which_comes_back_without
         recovers(mapped, asked)
     check(seen, cut=3)
     log = mapped.log.read_text()
-    assert "was ended by SIGBUS and is started again" in log
+    assert "Bus error" in log
     assert "models are read into memory from now on" in log
     assert "weights.bin" not in Path(f"/proc/{mapped.pid}/maps").read_text()
 
@@ -324,29 +325,32 @@ def test_without_enough_memory_a_photo_is_503_and_the_next_one_is_answered(own: 
         assert post(service, "/ocr", small).json()["result"]["texts"] == ["One"]
 
 
-@pytest.mark.skipif(shutil.which("faketime") is None, reason="no faketime on this machine")
+SHIFTED = """
+import pathlib, time
+real, shift = time.time, pathlib.Path(__file__).with_name("shift")
+time.time = lambda: real() + float(shift.read_text() or 0)
+"""
+
+
 def test_a_clock_that_is_set_back_stops_nothing(own: Path, tmp_path: Path) -> None:
-    clock = tmp_path / "clock"
-    clock.write_text("+0")
-    library = next(Path("/usr/lib").rglob("libfaketime.so.1"))
-    settings = {
-        **demo_environment(own),
-        "MACHINE_LEARNING_MODEL_TTL": "2",
-        "LD_PRELOAD": str(library),
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
+    """The clock that Python tells; libfaketime can't be used, under it time.sleep fails (EINVAL)."""
+    folder = tmp_path / "python"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SHIFTED)
+    (clock := folder / "shift").write_text("0")
+    settings = {**demo_environment(own), "MACHINE_LEARNING_MODEL_TTL": "2"}
+    settings["PYTHONPATH"] = f"{environment({})['PYTHONPATH']}{os.pathsep}{folder}"
     with running(tmp_path, settings) as service:
         asked = answered(service.url, mixed(each=1))
         with running_traffic(service.url, asked, clients=3) as seen:
-            for shift in ("-2d", "+400d", "-10y"):
-                clock.write_text(shift)
+            for days in (-2, 400, -3650):
+                clock.write_text(str(days * 86_400))
                 count("faults injected")
                 time.sleep(1)
         check(seen)
         until(lambda: "dropped" in service.log.read_text())
         assert answered(service.url, asked) == asked
+        assert len(set(re.findall(r"^\d{4}", service.log.read_text(), re.M))) > 1, "the clock was set"
 
 
 def test_two_services_on_one_cache_do_each_other_no_harm(own: Path, tmp_path: Path) -> None:
