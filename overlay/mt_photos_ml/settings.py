@@ -22,7 +22,6 @@ DEFAULT_CLIP = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"
 _FORBIDDEN = str.maketrans(":\\/", "___", ".")
 _LOG_LEVELS_OF_THE_BASE = {"verbose": "debug", "log": "info", "warn": "warning", "critical": "error"}
 
-
 T = TypeVar("T")
 
 
@@ -67,9 +66,10 @@ def _absolute(value: Path) -> Path:
     return folder
 
 
-_KEY = "a key without spaces around it and without line breaks"
-
-Key = Annotated[str, _expect(_KEY, lambda key: key == key.strip() and key.isprintable())]
+_IS_KEY = _expect(
+    "a key without spaces around it and without line breaks", lambda k: k == k.strip() and k.isprintable()
+)
+Key = Annotated[str, _IS_KEY]
 ModelName = Annotated[str, AfterValidator(lambda name: clean_name(name.strip())), _expect("the name of a model", bool)]
 Threads = Annotated[int, Field(le=256)]
 Score = Annotated[float, Field(ge=0, le=1)]
