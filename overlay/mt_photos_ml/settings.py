@@ -66,10 +66,9 @@ def _absolute(value: Path) -> Path:
     return folder
 
 
-_IS_KEY = _expect(
-    "a key without spaces around it and without line breaks", lambda k: k == k.strip() and k.isprintable()
-)
-Key = Annotated[str, _IS_KEY]
+Key = Annotated[
+    str, _expect("a key without spaces around it and without line breaks", lambda k: k == k.strip() and k.isprintable())
+]
 ModelName = Annotated[str, AfterValidator(lambda name: clean_name(name.strip())), _expect("the name of a model", bool)]
 Threads = Annotated[int, Field(le=256)]
 Score = Annotated[float, Field(ge=0, le=1)]
@@ -235,7 +234,7 @@ def _key_of_file() -> dict[str, Any]:
     try:
         key = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        why = getattr(error, "strerror", "it is not text")
         raise SettingsError(f"{KEY_FILE}={path}: expected a file with the key: {why}") from None
     if not key:
         raise SettingsError(f"{KEY_FILE}={path}: expected a file with the key; it is empty")
