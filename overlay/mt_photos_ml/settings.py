@@ -226,8 +226,7 @@ def load() -> Settings:
 
 def _key_of_file() -> dict[str, Any]:
     """The key, where a file holds it, such as one of Docker's secrets."""
-    path = os.environ.get(KEY_FILE)
-    if not path:
+    if not (path := os.environ.get(KEY_FILE)):
         return {}
     if os.environ.get("API_AUTH_KEY"):
         raise SettingsError(f"{KEY_FILE}={path}: expected to be the only one that names a key; API_AUTH_KEY is set too")
