@@ -69,6 +69,8 @@ class KeyThrottle:
 
     def seconds_to_wait(self, address: str, keys: Collection[bytes], is_right: bool, now: float) -> float:
         """0 if the request may go on. Counts its keys. now: seconds."""
+        if not keys:  # no guess, and no reason to forget an address for it
+            return 0
         client = self._client(address)
         if client.minute_ends <= now:
             client.wrong_keys.clear()
@@ -76,7 +78,7 @@ class KeyThrottle:
         if is_right and (client.is_trusted or not is_slowed):
             client.is_trusted = True
             return 0
-        if keys and not is_right and not is_slowed:
+        if not is_right and not is_slowed:
             if not client.wrong_keys:
                 client.minute_ends = now + _MINUTE_SECONDS
             client.wrong_keys.update(map(hash, keys))
