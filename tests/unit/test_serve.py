@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median
 
@@ -21,8 +22,6 @@ from demo.__main__ import environment as demo_environment
 from hub_server import HubServer
 from service import KEY, Service, anonymous_mb, environment, free_port, loaded, post, run_command, running, until
 from trust.raw import connect, stalled
-
-PING = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def test_a_header_without_end_is_refused_before_it_fills_the_memory(service: Service) -> None:
@@ -109,21 +108,25 @@ def test_the_place_of_a_crash_is_in_the_log_and_after_a_bus_error_models_are_rea
 
 
 def test_an_idle_connection_stays_open_for_a_moment_when_the_process_ends(service: Service) -> None:
-    with connect(service.url) as connection, connect(service.url) as closed, connect(service.url) as busy:
-        for each in (connection, closed):
-            each.sendall(PING)
-            assert each.recv(1000).startswith(b"HTTP/1.1 200")
-        service.process.send_signal(signal.SIGTERM)
-        closed.close()
-        answer = b""
-        while b"connection: close" not in answer:  # until the process knows that it is to end
-            busy.sendall(PING)
-            answer = busy.recv(1000)
-        time.sleep(0.3)  # in which it would close what is idle, if it did not wait for a second
-        connection.sendall(PING)
-        assert connection.recv(1000).startswith(b"HTTP/1.1 503")
+    address = service.url.removeprefix("http://")
+    idle, closed, busy = (HTTPConnection(address, timeout=60) for _ in range(3))
+    assert ping(idle) == ping(closed) == (200, "keep-alive")
+    service.process.send_signal(signal.SIGTERM)
+    closed.close()
+    while ping(busy)[1] != "close":  # until the process knows that it is to end
+        pass
+    time.sleep(0.3)  # in which it would close what is idle, if it did not wait for a second
+    assert ping(idle) == (503, "close")
     assert service.process.wait(30) == 0
     assert "Traceback" not in service.log.read_text()
+
+
+def ping(connection: HTTPConnection) -> tuple[int, str]:
+    """The status of the answer, and whether the connection stays open after it."""
+    connection.request("GET", "/ping")
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status, answer.getheader("connection", "keep-alive")
 
 
 def test_ctrl_c_reaches_every_process_and_what_is_in_flight_is_answered(
