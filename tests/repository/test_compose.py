@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The image as it is started, by the README's `docker run` lines and by compose.yaml: both say the same."""
+"""The image as it is started, by the README's `docker run` lines, by compose.yaml and on unRAID: all say the same."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -17,28 +18,24 @@ from mt_photos_ml.settings import Settings
 from scripts.upstream import Upstream, our_version
 
 ROOT = Path(__file__).parents[2]
-COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 EXAMPLE = (ROOT / ".env.example").read_text()
-VARIANTS = [variant.name for variant in Upstream.load().variants]
+SETTINGS = {str(field.validation_alias) for field in Settings.model_fields.values()}
 IMAGES = {f"devfox101/mt-photos-ml:{our_version()[1]}{base.suffix}": base for base in Upstream.load().bases}
 """What is published under the tags that move."""
+FIXED = {"HTTP_PORT", "IMMICH_PORT", "IMMICH_HOST", "DEVICE", "MACHINE_LEARNING_CACHE_FOLDER"}
+"""Settings that the image or the mapping of the port gives."""
+UNRAID = (ROOT / "deploy/unraid/mt-photos-ml.xml").read_text()
+TEMPLATE = ElementTree.fromstring(UNRAID)
+CONFIGS = TEMPLATE.findall("Config")
 
 RUN = argparse.ArgumentParser(prog="docker run", allow_abbrev=False)
-RUN.add_argument("-d", action="store_true", required=True)
-RUN.add_argument("--name", required=True)
-RUN.add_argument("--restart", required=True)
-RUN.add_argument("-p", dest="ports", action="append", required=True)
-RUN.add_argument("-e", dest="settings", action="append", default=[])
-RUN.add_argument("-v", dest="volumes", action="append", required=True)
-RUN.add_argument("--device", dest="devices", action="append", default=[])
-RUN.add_argument("--gpus", choices=["all"])
-RUN.add_argument("--group-add", dest="groups", action="append", default=[])
-RUN.add_argument("--security-opt", dest="security", action="append", default=[])
-RUN.add_argument("--user")
-RUN.add_argument("--read-only", action="store_true")
-RUN.add_argument("--stop-timeout", type=int)
-RUN.add_argument("--tmpfs", action="append", default=[])
-RUN.add_argument("--cap-drop", action="append", default=[])
+for flag in ("-d", "--read-only"):
+    RUN.add_argument(flag, action="store_true")
+for option in ("--name", "--restart", "--gpus", "--user", "--stop-timeout"):
+    RUN.add_argument(option)
+for option in ("-p", "-e", "-v", "--device", "--group-add", "--security-opt", "--tmpfs", "--cap-drop"):
+    RUN.add_argument(option, action="append", default=[])
 RUN.add_argument("image")
 
 
@@ -48,18 +45,12 @@ def of_the_readme() -> list[argparse.Namespace]:
     return [RUN.parse_args(shlex.split(line)) for line in lines]
 
 
-def service(variant: str) -> dict[str, Any]:
-    found: dict[str, Any] = COMPOSE["services"][variant]
-    return found
-
-
 @pytest.mark.parametrize("run", of_the_readme(), ids=lambda run: run.image)
 def test_a_line_of_the_readme_starts_an_image_of_ours_so_that_mt_photos_reaches_it(run: argparse.Namespace) -> None:
     assert run.image in IMAGES
-    assert run.ports == ["8060:3003"]
-    assert run.volumes[0].split(":")[1:] == ["/cache"]
-    given = dict(setting.split("=", 1) for setting in run.settings)
-    assert given.keys() <= {str(field.validation_alias) for field in Settings.model_fields.values()}
+    assert (run.d, run.p, run.v[0].split(":")[1:]) == (True, ["8060:3003"], ["/cache"])
+    given = dict(setting.split("=", 1) for setting in run.e)
+    assert given.keys() <= SETTINGS
     Settings.model_validate(given)
 
 
@@ -69,59 +60,43 @@ def test_the_readme_has_a_line_with_the_fewest_rights() -> None:
 
 
 def test_there_is_a_service_for_each_variant_and_its_profile_alone_starts_it() -> None:
-    assert sorted(COMPOSE["services"]) == sorted(VARIANTS)
-    for variant in VARIANTS:
-        assert service(variant)["profiles"] == [variant]
-        assert IMAGES[service(variant)["image"]].variant == variant
+    started = {service["profiles"][0]: IMAGES[service["image"]].variant for service in SERVICES.values()}
+    assert started == {variant.name: variant.name for variant in Upstream.load().variants}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", SERVICES)
 def test_a_service_is_started_as_the_line_of_the_readme_starts_it(variant: str) -> None:
-    here = service(variant)
+    here = SERVICES[variant]
     run = next(run for run in of_the_readme() if run.image == here["image"])
     assert here["ports"] == ["${HOST_PORT:-8060}:3003"]
-    assert here["restart"] == run.restart
-    assert here["container_name"] == run.name
-    assert here.get("devices", []) == run.devices
-    assert here.get("group_add", []) == run.groups
-    assert [option for option in here["security_opt"] if option != "no-new-privileges:true"] == run.security
-    assert here["volumes"][0] == "${CACHE_FOLDER:-cache}:/cache"
-    assert here["volumes"][1:] == run.volumes[1:]
+    assert (here["restart"], here["container_name"]) == (run.restart, run.name)
+    assert (here.get("devices", []), here.get("group_add", [])) == (run.device, run.group_add)
+    assert here["security_opt"] == ["no-new-privileges:true", *run.security_opt]
+    assert here["volumes"] == ["${CACHE_FOLDER:-cache}:/cache", *run.v[1:]]
     assert ("deploy" in here) == (run.gpus is not None)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_service_has_few_rights_and_time_to_finish(variant: str) -> None:
-    here = service(variant)
     assert here["cap_drop"] == ["ALL"]
-    assert "no-new-privileges:true" in here["security_opt"]
-    graceful = re.search(
-        r"^graceful_timeout = (\d+)", (ROOT / "overlay/mt_photos_ml/server/gunicorn_conf.py").read_text(), re.M
-    )
-    assert graceful is not None
-    assert int(here["stop_grace_period"].removesuffix("s")) > int(graceful[1])
+
+
+@pytest.mark.parametrize("variant", SERVICES)
+def test_a_service_has_time_to_finish(variant: str) -> None:
+    configuration = (ROOT / "overlay/mt_photos_ml/server/gunicorn_conf.py").read_text()
+    (graceful,) = re.findall(r"^graceful_timeout = (\d+)", configuration, re.M)
+    assert int(SERVICES[variant]["stop_grace_period"].removesuffix("s")) > int(graceful)
 
 
 def test_the_example_sets_what_there_is_to_set() -> None:
     given = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", EXAMPLE, re.M))
-    assert given["COMPOSE_PROFILES"] in VARIANTS
+    assert given["COMPOSE_PROFILES"] in SERVICES
     compose = set(re.findall(r"\$\{(\w+)", (ROOT / "compose.yaml").read_text())) | {"COMPOSE_PROFILES"}
-    settings = {str(field.validation_alias) for field in Settings.model_fields.values()}
-    assert compose <= given.keys() <= compose | settings
-    assert not compose & settings
-    assert all(variant in EXAMPLE for variant in VARIANTS)
+    assert compose <= given.keys() <= compose | SETTINGS
+    assert all(variant in EXAMPLE for variant in SERVICES)
 
 
-FIXED = {"HTTP_PORT", "IMMICH_PORT", "IMMICH_HOST", "DEVICE", "MACHINE_LEARNING_CACHE_FOLDER"}
-"""Settings that the image or the mapping of the port gives."""
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", SERVICES)
 def test_every_setting_reaches_the_container_from_env(variant: str) -> None:
-    settings = {str(field.validation_alias) for field in Settings.model_fields.values()}
-    given = service(variant)["environment"]
-    assert sorted(given) == sorted({*settings - FIXED, "API_AUTH_KEY_FILE", "FORWARDED_ALLOW_IPS", "HTTPS_PROXY", "TZ"})
-    assert "env_file" not in service(variant)  # an older compose stops where there is none
+    given = SERVICES[variant]["environment"]
+    assert sorted(given) == sorted({*SETTINGS - FIXED, "API_AUTH_KEY_FILE", "FORWARDED_ALLOW_IPS", "HTTPS_PROXY", "TZ"})
+    assert "env_file" not in SERVICES[variant]  # an older compose stops where there is none
 
 
 def as_compose_reads_it(folder: Path, env: str, variant: str) -> dict[str, Any]:
@@ -138,7 +113,7 @@ def as_compose_reads_it(folder: Path, env: str, variant: str) -> dict[str, Any]:
     return told[1]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", SERVICES)
 def test_a_variant_that_is_named_is_started_alone_with_all_defaults(variant: str, tmp_path: Path) -> None:
     told = as_compose_reads_it(tmp_path, "", variant)
     assert [(port["target"], port["published"]) for port in told["ports"]] == [(3003, "8060")]
@@ -151,13 +126,31 @@ def test_what_env_sets_is_given_to_the_container(tmp_path: Path) -> None:
     assert given == {"API_AUTH_KEY": "mt_photos_ai_extra", "FACE_MIN_SCORE": "0.7"}
 
 
-@pytest.mark.parametrize("target", ["cpu", "openvino"])
-def test_bake_as_one_would_type_it_reads_compose_yaml_too_and_goes_on(target: str) -> None:
-    if subprocess.run(["docker", "buildx", "version"], capture_output=True).returncode:
-        pytest.skip("no docker buildx on this machine")
-    ended = subprocess.run(
-        ["docker", "buildx", "bake", target, "--print"], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert ended.returncode == 0, ended.stderr
-    bases = {made["args"]["BASE"] for made in json.loads(ended.stdout)["target"].values()}
-    assert bases == {base.reference.partition("@")[0] for base in Upstream.load().bases if base.variant == target}
+def configs(kind: str) -> dict[str, ElementTree.Element]:
+    """By what it is in the container: a port, a path, a variable."""
+    return {config.attrib["Target"]: config for config in CONFIGS if config.attrib["Type"] == kind}
+
+
+def test_the_template_for_unraid_starts_the_container_of_compose() -> None:
+    here, ((inside, port),), ((folder, _),) = SERVICES["cpu"], configs("Port").items(), configs("Path").items()
+    assert here["ports"] == [f"${{HOST_PORT:-{port.text}}}:{inside}"]
+    assert here["volumes"][0].endswith(f":{folder}")
+    assert TEMPLATE.findtext("Repository") == here["image"]
+    assert TEMPLATE.findtext("ExtraParams") == f"--stop-timeout {here['stop_grace_period'].removesuffix('s')}"
+    assert TEMPLATE.findtext("WebUI") == f"http://[IP]:[PORT:{inside}]/"
+    assert (TEMPLATE.findtext("Network"), TEMPLATE.findtext("Privileged")) == ("bridge", "false")
+
+
+def test_the_variables_of_unraid_are_settings_and_it_has_no_key_that_would_be_everybodys() -> None:
+    variables = configs("Variable")
+    assert variables.keys() <= SETTINGS & set(SERVICES["cpu"]["environment"])
+    Settings.model_validate({name: config.text for name, config in variables.items() if config.text})
+    key = variables["API_AUTH_KEY"].attrib
+    assert (key["Default"], key["Required"], key["Mask"]) == ("", "true", "true")
+
+
+def test_a_config_of_unraid_is_one_line_with_nine_attributes() -> None:
+    """Community Applications reads no other form, says its wiki."""
+    lines = re.findall(r'^  <Config(?: \w+="[^"]*"){9}>[^<]*</Config>$', UNRAID, re.M)
+    assert len(lines) == len(CONFIGS)
+    assert all((config.text or "") == config.attrib["Default"] for config in CONFIGS)

@@ -30,11 +30,8 @@ GUIDES = (
 PAGES = ("README", *(f"docs/{name}" for name in GUIDES))
 """For users: each in English, and beside it in Chinese."""
 ENGLISH, CHINESE = ([f"{page}{ending}" for page in PAGES] for ending in (".md", ".zh-CN.md"))
-DEVELOPERS = (
-    *("CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/maintaining.md"),
-    "docs/reliability.md",
-)
-MAINTAINING = "docs/maintaining.md"
+DEVELOPERS = ("CONTRIBUTING.md", "SECURITY.md", *(f"docs/{name}.md" for name in ("architecture", "maintaining")))
+DEVELOPERS += ("docs/reliability.md",)
 
 
 def page(name: str) -> str:
