@@ -67,57 +67,38 @@ def test_the_readme_is_one_page_and_leads_to_all_others(readme: str) -> None:
         assert f"]({other})" in page(readme)
 
 
-@pytest.mark.parametrize("command", [command for page in ENGLISH for command in commands(page)])
-def test_a_command_for_users_works(command: str, service: Service) -> None:
+@pytest.mark.parametrize("command", dict.fromkeys(line for page in (*ENGLISH, *DEVELOPERS) for line in commands(page)))
+def test_a_command_of_the_docs_can_be_given(command: str, service: Service) -> None:
     folder = service.log.parent
-    words = shlex.split(command)
-    if words[0] == "make":  # these tests run in it; that the target can be made is what can be seen from here
-        words.insert(1, "--dry-run")
-        ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    elif words[0] == "git":
-        assert words[1:2] == ["clone"]
-        assert words[-1] == words[2].rpartition("/")[2]
-        return
-    elif words[0] == "cp":
-        shutil.copy(ROOT / words[1], folder / words[2])
-        return
-    elif words[0] == "docker":  # test_compose.py reads what is run and compose.yaml
-        assert words[1] == "run" or words[1:] in (["compose", "up", "-d"], ["compose", "pull"])
-        return
-    elif words[0] == "curl":
-        if shutil.which("curl") is None:
-            pytest.skip("no curl on this machine")
-        words = [word.replace("http://127.0.0.1:8060", service.url) for word in words]
-        ended = subprocess.run([*words, "--fail", "--silent"], cwd=folder, capture_output=True, text=True, timeout=60)
-        assert "pong" in ended.stdout or '"result"' in ended.stdout
-    else:
-        assert words[0] == ".venv/bin/mt-photos-ml"
-        words = [word.replace("http://127.0.0.1:8060", service.url) for word in words]
-        words = [str(folder / word) if word == "photo.jpg" else word for word in words]
-        ended = run_command({**demo_environment(folder / "cache"), "HF_ENDPOINT": "http://127.0.0.1:9"}, *words[1:])
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-
-
-@pytest.mark.parametrize("command", [command for page in DEVELOPERS for command in commands(page)])
-def test_a_command_of_a_maintainer_can_be_given(command: str) -> None:
-    match shlex.split(command):
-        case ["make", *words]:
-            subprocess.run(["make", "--dry-run", *words], cwd=ROOT, check=True, capture_output=True, timeout=60)
+    match shlex.split(command.replace("http://127.0.0.1:8060", service.url)):
+        case ["make", *words]:  # these tests run in it; that the target can be made is what can be seen from here
+            output("make", "--dry-run", *words)
+        case ["git", "clone", address, *_, entered]:
+            assert entered == address.rpartition("/")[2]
+        case ["cp", source, target]:
+            shutil.copy(ROOT / source, folder / target)
+        case ["docker", *words]:  # test_compose.py reads what is run and compose.yaml
+            assert words[0] == "run" or words in (["compose", "up", "-d"], ["compose", "pull"])
+        case ["curl", *words]:
+            if shutil.which("curl") is None:
+                pytest.skip("no curl on this machine")
+            said = output("curl", *words, "--fail", "--silent", folder=folder)
+            assert "pong" in said or '"result"' in said
         case [".venv/bin/python", "-m", script, *_]:
-            subprocess.run(
-                [sys.executable, "-m", script, "--help"], cwd=ROOT, check=True, capture_output=True, timeout=60
-            )
+            output(sys.executable, "-m", script, "--help")
+        case [".venv/bin/mt-photos-ml", *words]:
+            words = [str(folder / word) if word == "photo.jpg" else word for word in words]
+            offline = {**demo_environment(folder / "cache"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+            ended = run_command(offline, *words)
+            assert ended.returncode == 0, ended.stdout + ended.stderr
         case words:
             assert words[:2] in (["git", "tag"], ["git", "push"])
 
 
-def test_every_file_that_replaces_one_of_upstream_and_every_name_in_use_is_accounted_for() -> None:
-    text = (ROOT / MAINTAINING).read_text()
-    for path in (ROOT / "patches").rglob("*.*"):
-        assert "__pycache__" in path.parts or f"### {path.relative_to(ROOT / 'patches')}\n" in text, path
-    for module, names in names_of_upstream().items():
-        for name in names:
-            assert f"`{module.removeprefix('immich_ml.')}.{name}`" in text, name
+def output(*command: str, folder: Path = ROOT) -> str:
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
 
 
 def names_of_upstream() -> dict[str, tuple[str, ...]]:
@@ -126,15 +107,22 @@ def names_of_upstream() -> dict[str, tuple[str, ...]]:
     return {module.replace("immich_ml.main", "immich_ml.upstream_main"): names for module, names in modules.items()}
 
 
+def test_every_file_that_replaces_one_of_upstream_and_every_name_in_use_is_accounted_for() -> None:
+    text = page("docs/maintaining.md")
+    for path in (ROOT / "patches").rglob("*.*"):
+        assert "__pycache__" in path.parts or f"### {path.relative_to(ROOT / 'patches')}\n" in text, path
+    for module, names in names_of_upstream().items():
+        for name in names:
+            assert f"`{module.removeprefix('immich_ml.')}.{name}`" in text, name
+
+
 def test_no_other_file_knows_upstreams_package() -> None:
     """The tests and the scripts may; what runs in the image has three names."""
-    knowing = {f"overlay/mt_photos_ml/{name}" for name in ("api/upstream.py", "runtime/npu.py")}
-    found = {}
+    found: dict[str, set[str]] = {}
     for path in (*(ROOT / "overlay").rglob("*.py"), *(ROOT / "patches").rglob("*.py")):
-        used = re.findall(r"immich_ml[.\w]*", re.sub(r"mt_photos_ml[.\w]*", "", path.read_text()))
-        if used:
-            found[str(path.relative_to(ROOT))] = set(used)
-    assert found.keys() <= knowing
+        if used := re.findall(r"\bimmich_ml[.\w]*", path.read_text()):
+            found[path.name] = set(used)
+    assert found.keys() <= {"upstream.py", "npu.py"}
     assert set().union(*found.values()) - {"immich_ml.main"} == set(names_of_upstream())
 
 
@@ -145,14 +133,13 @@ def test_every_message_of_the_service_is_explained(name: str) -> None:
     raised = r"raise (?:PhotoError|BadForm|Busy|TaskOff|DecoderMissing|ModelUnavailable|InferenceError|NotAVector)\(\s*"
     said = re.findall(raised + r'f?"([^"]+)"', source) + re.findall(r'nothing\(\d+, "([^"]+)"', source)
     explained = re.findall(r"^\| `(.+?)` \|", page(name), re.M)
+    fixed_parts = [max(each.split("…"), key=len).strip() for each in explained]
     assert len(said) > 12
     for message in said:
         fixed = max(re.split(r"\{[^}]*\}", message), key=len).strip()
-        assert any(fixed[:25] in told or _start(told) in message for told in explained), message
-
-
-def _start(told: str) -> str:
-    return max(told.split("…"), key=len).strip()
+        assert any(fixed[:25] in told or max(told.split("…"), key=len).strip() in message for told in explained), (
+            message
+        )
 
 
 @pytest.mark.parametrize("page", PAGES_OF_SETTINGS, ids=lambda page: page.name)
@@ -175,9 +162,8 @@ def test_the_version_is_the_one_in_the_file_and_in_the_changelog() -> None:
 
 
 def test_no_path_of_a_machine_and_no_host_of_a_registry_is_in_the_tree() -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     pattern = re.compile(r"/(?:root|home/\w+)/|https?://[\w.]*(?:pypi|npmjs|debian)[\w.]*/")
-    for name in listed.splitlines():
+    for name in output("git", "ls-files").splitlines():
         path = ROOT / name
         if path != Path(__file__) and path.is_file() and path.suffix != ".png":
             assert not pattern.search(path.read_text(encoding="utf-8")), name
