@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The README and the docs: their commands are run, both languages say the same, and it is so."""
 
-import os
 import re
 import shlex
 import shutil
@@ -165,4 +164,3 @@ def test_no_path_of_a_machine_and_no_host_of_a_registry_is_in_the_tree() -> None
         path = ROOT / name
         if path != Path(__file__) and path.is_file() and path.suffix != ".png":
             assert not pattern.search(path.read_text(encoding="utf-8")), name
-    assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The dashboard for Grafana shows what the service tells."""
 
-import json
 import re
 from pathlib import Path
 
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo.__main__ import build
@@ -18,14 +15,7 @@ from service import post, running
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana.json"
 
 
-def test_grafana_knows_every_field_and_the_service_every_metric(tmp_path: Path) -> None:
-    written = json.loads(DASHBOARD.read_text())
-    again = json.loads(json.dumps(Dashboard.from_json(written), cls=JSONEncoder))
-    assert all(again[name] == value for name, value in written.items() if name not in ("panels", "templating"))
-    assert [panel["title"] for panel in again["panels"]] == [panel["title"] for panel in written["panels"]]
-    assert all({"type", "gridPos", "targets", "fieldConfig"} <= panel.keys() for panel in again["panels"]), (
-        "a field that Grafana does not know is dropped"
-    )
+def test_the_service_tells_every_metric_that_the_dashboard_shows(tmp_path: Path) -> None:
     build(tmp_path / "cache")
     with running(tmp_path, demo_environment(tmp_path / "cache")) as service, service.client() as client:
         post(service, "/ocr", jpeg(text_page(["A line"], (800, 600))[0]))
