@@ -92,15 +92,6 @@ def test_an_image_is_pushed_only_if_its_own_test_passed() -> None:
     assert check["if"] == "matrix.image.variant != 'rocm'"
 
 
-@pytest.mark.parametrize(("variant", "words"), [("cuda", ["--sbom"]), ("rocm", [])])
-def test_rocm_is_pushed_without_being_scanned(variant: str, words: list[str], tmp_path: Path) -> None:
-    script(tmp_path, "build", "print(*sys.argv[1:], file=sys.stderr); print('image@sha256:12')")
-    push = step(IMAGES["push"], "Push by digest, with provenance")
-    ended = run(push, tmp_path, VARIANT=variant, PLATFORM="linux/amd64", TARGET=variant)
-    assert ended.stderr.split() == ["--variant", variant, "--platform", "linux/amd64", "--push-by-digest", *words]
-    assert (tmp_path / "pushed" / variant).read_text() == f"{variant}=sha256:12\n"
-
-
 @pytest.mark.parametrize("code", [0, 1])
 def test_what_is_pushed_reaches_publish_and_its_tag_is_attested_though_another_could_not_be_given(
     code: int, tmp_path: Path

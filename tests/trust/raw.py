@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 from service import KEY
+from trust.tally import count
 from trust.traffic import form
 
 
@@ -24,9 +25,12 @@ def upload_head(route: str, length: int | None, content_type: str = form(b"")[1]
 
 
 @contextlib.contextmanager
-def stalled(url: str, route: str = "/ocr", size: int = 5_000_000, sent: int = 100) -> Iterator[socket.socket]:
-    """An upload of which so many bytes were sent, and then nothing more."""
-    body, _ = form(bytes(size))
+def stalled(
+    url: str, route: str = "/ocr", photo: bytes = bytes(5_000_000), sent: int | None = 100
+) -> Iterator[socket.socket]:
+    """An upload of which so many bytes were sent, None all, and then nothing more."""
+    count("faults injected")
+    body, _ = form(photo)
     with connect(url) as connection:
         connection.sendall(upload_head(route, len(body)) + body[:sent])
         yield connection
@@ -34,6 +38,7 @@ def stalled(url: str, route: str = "/ocr", size: int = 5_000_000, sent: int = 10
 
 def answer_to(url: str, sent: bytes, seconds: float = 20) -> bytes:
     """All that is answered until the connection is closed or quiet for a while."""
+    count("inputs tried")
     with connect(url) as connection:
         with contextlib.suppress(OSError):  # it may be refused before all is sent
             connection.sendall(sent)

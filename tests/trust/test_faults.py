@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import onnx
 import pytest
@@ -23,9 +22,9 @@ from demo.models import build_clip
 from demo.pictures import colour_photo, text_page
 from hub_server import HubServer
 from photos import encoded, jpeg
-from service import KEY, Service, environment, post, run_command, running, until
+from service import Service, environment, post, run_command, running, until
 from trust.tally import count
-from trust.traffic import Request, Traffic, answered, mixed, running_traffic
+from trust.traffic import Request, answered, mixed, running_traffic
 
 OCR = Path("ocr", "PP-OCRv6_small")
 RED = jpeg(colour_photo("red", (320, 240)))
@@ -33,17 +32,11 @@ NAME = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Path:
-    """A cache that a test may harm."""
+def cache(tmp_path: Path) -> Path:
+    """Each test has its own, which it may harm."""
     folder = tmp_path / "cache"
     build(folder)
     return folder
-
-
-@pytest.fixture
-def harmed(own: Path, tmp_path: Path) -> Iterator[Service]:
-    with running(tmp_path, demo_environment(own)) as service:
-        yield service
 
 
 def answers(service: Service, route: str, each: int = 1) -> list[Request]:
@@ -56,13 +49,6 @@ def is_whole(cache: Path) -> bool:
     return run_command(demo_environment(cache), "models", "verify").returncode == 0
 
 
-def check(seen: Traffic, *, cut: int = 0) -> None:
-    """cut: requests that were on their way to a process that was killed."""
-    assert seen.wrong == []
-    assert len(seen.lost) <= cut, seen.lost
-    assert seen.right > 0
-
-
 def restart(service: Service) -> None:
     """Drops what is loaded, as an idle minute does."""
     with service.client() as client:
@@ -71,20 +57,9 @@ def restart(service: Service) -> None:
 
 def recovers(service: Service, requests: list[Request]) -> None:
     """Within a minute every request is answered again as it was, without anything done."""
-
-    def right() -> bool:
-        with httpx.Client(base_url=service.url, headers={"api-key": KEY}, timeout=60) as client:
-            for request in requests:
-                told = client.post(request.route, content=request.body, headers={"content-type": request.content_type})
-                assert told.status_code in (200, 503), told.text
-                if told.status_code == 503:
-                    assert int(told.headers["retry-after"]) > 0
-                    assert told.json()["msg"]
-                    return False
-                assert "msg" not in told.json()
-        return True
-
-    until(right)
+    with running_traffic(service.url, requests, clients=1) as seen:
+        until(lambda: seen.streak >= len(requests))
+    seen.check()
 
 
 HARMS: dict[str, Callable[[Path], object]] = {
@@ -97,34 +72,34 @@ HARMS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_model_file_that_is_damaged_is_mended_by_itself(harmed: Service, own: Path, harm: str) -> None:
+def test_a_model_file_that_is_damaged_is_mended_by_itself(service: Service, cache: Path, harm: str) -> None:
     """The text models are in RapidOCR's wheel, from which they are fetched again."""
-    asked = answers(harmed, "/ocr", each=2)
-    with running_traffic(harmed.url, asked, clients=3) as seen:
+    asked = answers(service, "/ocr", each=2)
+    with running_traffic(service.url, asked, clients=3) as seen:
         for kind in ("detection", "recognition"):
-            HARMS[harm](own / OCR / kind / "model.onnx")
+            HARMS[harm](cache / OCR / kind / "model.onnx")
             count("faults injected")
             time.sleep(0.3)
-            restart(harmed)
+            restart(service)
             time.sleep(0.3)
-    check(seen)
-    recovers(harmed, asked)
-    until(lambda: is_whole(own))
+    seen.check()
+    recovers(service, asked)
+    until(lambda: is_whole(cache))
 
 
 def test_restart_takes_up_a_replaced_model_file_and_forgets_the_texts_of_the_old_one(
-    harmed: Service, own: Path
+    service: Service, cache: Path
 ) -> None:
     def red() -> NDArray[np.float64]:
-        with harmed.client() as client:
+        with service.client() as client:
             return np.array(client.post("/clip/txt", json={"text": "red"}).json()["result"], float)
 
     before = red()
-    model = own / "clip" / "demo-colours" / "textual" / "model.onnx"
-    _negate(model, own / "other.onnx")
-    (own / "other.onnx").replace(model)
+    model = cache / "clip" / "demo-colours" / "textual" / "model.onnx"
+    _negate(model, cache / "other.onnx")
+    (cache / "other.onnx").replace(model)
     count("faults injected")
-    restart(harmed)
+    restart(service)
     np.testing.assert_allclose(red(), -before, atol=1e-6)
 
 
@@ -147,21 +122,21 @@ def _negate(model: Path, other: Path) -> None:
     ],
 )
 def test_models_whose_places_are_swapped_are_named_or_fetched_again(
-    harmed: Service, own: Path, one: str, other: str, route: str
+    service: Service, cache: Path, one: str, other: str, route: str
 ) -> None:
-    asked = answers(harmed, route)
-    paths = own / one / "model.onnx", own / other / "model.onnx"
+    asked = answers(service, route)
+    paths = cache / one / "model.onnx", cache / other / "model.onnx"
     for path, content in zip(paths, [path.read_bytes() for path in reversed(paths)], strict=True):
         path.write_bytes(content)
     count("faults injected")
-    restart(harmed)
-    answer = post(harmed, route, RED)
+    restart(service)
+    answer = post(service, route, RED)
     if route != "/ocr":
         assert answer.status_code == 503
         assert all(word in answer.json()["msg"] for word in (one, "delete"))
-        assert "another kind of model" in harmed.log.read_text()
-        build(own)
-    recovers(harmed, asked)
+        assert "another kind of model" in service.log.read_text()
+        build(cache)
+    recovers(service, asked)
 
 
 def prepared(cache: Path) -> list[Path]:
@@ -169,25 +144,26 @@ def prepared(cache: Path) -> list[Path]:
 
 
 @pytest.fixture
-def mapped(own: Path, tmp_path: Path) -> Iterator[Service]:
+def mapped(service: Service, cache: Path) -> Service:
     """A service that uses the prepared form of the text models."""
-    with running(tmp_path, demo_environment(own)) as service:
-        answers(service, "/ocr")
-        until(lambda: len(prepared(own)) == 2 and service.log.read_text().count("loaded ocr") == 4, 120)
-        yield service
+    answers(service, "/ocr")
+    until(lambda: len(prepared(cache)) == 2 and service.log.read_text().count("loaded ocr") == 4, 120)
+    return service
 
 
-def test_a_mapped_model_that_goes_away_ends_the_process_which_comes_back_without_it(mapped: Service, own: Path) -> None:
+def test_a_mapped_model_that_goes_away_ends_the_process_which_comes_back_without_it(
+    mapped: Service, cache: Path
+) -> None:
     """As on a share that is gone: the kernel answers a read of the mapping with SIGBUS."""
     asked, first = answers(mapped, "/ocr", each=2), mapped.pid
     with running_traffic(mapped.url, asked, clients=3, cut=3) as seen:
         time.sleep(0.3)
-        for weights in prepared(own):
+        for weights in prepared(cache):
             os.truncate(weights, 4096)
         count("faults injected", 2)
         until(lambda: mapped.pid not in (0, first))
         recovers(mapped, asked)
-    check(seen, cut=3)
+    seen.check()
     log = mapped.log.read_text()
     assert "Bus error" in log
     assert "models are read into memory from now on" in log
@@ -195,10 +171,10 @@ def test_a_mapped_model_that_goes_away_ends_the_process_which_comes_back_without
 
 
 @pytest.mark.parametrize("harm", ["zeros", "empty", "removed"])
-def test_a_prepared_model_that_is_damaged_is_not_used(mapped: Service, own: Path, harm: str) -> None:
+def test_a_prepared_model_that_is_damaged_is_not_used(mapped: Service, cache: Path, harm: str) -> None:
     asked = answers(mapped, "/ocr")
     restart(mapped)
-    for weights in prepared(own):
+    for weights in prepared(cache):
         content = weights.read_bytes()
         weights.unlink()  # the file that is mapped stays whole
         weights.write_bytes(content)
@@ -209,69 +185,63 @@ def test_a_prepared_model_that_is_damaged_is_not_used(mapped: Service, own: Path
 
 
 @contextlib.contextmanager
-def mounted(folder: Path, options: str) -> Iterator[Callable[[str], None]]:
-    """A small disk at this folder; gives a function that mounts it anew with other options."""
-    folder.mkdir(exist_ok=True)
+def on_a_disk_of(size: str, cache: Path) -> Iterator[tuple[Service, Callable[[str], None]]]:
+    """A service whose cache is a small disk of its own, and what mounts that with other options."""
 
     def mount(options: str) -> None:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True, capture_output=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", cache], check=True, capture_output=True)
 
     try:
-        mount(options)
+        mount(f"size={size}")
     except (subprocess.CalledProcessError, FileNotFoundError):
         pytest.skip("no disk can be mounted here: not root, or in a container")
     try:
-        yield lambda options: mount(f"remount,{options}")
+        build(cache)
+        with running(cache.parent, demo_environment(cache)) as service:
+            yield service, mount
     finally:
-        subprocess.run(["umount", "-l", folder], check=True)
+        subprocess.run(["umount", "-l", cache], check=True)
 
 
 @pytest.mark.parametrize("size", ["60m", "22m"], ids=["no room for prepared models", "no room for the models"])
-def test_a_full_disk_is_told_and_does_no_harm(tmp_path: Path, size: str) -> None:
-    cache = tmp_path / "small"
-    with mounted(cache, f"size={size}"):
-        build(cache)
+def test_a_full_disk_is_told_and_does_no_harm(cache: Path, size: str) -> None:
+    with on_a_disk_of(size, cache) as (service, _):
         filler = cache / "filler"
-        with running(tmp_path, demo_environment(cache)) as service:
-            with contextlib.suppress(OSError), filler.open("wb") as file:
-                while True:
-                    file.write(bytes(1 << 16))
-            count("faults injected")
-            asked = answered(service.url, mixed(each=1))  # text is read from the wheel itself
-            filler.unlink()
-            restart(service)
-            assert answered(service.url, asked) == asked
+        with contextlib.suppress(OSError):
+            filler.write_bytes(bytes(100_000_000))
+        count("faults injected")
+        asked = answered(service.url, mixed(each=1))  # text is read from the wheel itself
+        filler.unlink()
+        restart(service)
+        assert answered(service.url, asked) == asked
         assert not [path for path in cache.rglob("*.onnx") if path.stat().st_size == 0]
 
 
-def test_a_cache_that_becomes_read_only_or_is_gone_is_gone_on_without(tmp_path: Path) -> None:
-    cache = tmp_path / "disk"
-    with mounted(cache, "size=300m") as remount:
-        build(cache)
-        with running(tmp_path, demo_environment(cache)) as service:
-            asked = answered(service.url, mixed(each=1))
-            with running_traffic(service.url, asked, clients=3) as seen:
-                remount("ro")
-                restart(service)
-                count("faults injected")
-                time.sleep(1)
-            check(seen)
-            assert answered(service.url, asked) == asked
-            remount("rw")
-            away = cache / "away"
-            away.mkdir()
-            for folder in ("clip", "facial-recognition", "ocr"):
-                (cache / folder).rename(away / folder)
-            count("faults injected")
+def test_a_cache_that_becomes_read_only_or_is_gone_is_gone_on_without(cache: Path) -> None:
+    with on_a_disk_of("300m", cache) as (service, mount):
+        asked = answered(service.url, mixed(each=1))
+        with running_traffic(service.url, asked, clients=3) as seen:
+            mount("remount,ro")
             restart(service)
-            for route in ("/clip/img", "/represent"):
-                answer = post(service, route, RED)
-                assert answer.status_code == 503
-                assert "demo-" in answer.json()["msg"]
-            for kept in away.iterdir():
-                shutil.rmtree(cache / kept.name, ignore_errors=True)
-                kept.rename(cache / kept.name)
-            recovers(service, asked)
+            count("faults injected")
+            time.sleep(1)
+        seen.check()
+        assert answered(service.url, asked) == asked
+        mount("remount,rw")
+        away = cache / "away"
+        away.mkdir()
+        for folder in ("clip", "facial-recognition", "ocr"):
+            (cache / folder).rename(away / folder)
+        count("faults injected")
+        restart(service)
+        for route in ("/clip/img", "/represent"):
+            answer = post(service, route, RED)
+            assert answer.status_code == 503
+            assert "demo-" in answer.json()["msg"]
+        for kept in away.iterdir():
+            shutil.rmtree(cache / kept.name, ignore_errors=True)
+            kept.rename(cache / kept.name)
+        recovers(service, asked)
 
 
 FAULTS: dict[str, dict[str, object]] = {
@@ -307,11 +277,11 @@ def test_a_hub_that_fails_is_told_and_asked_again_later(tmp_path: Path, fault: s
     assert "visual/model.onnx" in whole
 
 
-def test_without_enough_memory_a_photo_is_503_and_the_next_one_is_answered(own: Path, tmp_path: Path) -> None:
+def test_without_enough_memory_a_photo_is_503_and_the_next_one_is_answered(cache: Path, tmp_path: Path) -> None:
     """Of address space the service has what it needs to start and for a small photo, not for a large one."""
     small = jpeg(text_page(["One"], (320, 120))[0])
     large = encoded(text_page(["Many"], (3200, 2400))[0].resize((9000, 9000)), "PNG")
-    settings = {**demo_environment(own), "PREPARE_MODELS": "false", "MACHINE_LEARNING_REQUEST_THREADS": "1"}
+    settings = {**demo_environment(cache), "PREPARE_MODELS": "false", "MACHINE_LEARNING_REQUEST_THREADS": "1"}
     with running(tmp_path, settings) as service:
         post(service, "/ocr", small)
         lines = Path(f"/proc/{service.pid}/status").read_text().splitlines()
@@ -332,13 +302,13 @@ time.time = lambda: real() + float(shift.read_text() or 0)
 """
 
 
-def test_a_clock_that_is_set_back_stops_nothing(own: Path, tmp_path: Path) -> None:
+def test_a_clock_that_is_set_back_stops_nothing(cache: Path, tmp_path: Path) -> None:
     """The clock that Python tells; libfaketime can't be used, under it time.sleep fails (EINVAL)."""
     folder = tmp_path / "python"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(SHIFTED)
     (clock := folder / "shift").write_text("0")
-    settings = {**demo_environment(own), "MACHINE_LEARNING_MODEL_TTL": "2"}
+    settings = {**demo_environment(cache), "MACHINE_LEARNING_MODEL_TTL": "2"}
     settings["PYTHONPATH"] = f"{environment({})['PYTHONPATH']}{os.pathsep}{folder}"
     with running(tmp_path, settings) as service:
         asked = answered(service.url, mixed(each=1))
@@ -347,23 +317,23 @@ def test_a_clock_that_is_set_back_stops_nothing(own: Path, tmp_path: Path) -> No
                 clock.write_text(str(days * 86_400))
                 count("faults injected")
                 time.sleep(1)
-        check(seen)
+        seen.check()
         until(lambda: "dropped" in service.log.read_text())
         assert answered(service.url, asked) == asked
         assert len(set(re.findall(r"^\d{4}", service.log.read_text(), re.M))) > 1, "the clock was set"
 
 
-def test_two_services_on_one_cache_do_each_other_no_harm(own: Path, tmp_path: Path) -> None:
+def test_two_services_on_one_cache_do_each_other_no_harm(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
-    with running(tmp_path, demo_environment(own)) as one, running(tmp_path / "two", demo_environment(own)) as two:
+    with running(tmp_path, demo_environment(cache)) as one, running(tmp_path / "two", demo_environment(cache)) as two:
         asked = answered(one.url, mixed(each=2))
         with running_traffic(one.url, asked, clients=2) as a, running_traffic(two.url, asked, clients=2) as b:
             for service in (one, two, one, two):
                 restart(service)
                 time.sleep(0.5)
-        check(a)
-        check(b)
+        a.check()
+        b.check()
         os.kill(one.pid, signal.SIGKILL)
         count("faults injected")
         assert answered(two.url, asked) == asked
-    assert is_whole(own)
+    assert is_whole(cache)

@@ -14,7 +14,7 @@ from demo.__main__ import environment as demo_environment
 from mt_photos_ml.api.middleware.auth import WRONG_KEYS_A_MINUTE, ApiKeyMiddleware, KeyThrottle
 from mt_photos_ml.api.middleware.lifecycle import Lifecycle
 from mt_photos_ml.app import create_app
-from mt_photos_ml.settings import Settings
+from mt_photos_ml.settings import DEFAULT_KEY, Settings
 from service import KEY, Service, running
 from trust.tally import count
 
@@ -113,18 +113,17 @@ def test_any_number_of_addresses_takes_bounded_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "host", "said"),
+    ("key", "host", "said"),
     [
-        ({}, "0.0.0.0", "the default one, which everybody knows"),
-        ({"API_AUTH_KEY": "no-key"}, "0.0.0.0", "there is no key"),
-        ({"API_AUTH_KEY": "mine"}, "0.0.0.0", None),
-        ({}, "127.0.0.1", None),
+        (DEFAULT_KEY, "0.0.0.0", "the default one, which everybody knows"),
+        ("no-key", "0.0.0.0", "there is no key"),
+        ("mine", "0.0.0.0", None),
+        (DEFAULT_KEY, "127.0.0.1", None),
     ],
 )
 def test_a_key_that_everybody_knows_on_an_open_port_is_told_in_log_page_and_check(
-    cache: Path, tmp_path: Path, settings: dict[str, str], host: str, said: str | None
+    cache: Path, tmp_path: Path, key: str, host: str, said: str | None
 ) -> None:
-    key = settings.get("API_AUTH_KEY", "mt_photos_ai_extra")
     with running(tmp_path, {**demo_environment(cache), "API_AUTH_KEY": key}, host=host) as service:
         with service.client(None if key == "no-key" else key) as client:
             warnings = client.post("/check").json()["warnings"]

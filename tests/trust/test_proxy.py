@@ -6,15 +6,13 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from demo.__main__ import environment as demo_environment
 from mt_photos_ml.api.middleware.auth import WRONG_KEYS_A_MINUTE
-from service import KEY, Service, free_port, running, until
+from service import KEY, Service, free_port
 from trust.tally import count
 from trust.traffic import alike, answered, mixed
 
@@ -22,10 +20,10 @@ EXAMPLE = Path(__file__).parents[2] / "deploy" / "nginx" / "mt-photos-ml.conf"
 pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="no nginx on this machine")
 
 
-@contextmanager
-def proxied(service: Service, folder: Path) -> Iterator[str]:
+@pytest.fixture
+def url(service: Service, tmp_path: Path) -> Iterator[str]:
     """nginx with the example, its name, port and certificate put in, as the person who uses it does."""
-    port, key, certificate = free_port(), folder / "key.pem", folder / "certificate.pem"
+    folder, port, key, certificate = tmp_path, free_port(), tmp_path / "key.pem", tmp_path / "certificate.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
     subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
@@ -48,51 +46,38 @@ def proxied(service: Service, folder: Path) -> Iterator[str]:
     started = subprocess.Popen(["nginx", "-c", folder / "nginx.conf", "-e", folder / "error.log"])
     url = f"https://localhost:{port}"
     try:
-        until(lambda: _answers(url))
+        with httpx.Client(transport=httpx.HTTPTransport(verify=False, retries=8)) as client:  # until it listens
+            assert client.get(f"{url}/ping").text == "pong"
         yield url
     finally:
         started.terminate()
         started.wait(20)
 
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/ping", verify=False).text == "pong"
-    except httpx.TransportError:
-        return False
-
-
-def test_every_route_answers_behind_tls(service: Service, tmp_path: Path) -> None:
+def test_every_route_answers_behind_tls(service: Service, url: str, tmp_path: Path) -> None:
     asked = answered(service.url, mixed(each=1))
-    with proxied(service, tmp_path) as url:
-        trusted = ssl.create_default_context(cafile=tmp_path / "certificate.pem")
-        with httpx.Client(base_url=url, headers={"api-key": KEY}, verify=trusted, timeout=60) as client:
-            for request in asked:
-                told = client.post(request.route, content=request.body, headers={"content-type": request.content_type})
-                assert alike(told.json(), request.answer)
-                count("requests sent")
-                count("requests answered")
-            assert url in client.get("/").text, "the page tells another address than the one it was asked at"
-            large = client.post("/ocr", files={"file": bytes(130_000_000)})
-            assert large.status_code == 413
+    trusted = ssl.create_default_context(cafile=tmp_path / "certificate.pem")
+    with httpx.Client(base_url=url, headers={"api-key": KEY}, verify=trusted, timeout=60) as client:
+        for request in asked:
+            told = client.post(request.route, content=request.body, headers={"content-type": request.content_type})
+            assert alike(told.json(), request.answer)
+        assert url in client.get("/").text, "the page tells another address than the one it was asked at"
+        large = client.post("/ocr", files={"file": bytes(130_000_000)})
+        assert large.status_code == 413
+    count("requests sent", len(asked))
+    count("requests answered", len(asked))
 
 
-def test_a_guesser_is_slowed_down_by_his_own_address(cache: Path, tmp_path: Path) -> None:
-    settings = demo_environment(cache)
-    with (
-        running(tmp_path, settings) as service,
-        proxied(service, tmp_path) as url,
-        httpx.Client(base_url=url, verify=False) as guesser,
-        service.client() as other,
-    ):
+def test_a_guesser_is_slowed_down_by_his_own_address(service: Service, url: str) -> None:
+    with httpx.Client(base_url=url, verify=False) as guesser, service.client() as other:
         statuses = [guesser.post("/check", headers={"api-key": f"guess {i}"}).status_code for i in range(12)]
         assert statuses == [401] * WRONG_KEYS_A_MINUTE + [429] * 2
         forwarded = {"x-forwarded-for": "203.0.113.5"}
         assert other.post("/check", headers=forwarded).status_code == 200
 
 
-def test_a_restart_behind_the_proxy_loses_no_request(service: Service, tmp_path: Path) -> None:
-    with proxied(service, tmp_path) as url, httpx.Client(base_url=url, verify=False, timeout=60) as client:
+def test_a_restart_behind_the_proxy_loses_no_request(url: str) -> None:
+    with httpx.Client(base_url=url, verify=False, timeout=60) as client:
         client.headers["api-key"] = KEY
         statuses = []
         for i in range(60):

@@ -38,8 +38,8 @@ def test_sixty_uploads_that_stall_keep_nobody_waiting(service: Service) -> None:
                 stack.enter_context(stalled(service.url, route, sent=10))
         with running_traffic(service.url, asked, clients=4) as seen:
             time.sleep(3)
-    count("faults injected", 60)
-    assert (seen.lost, seen.wrong, seen.statuses[503]) == ([], [], 0)
+    seen.check()
+    assert seen.busy == 0
     assert seen.slowest < 20, "a request waited for an upload that stalled"
 
 
@@ -72,24 +72,19 @@ def _answered(connections: Sequence[socket.socket]) -> list[socket.socket]:
 
 
 def test_a_client_that_stops_half_way_is_told_and_holds_no_worker(cache: Path, tmp_path: Path, photo: bytes) -> None:
-    with running(tmp_path, {**demo_environment(cache), "MACHINE_LEARNING_REQUEST_THREADS": "1"}) as service:
-        body, _ = form(photo)
-        with connect(service.url) as half:
-            half.sendall(upload_head("/clip/img", len(body)) + body[: len(body) // 2])
-            assert post(service, "/clip/img", photo).status_code == 200
-            assert status_of(received(half, UPLOAD_IDLE_TIMEOUT + 15)) == 408
-    count("faults injected")
+    settings = {**demo_environment(cache), "MACHINE_LEARNING_REQUEST_THREADS": "1"}
+    with running(tmp_path, settings) as service, stalled(service.url, "/clip/img", photo, len(photo) // 2) as half:
+        assert post(service, "/clip/img", photo).status_code == 200
+        assert status_of(received(half, UPLOAD_IDLE_TIMEOUT + 15)) == 408
 
 
 def test_clients_that_hang_up_leave_nothing_behind(service: Service, photo: bytes) -> None:
     post(service, "/clip/img", photo)
-    body, _ = form(photo)
     before = len(_opened(service))
-    for at in (0, 1, 50, len(body) // 2, len(body) - 1, len(body)):
+    for sent in (0, 1, 50, len(photo) // 2, -1, None):
         for route in PHOTO_ROUTES:
-            with connect(service.url) as connection:
-                connection.sendall(upload_head(route, len(body)) + body[:at])
-            count("faults injected")
+            with stalled(service.url, route, photo, sent):
+                pass
     until(lambda: len(_opened(service)) <= before)
     assert post(service, "/clip/img", photo).status_code == 200
 
@@ -115,40 +110,32 @@ def test_a_chunked_body_is_counted(cache: Path, tmp_path: Path) -> None:
         for route in (*PHOTO_ROUTES, "/clip/txt"):
             kind = form(b"")[1] if route != "/clip/txt" else "application/json"
             assert status_of(answer_to(service.url, upload_head(route, None, kind) + chunk * 40)) in (413, 422)
-    count("faults injected", 4)
 
 
 def part(name: str, content: bytes = b"1", more: str = "") -> bytes:
     return f'--traffic\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + content + b"\r\n"
 
 
-@pytest.mark.parametrize(
-    ("body", "statuses"),
-    [
-        (part("other") * 999, {422}),
-        (part("other") * 5000, {422}),
-        (part("file", b"x", '; filename="a"') * 999, {200}),
-        (part("file", b"x", '; filename="a"') * 5000, {422}),
-        (part("file", b"x", "; a=" + "b" * 1_000_000), {200, 422}),
-        (part("f" * 1_000_000), {422}),
-        (b"--another\r\n\r\n--another--\r\n", {422}),
-        (b"--traffic", {422}),
-        (b"\r\n" * 100_000, {422}),
-        (b"--traffic\r\n" * 100_000, {422}),
-        (b"--traffic\r\n" + b"X-Header: y\r\n" * 20_000 + b"\r\n", {422}),
-    ],
-    ids=[
-        "999 fields", "5000 fields", "999 files", "5000 files", "a long parameter", "a long name", "another boundary",
-        "half a boundary", "line breaks", "boundaries only", "headers without end",
-    ],
-)  # fmt: skip
-def test_a_form_of_any_shape_is_answered_soon_and_within_its_memory(
-    service: Service, body: bytes, statuses: set[int]
-) -> None:
-    before = anonymous_mb(service.pid)
+FORMS = {
+    "999 fields": part("other") * 999,
+    "5000 fields": part("other") * 5000,
+    "999 files": part("file", b"x", '; filename="a"') * 999,
+    "5000 files": part("file", b"x", '; filename="a"') * 5000,
+    "a long parameter": part("file", b"x", "; a=" + "b" * 1_000_000),
+    "a long name": part("f" * 1_000_000),
+    "another boundary": b"--another\r\n\r\n--another--\r\n",
+    "half a boundary": b"--traffic",
+    "line breaks": b"\r\n" * 100_000,
+    "boundaries only": b"--traffic\r\n" * 100_000,
+    "headers without end": b"--traffic\r\n" + b"X-Header: y\r\n" * 20_000 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("shape", FORMS)
+def test_a_form_of_any_shape_is_answered_soon_and_within_its_memory(service: Service, shape: str) -> None:
+    before, body = anonymous_mb(service.pid), FORMS[shape]
     answer = answer_to(service.url, upload_head("/clip/img", len(body)) + body)
-    count("inputs tried")
-    assert status_of(answer) in statuses, answer[:300]
+    assert status_of(answer) in {"999 files": {200}, "a long parameter": {200, 422}}.get(shape, {422}), answer[:300]
     assert anonymous_mb(service.pid) - before < 100
 
 
@@ -174,7 +161,6 @@ def test_what_two_readers_could_understand_in_two_ways_is_refused(service: Servi
     head = f"POST /clip/txt HTTP/1.1\r\nHost: x\r\napi-key: {KEY}\r\nContent-Type: application/json\r\n".encode()
     behind = f"POST /check HTTP/1.1\r\nHost: x\r\napi-key: {KEY}\r\nContent-Length: 0\r\n\r\n".encode()
     answer = answer_to(service.url, head + SMUGGLED[shape] + behind, seconds=5)
-    count("inputs tried")
     assert b'"pass"' not in answer, "the request that was hidden in it was answered"
     assert status_of(answer) in (0, 400)
 
@@ -192,7 +178,6 @@ def test_no_upload_is_written_to_a_file(cache: Path, tmp_path: Path, photo: byte
             new = {path for path in _opened(service) - before if not path.startswith("socket:")}
             assert new == set()
             assert list(scratch.iterdir()) == list(home.iterdir()) == []
-    count("faults injected")
 
 
 def _opened(service: Service) -> set[str]:
@@ -201,8 +186,8 @@ def _opened(service: Service) -> set[str]:
     return _opened(service)
 
 
-def test_searches_without_end_are_bounded_too(cache: Path, tmp_path: Path) -> None:
-    with running(tmp_path, demo_environment(cache)) as service, service.client() as client:
+def test_searches_without_end_are_bounded_too(service: Service) -> None:
+    with service.client() as client:
 
         def search(i: int) -> int:
             answer = client.post("/clip/txt", content=json.dumps({"text": f"search {i}"}))
@@ -210,6 +195,5 @@ def test_searches_without_end_are_bounded_too(cache: Path, tmp_path: Path) -> No
             return answer.status_code
 
         with ThreadPoolExecutor(150) as clients:
-            statuses = set(clients.map(search, range(600)))
+            assert set(clients.map(search, range(600))) <= {200, 503}
     count("inputs tried", 600)
-    assert statuses <= {200, 503}

@@ -6,8 +6,8 @@ import itertools
 import json
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPException
 from typing import Any
@@ -42,13 +42,13 @@ def form(photo: bytes) -> tuple[bytes, str]:
     return head + photo + f"\r\n--{_BOUNDARY}--\r\n".encode(), f"multipart/form-data; boundary={_BOUNDARY}"
 
 
-def mixed(size: tuple[int, int] = (320, 240), each: int = 4) -> list[Request]:
+def mixed(each: int) -> list[Request]:
     """Requests for every route, each with an answer of its own."""
     asked: list[Request] = []
     for i, colour in enumerate(["red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink"][:each]):
-        page = text_page([f"Number {4701 + 13 * i}"], (max(size[0], 320), max(size[1] // 2, 120)))[0]
+        page = text_page([f"Number {4701 + 13 * i}"], (320, 120))[0]
         asked += [
-            Request("/clip/img", *form(jpeg(colour_photo(colour, size)))),
+            Request("/clip/img", *form(jpeg(colour_photo(colour, (320, 240))))),
             Request("/ocr", *form(jpeg(page))),
             Request("/represent", *form(jpeg(group_photo((640, 480), range(i % 3 + 1), seed=i)[0]))),
             Request("/clip/txt", json.dumps({"text": f"{colour} {i}"}).encode(), "application/json"),
@@ -70,26 +70,32 @@ def answered(url: str, requests: Sequence[Request]) -> list[Request]:
 
 @dataclass
 class Traffic:
-    """What came of it. lost: connections that broke under a request. wrong: answers of others, or no answers."""
+    """What came of it. busy: 503 with Retry-After. lost: connections that broke under a request. wrong: answers of
+    others, or no answers. streak: right answers since there was none. cut: how many may be lost."""
 
     sent: int = 0
     right: int = 0
-    statuses: Counter[int] = field(default_factory=Counter)
+    streak: int = 0
+    busy: int = 0
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     slowest: float = 0.0
+    cut: int = 0
+
+    def check(self) -> None:
+        """Nothing is lost but what was on its way to a process that was killed."""
+        assert self.wrong == []
+        assert len(self.lost) <= self.cut, self.lost
+        assert self.right > 0
 
 
 @contextlib.contextmanager
-def running_traffic(
-    url: str, requests: Sequence[Request], clients: int = 6, *, may_fail: Sequence[int] = (503,), cut: int = 0
-) -> Iterator[Traffic]:
+def running_traffic(url: str, requests: Sequence[Request], clients: int = 6, *, cut: int = 0) -> Iterator[Traffic]:
     """Sends the requests from so many clients, over and over, until the context ends.
 
-    may_fail: statuses that count as an answer if they come with Retry-After; all others than 200 are wrong.
-    cut: how many may break off because their process is killed.
+    503 with Retry-After counts as an answer. cut: how many may break off because their process is killed.
     """
-    seen, lock, end = Traffic(), threading.Lock(), threading.Event()
+    seen, lock, end = Traffic(cut=cut), threading.Lock(), threading.Event()
 
     def client(number: int) -> None:
         connection, turns = _connection(url), itertools.islice(itertools.cycle(requests), number, None)
@@ -100,37 +106,37 @@ def running_traffic(
             except (OSError, HTTPException) as error:
                 connection.close()
                 status, answer, retry_after = 0, f"{type(error).__name__} {error}", None
+            is_right = status == 200 and alike(answer, request.answer)
             with lock:
                 seen.sent += 1
-                if status:
-                    seen.statuses[status] += 1
-                    seen.slowest = max(seen.slowest, time.monotonic() - began)
-                else:
-                    seen.lost.append(f"{request.route}: {answer}")
-                if status == 200 and alike(answer, request.answer):
+                seen.streak = seen.streak + 1 if is_right else 0
+                seen.slowest = max(seen.slowest, time.monotonic() - began)
+                if is_right:
                     seen.right += 1
-                elif status and (status not in may_fail or retry_after is None):
+                elif not status:
+                    seen.lost.append(f"{request.route}: {answer}")
+                elif status == 503 and int(retry_after or 0) > 0 and answer["msg"]:
+                    seen.busy += 1
+                else:
                     seen.wrong.append(f"{request.route} {status}: {str(answer)[:200]}")
             if status != 200:
                 end.wait(0.05)
         connection.close()
 
-    threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield seen
-    finally:
-        end.set()
-        for thread in threads:
-            thread.join(120)
-        assert not any(thread.is_alive() for thread in threads), "a request was never answered"
-        count("requests sent", seen.sent)
-        count("requests answered", seen.right)
-        count("requests answered 503 with Retry-After", seen.statuses[503])
-        count("requests cut off by the end of a killed process", cut_off := min(len(seen.lost), cut))
-        count("requests lost", len(seen.lost) - cut_off)
-        count("answers wrong", len(seen.wrong))
+    with ThreadPoolExecutor(clients) as threads:
+        working = [threads.submit(client, number) for number in range(clients)]
+        try:
+            yield seen
+        finally:
+            end.set()
+            for each in working:
+                each.result()
+            count("requests sent", seen.sent)
+            count("requests answered", seen.right)
+            count("requests answered 503 with Retry-After", seen.busy)
+            count("requests cut off by the end of a killed process", cut_off := min(len(seen.lost), cut))
+            count("requests lost", len(seen.lost) - cut_off)
+            count("answers wrong", len(seen.wrong))
 
 
 def alike(answer: Any, expected: Any) -> bool:
