@@ -2,6 +2,8 @@
 """A photo: bytes to header, then header to pixels of at least the size asked for, turned as people see them."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Self
@@ -42,14 +44,12 @@ class Photo:
         """size: width and height of the decoded picture, before it is turned. orientation: of EXIF, 1 to 8."""
         self.kind = "JPEG" if header.format == "MPO" else header.format or ""
         self.animated = is_animated(header)
-        self.orientation = orientation
         self.decode_ms = 0.0
-        self._data, self._stored_size = data, size
+        self.width, self.height = size[::-1] if orientation >= 5 else size
+        self._data, self._stored_size, self._orientation = data, size, orientation
         self._header: Image.Image | None = header
         self._decoded: Image.Image | None = None
         self._factor = 1.0  # pixels of the photo per decoded pixel
-        self._turn = TURNS[orientation]
-        self.width, self.height = size[::-1] if self._turn.swaps_sides else size
 
     @classmethod
     def open(cls, data: bytes) -> Self:
@@ -78,56 +78,50 @@ class Photo:
         size: 2 keeps 50 dB against a full decode, 1 is quicker.
         """
         box = box or (0.0, 0.0, float(self.width), float(self.height))
-        image = self._decode(oversample * max(size[0] / (box[2] - box[0]), size[1] / (box[3] - box[1])))
-        started = time.perf_counter()
-        stored_size = size[::-1] if self._turn.swaps_sides else size
-        # reducing_gap: a box filter to four times the size first: as good, and far quicker on large photos
-        return self._rgb(image.resize(stored_size, filter, self._stored_box(box), reducing_gap=4.0), started)
+        with self._timed():
+            image = self._decode(oversample * max(size[0] / (box[2] - box[0]), size[1] / (box[3] - box[1])))
+            edges = np.array(box) / self._factor + self._origin(image) * 2
+            left, top, right, bottom = np.clip(edges, 0, image.size * 2).tolist()  # rounding may exceed the edge
+            # reducing_gap: a box filter to four times the size first: as good, and far quicker on large photos
+            return np.asarray(image.resize(size, filter, (left, top, right, bottom), reducing_gap=4.0))
 
     def pixels(self, scale: float) -> Pixels:
         """The whole photo with at least `scale` decoded pixels per pixel, or all there are if scale is over 1."""
-        rgb = self._rgb(self._decode(scale), time.perf_counter())
-        x, y = rgb.shape[1] - self.width / self._factor, rgb.shape[0] - self.height / self._factor
-        return Pixels(rgb, 1 / self._factor, (x if self._turn.flips_x else 0.0, y if self._turn.flips_y else 0.0))
+        with self._timed():
+            image = self._decode(scale)
+            return Pixels(np.asarray(image), 1 / self._factor, self._origin(image))
 
-    def _rgb(self, image: Image.Image, started: float) -> NDArray[np.uint8]:
-        """Turned as people see it. started: when the work on it began, by time.perf_counter()."""
-        rgb = np.asarray(image if self._turn.operation is None else image.transpose(self._turn.operation))
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
         self.decode_ms += (time.perf_counter() - started) * 1000
-        return rgb
 
-    def _stored_box(self, box: Box) -> Box:
-        """A box of the photo as seen, as a box of the decoded picture as stored."""
-        edges = np.clip(box, 0, (self.width, self.height) * 2)  # rounding may exceed the edge
-        left, top, right, bottom = edges.tolist()
-        if self._turn.flips_x:
-            left, right = self.width - right, self.width - left
-        if self._turn.flips_y:
-            top, bottom = self.height - bottom, self.height - top
-        stored = (top, left, bottom, right) if self._turn.swaps_sides else (left, top, right, bottom)
-        return stored[0] / self._factor, stored[1] / self._factor, stored[2] / self._factor, stored[3] / self._factor
+    def _origin(self, image: Image.Image) -> tuple[float, float]:
+        """Of Pixels: a decoder rounds sizes up, at the edges that were right and bottom before the photo was turned."""
+        x, y = image.width - self.width / self._factor, image.height - self.height / self._factor
+        return x if self._orientation in (2, 3, 6, 7) else 0.0, y if self._orientation in (3, 4, 7, 8) else 0.0
 
     def _decode(self, scale: float) -> Image.Image:
-        """The stored picture in RGB, with at least `scale` decoded pixels per pixel. Keeps the largest so far."""
-        if self._decoded is not None and 1 / self._factor >= min(scale, 1):
-            return self._decoded
-        started = time.perf_counter()
-        with explain_errors("the photo is damaged"):
-            try:
-                self._decoded, self._factor = self._read(self._data, scale)
-            except OSError:
-                if self.kind != "JPEG":
-                    raise
-                # A truncated JPEG: with an end marker, libjpeg decodes what is there and fills the rest with grey.
-                self._header = None
-                self._decoded, self._factor = self._read(self._data + _END_OF_JPEG, scale)
-        self.decode_ms += (time.perf_counter() - started) * 1000
+        """The picture in RGB as people see it, with at least `scale` decoded pixels per pixel. Keeps the largest."""
+        if self._decoded is None or 1 / self._factor < min(scale, 1):
+            with explain_errors("the photo is damaged"):
+                try:
+                    self._decoded = self._read(self._data, scale)
+                except OSError:
+                    if self.kind != "JPEG":
+                        raise
+                    # A truncated JPEG: with an end marker, libjpeg decodes what is there and fills the rest with grey.
+                    self._header = None
+                    self._decoded = self._read(self._data + _END_OF_JPEG, scale)
         return self._decoded
 
-    def _read(self, data: bytes, scale: float) -> tuple[Image.Image, float]:
+    def _read(self, data: bytes, scale: float) -> Image.Image:
         image, self._header = self._header or Image.open(BytesIO(data), formats=[self.kind]), None
         factor = next((f for f in (8, 4, 2) if 1 / f >= scale), 1)
         width, height = self._stored_size
         drafted = image.draft(None, (max(width // factor, 1), max(height // factor, 1)))
         image.load()
-        return to_rgb(image), (width / drafted[1][2] if drafted else 1.0)
+        self._factor = width / drafted[1][2] if drafted else 1.0
+        rgb = to_rgb(image)
+        return rgb.transpose(TURNS[self._orientation]) if self._orientation in TURNS else rgb

@@ -6,7 +6,6 @@ import struct
 import warnings
 from collections.abc import Iterator
 from io import BytesIO
-from typing import NamedTuple
 
 import numpy as np
 from PIL import (  # noqa: F401  # the plugins by name, or Pillow imports all forty to identify a text file
@@ -31,28 +30,16 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 PngImagePlugin.MAX_TEXT_CHUNK = 16_000_000  # bytes; an editor's history can exceed the default of one megabyte
 
 
-class Turn(NamedTuple):
-    """How the stored picture becomes the one that people see: its sides swap (x for y) first, then each axis flips.
-
-    operation: Pillow's name for it; None to leave the picture as it is."""
-
-    swaps_sides: bool
-    flips_x: bool
-    flips_y: bool
-    operation: Image.Transpose | None
-
-
 TURNS = {
-    1: Turn(False, False, False, None),
-    2: Turn(False, True, False, Image.Transpose.FLIP_LEFT_RIGHT),
-    3: Turn(False, True, True, Image.Transpose.ROTATE_180),
-    4: Turn(False, False, True, Image.Transpose.FLIP_TOP_BOTTOM),
-    5: Turn(True, False, False, Image.Transpose.TRANSPOSE),
-    6: Turn(True, True, False, Image.Transpose.ROTATE_270),
-    7: Turn(True, True, True, Image.Transpose.TRANSVERSE),
-    8: Turn(True, False, True, Image.Transpose.ROTATE_90),
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
-"""By EXIF orientation."""
+"""How a stored picture becomes the one that people see, by EXIF orientation; 1 leaves it as it is."""
 
 
 class PhotoError(ValueError):
