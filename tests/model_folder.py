@@ -7,7 +7,7 @@ from pathlib import Path
 
 from demo.models import build_clip, build_faces
 from mt_photos_ml.models.catalog import ModelRef
-from mt_photos_ml.models.hub import DownloadError
+from mt_photos_ml.models.hub import DownloadError, Hub
 from mt_photos_ml.models.loader import ModelKey
 from mt_photos_ml.tasks import clip, faces
 
@@ -16,12 +16,13 @@ TEXTUAL = ModelKey(ModelRef("clip", "mine", "textual"), clip.Textual.load)
 DETECTION = ModelKey(ModelRef("facial-recognition", "mine", "detection"), faces.Detector.load)
 
 
-class Folder:
+class Folder(Hub):
     """failure: what a download fails with. fetched, invalidated: what was asked for."""
 
     def __init__(self, cache: Path, *, can_mend: bool = True, seconds: float = 0) -> None:
         """can_mend: whether damaged files can be downloaded again. seconds: that a download takes."""
-        self.cache, self.can_mend, self.seconds = cache, can_mend, seconds
+        super().__init__(cache)
+        self.can_mend, self.seconds = can_mend, seconds
         self.failure = ""
         self.fetched: list[ModelRef] = []
         self.invalidated: list[str] = []

@@ -23,8 +23,7 @@ from mt_photos_ml.machine.memory import anonymous_mb
 from mt_photos_ml.models.catalog import OCR, ModelRef
 from mt_photos_ml.models.loader import Loaded, Loader, ModelKey, ModelUnavailable, T
 from mt_photos_ml.models.sources import file_in_wheel
-from mt_photos_ml.models.state import ModelState
-from mt_photos_ml.models.store import Store
+from mt_photos_ml.models.store import ModelState, Store
 from mt_photos_ml.runtime import Session
 from mt_photos_ml.runtime.devices import Devices
 from mt_photos_ml.runtime.ort import OrtRuntime
@@ -210,6 +209,16 @@ async def test_idle_models_are_kept_longer_on_a_card(
     devices = Devices()
     devices.holds_memory = holds_memory
     assert make(source, ttl, devices=devices).ttl_seconds == seconds
+
+
+async def test_maintenance_goes_on_after_an_unexpected_error(source: Folder, caplog: Log) -> None:
+    def fail(model: Path, shape: Sequence[int]) -> bool:
+        raise RuntimeError("out of the blue")
+
+    async with maintained(make(source, ttl=0.2, prepare=fail, pause_seconds=0.05)) as store:
+        await take(store, VISUAL)
+        await eventually(lambda: not store.loaded)
+    assert "out of the blue" in caplog.text
 
 
 @pytest.mark.parametrize("case", ["card", "card with a preloaded model", "processor"])

@@ -9,7 +9,7 @@ from ..machine.files import size_of
 from ..models.catalog import ModelRef, Role
 from ..models.progress import Download
 from ..models.sources import file_in_wheel
-from ..models.state import ModelState
+from ..models.store import ModelState
 from ..runtime.prepared.runtime import FOLDER
 
 

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -15,7 +15,7 @@ from ..machine.memory import anonymous_mb
 from ..runtime import ModelDamaged, Runtime, Session
 from ..runtime.scheduler import CpuScheduler, ScheduledSession
 from .catalog import ModelRef
-from .hub import DownloadError
+from .hub import DownloadError, Hub
 from .variants import variant_of
 
 log = logging.getLogger("mt_photos_ml")
@@ -46,16 +46,6 @@ class ModelKey(Generic[T_co]):
     load: Callable[[Session, Path], T_co]
 
 
-class Source(Protocol):
-    """Puts model files into the cache."""
-
-    def fetch(self, ref: ModelRef) -> Path:
-        """The model file, downloaded if it is missing. Blocks. Raises DownloadError."""
-
-    def invalidate(self, ref: ModelRef, files: Sequence[str]) -> bool:
-        """Removes damaged files, some of ref.files; True if they can be fetched again."""
-
-
 class ModelUnavailable(RuntimeError):
     """A model can't be used now; the message says why and what to do. retry_after: seconds."""
 
@@ -68,21 +58,26 @@ class _OtherFileDamaged(ModelDamaged):
     """A file beside the model file is damaged, if the model has any."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loaded(Generic[T]):
-    """A model, its file, the stamp of its files before they were read, and the memory that loading it took."""
+    """A loaded model. path: of its model file. stamp: of its files before they were read. memory_mb: that loading took.
+    idle_since: by time.monotonic(). is_settled: whether its prepared form was tried."""
 
+    key: ModelKey[T]
     model: T
     path: Path
     stamp: Stamp
     memory_mb: float
+    users: int = 0
+    idle_since: float = field(default_factory=time.monotonic)
+    is_settled: bool = False
 
 
 class Loader:
     """Loads one model at a time; downloads run side by side."""
 
-    def __init__(self, runtime: Runtime, source: Source, scheduler: CpuScheduler) -> None:
-        self._runtime, self._source, self._scheduler = runtime, source, scheduler
+    def __init__(self, runtime: Runtime, hub: Hub, scheduler: CpuScheduler) -> None:
+        self._runtime, self._hub, self._scheduler = runtime, hub, scheduler
         self._one_load = asyncio.Lock()
         self._fetching: dict[ModelRef, asyncio.Future[Path]] = {}
 
@@ -92,27 +87,27 @@ class Loader:
         return list(self._fetching)
 
     async def fetch(self, ref: ModelRef) -> Path:
-        """The model file. Calls during a download wait for that download. Raises DownloadError."""
+        """The model file. Calls during a download wait for that download. Raises ModelUnavailable."""
         if ref not in self._fetching:
             # in a daemon thread, because the end of the process must not wait minutes for a download
-            future = self._fetching[ref] = asyncio.wrap_future(background.run(lambda: self._source.fetch(ref)))
+            future = self._fetching[ref] = asyncio.wrap_future(background.run(lambda: self._hub.fetch(ref)))
             future.add_done_callback(lambda _: self._fetching.pop(ref))
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(self._fetching[ref])
+        try:
+            return await asyncio.shield(self._fetching[ref])
+        except DownloadError as error:
+            raise ModelUnavailable(f"{ref} can't be downloaded: {error}") from error
 
     async def load(self, key: ModelKey[T], again: bool = True) -> Loaded[T]:
         """again: whether a damaged model is fetched once more. Raises ModelUnavailable."""
-        ref = key.ref
+        ref, path = key.ref, await self.fetch(key.ref)
         try:
-            path = await self.fetch(ref)
             async with self._one_load:
                 return await asyncio.to_thread(self._open, key, path)
-        except DownloadError as error:
-            raise ModelUnavailable(f"{ref} can't be downloaded: {error}") from error
         except ModelDamaged as error:
             log.warning("%s is damaged: %s", ref, error)
             files = ref.files[1:] if isinstance(error, _OtherFileDamaged) and ref.files[1:] else ref.files[:1]
-            if not (again and await asyncio.to_thread(self._source.invalidate, ref, files)):
+            if not (again and await asyncio.to_thread(self._hub.invalidate, ref, files)):
                 raise ModelUnavailable(f"{ref} is damaged; delete {path.parent} and put it there again") from error
         except MemoryError as error:
             raise ModelUnavailable(f"there is not enough memory to load {ref}") from error
@@ -136,7 +131,7 @@ class Loader:
             opening.result()
         variant = f" ({key.ref.variant})" if key.ref.variant else ""
         log.info("loaded %s%s in %.2f s", key.ref, variant, time.perf_counter() - started)
-        return Loaded(model, path, stamp, max(anonymous_mb() - before, 0.0))
+        return Loaded(key, model, path, stamp, max(anonymous_mb() - before, 0.0))
 
     def _open_session(self, ref: ModelRef, path: Path) -> Session:
         try:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,7 @@ from ..machine import background, memory
 from ..runtime.devices import Devices
 from ..runtime.ort import shrink_arena
 from .catalog import ModelRef
-from .hub import DownloadError
-from .loader import Loader, Model, ModelKey, ModelUnavailable, Stamp, T, stamp_of
-from .state import Entry, ModelState
+from .loader import Loaded, Loader, Model, ModelKey, ModelUnavailable, Stamp, T, stamp_of
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -24,6 +23,16 @@ _PATIENCE_SECONDS = 30.0
 _CPU_TTL_SECONDS, _DEVICE_TTL_SECONDS = 60.0, 300.0  # loading a model again takes longest on a card
 _PAUSE_SECONDS = 5.0
 _MAX_DELAY_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """name: "ready", "in use", "downloading", "loading", "failed" or "not loaded". idle: seconds."""
+
+    name: str
+    idle: float | None = None
+    memory_mb: float | None = None
+    error: str | None = None
 
 
 class Store:
@@ -54,8 +63,8 @@ class Store:
         self._preloaded, self._restart, self._prepare = {key.ref: key for key in preloaded}, restart, prepare
         self._patience_seconds, self._pause_seconds = patience_seconds, pause_seconds
         self._max_delay_seconds = max_delay_seconds
-        self._entries: dict[ModelRef, Entry[Any]] = {}
-        self._loading: dict[ModelRef, asyncio.Task[Entry[Any]]] = {}
+        self._loaded: dict[ModelRef, Loaded[Any]] = {}
+        self._loading: dict[ModelRef, asyncio.Task[Loaded[Any]]] = {}
         self._failed: dict[ModelRef, tuple[float, str]] = {}
         self._stamps: dict[ModelRef, Stamp] = {}  # of the files that were loaded last
         self._last_use = time.monotonic()
@@ -63,13 +72,13 @@ class Store:
     @property
     def loaded(self) -> list[str]:
         """The models that are in memory."""
-        return sorted(map(str, self._entries))
+        return sorted(map(str, self._loaded))
 
     def state(self, ref: ModelRef) -> ModelState:
         """The state of a model in memory; its files are not looked at."""
-        if entry := self._entries.get(ref):
-            idle = None if entry.users else time.monotonic() - entry.idle_since
-            return ModelState("in use" if entry.users else "ready", idle, entry.loaded.memory_mb)
+        if loaded := self._loaded.get(ref):
+            idle = None if loaded.users else time.monotonic() - loaded.idle_since
+            return ModelState("in use" if loaded.users else "ready", idle, loaded.memory_mb)
         if ref in self._loader.fetching:
             return ModelState("downloading")
         if ref in self._loading:
@@ -84,13 +93,13 @@ class Store:
     @contextlib.asynccontextmanager
     async def use(self, key: ModelKey[T]) -> AsyncIterator[T]:
         """The model, which stays loaded until the context ends. Raises ModelUnavailable."""
-        entry = await self._get(key, self._patience_seconds)
-        entry.users += 1
+        loaded = await self._get(key, self._patience_seconds)
+        loaded.users += 1
         try:
-            yield entry.loaded.model
+            yield loaded.model
         finally:
-            entry.users -= 1
-            self._last_use = entry.idle_since = time.monotonic()
+            loaded.users -= 1
+            self._last_use = loaded.idle_since = time.monotonic()
 
     async def load(self, key: ModelKey[Model]) -> None:
         """Loads a model at once, even if it failed a moment ago, however long it takes. Raises ModelUnavailable."""
@@ -100,18 +109,16 @@ class Store:
     async def pull(self, key: ModelKey[Model]) -> None:
         """Downloads the missing files of a model at once. Raises ModelUnavailable."""
         self._failed.pop(key.ref, None)
-        try:
-            await self._loader.fetch(key.ref)
-        except DownloadError as error:
-            raise ModelUnavailable(f"{key.ref} can't be downloaded: {error}") from error
+        await self._loader.fetch(key.ref)
 
     async def unload(self, key: ModelKey[Model]) -> bool:
         """Drops a model; False if it is in use."""
-        entry = self._entries.get(key.ref)
-        if entry is not None and not entry.users:
-            await self._drop([key.ref])
-            self._stamps.pop(key.ref, None)
-        return entry is None or not entry.users
+        loaded = self._loaded.get(key.ref)
+        if loaded and loaded.users:
+            return False
+        await self._drop([key.ref])
+        self._stamps.pop(key.ref, None)
+        return True
 
     async def preload(self) -> None:
         """Loads the preloaded models, one after the other. A failure is logged; the first request tries again."""
@@ -125,10 +132,10 @@ class Store:
         left = until - time.monotonic()
         return ModelUnavailable(message, left) if left > 0 else None
 
-    async def _get(self, key: ModelKey[T], patience_seconds: float | None = None) -> Entry[T]:
+    async def _get(self, key: ModelKey[T], patience_seconds: float | None = None) -> Loaded[T]:
         ref = key.ref
-        if ref in self._entries:
-            return self._entries[ref]
+        if ref in self._loaded:
+            return self._loaded[ref]
         if failure := self._failure(ref):
             raise failure
         if ref not in self._loading:
@@ -140,68 +147,68 @@ class Store:
             step = self._progress(ref) if ref in self._loader.fetching else "loaded"
             raise ModelUnavailable(f"{ref} is still being {step}") from None
 
-    async def _load(self, key: ModelKey[T]) -> Entry[T]:
+    async def _load(self, key: ModelKey[T]) -> Loaded[T]:
         ref = key.ref
         try:
-            entry = Entry(key, await self._loader.load(key))
+            loaded = await self._loader.load(key)
         except ModelUnavailable as failure:
             log.error("%s", failure)
             self._failed[ref] = time.monotonic() + failure.retry_after, str(failure)
             raise
         finally:
             del self._loading[ref]
-        self._entries[ref], self._stamps[ref] = entry, entry.loaded.stamp
+        self._loaded[ref], self._stamps[ref], self._last_use = loaded, loaded.stamp, time.monotonic()
         self._failed.pop(ref, None)
-        return entry
+        return loaded
 
     async def drop_unused(self) -> list[str]:
         """Drops the models that are not in use, gives their memory back and returns their names. Also loads the models
         in use again whose files were replaced; requests in progress finish on the old model."""
-        names = await self._drop([ref for ref, entry in self._entries.items() if not entry.users])
-        self._stamps = {ref: entry.loaded.stamp for ref, entry in self._entries.items()}
-        for ref, entry in list(self._entries.items()):
-            loaded = entry.loaded
+        names = await self._drop([ref for ref, loaded in self._loaded.items() if not loaded.users])
+        self._stamps = {ref: loaded.stamp for ref, loaded in self._loaded.items()}
+        for ref, loaded in list(self._loaded.items()):
             found = await asyncio.wrap_future(background.run(partial(stamp_of, ref, loaded.path)))
             is_complete = len(found) == len(loaded.stamp)  # else a share may be gone, or a copy may be in progress
-            if is_complete and found != loaded.stamp and self._entries.get(ref) is entry:
+            if is_complete and found != loaded.stamp:
                 log.info("%s was replaced on the disk", ref)
-                entry.is_settled = not await self._reload(entry)
+                await self._reload(loaded)
         return names
 
     async def drop_idle(self, seconds: float) -> None:
         """Drops the models that were idle for so long, except the preloaded ones."""
         since = time.monotonic() - seconds
-        idle = [ref for ref, entry in self._entries.items() if not entry.users and entry.idle_since <= since]
-        if idle := [ref for ref in idle if ref not in self._preloaded]:
-            await self._drop(idle)
+        idle = [ref for ref, loaded in self._loaded.items() if not loaded.users and loaded.idle_since <= since]
+        await self._drop([ref for ref in idle if ref not in self._preloaded])
 
     async def prepare(self) -> None:
         """Writes the prepared forms of models that have none, and loads those."""
-        for ref, entry in list(self._entries.items()):
-            if entry.is_settled:
-                continue
-            entry.is_settled = True
-            write = partial(self._prepare, entry.loaded.path, entry.loaded.model.example_shape)
-            if await asyncio.wrap_future(background.run(write)) and self._entries.get(ref) is entry:
-                await self._reload(entry)
+        for loaded in [loaded for loaded in self._loaded.values() if not loaded.is_settled]:
+            loaded.is_settled = True
+            write = partial(self._prepare, loaded.path, loaded.model.example_shape)
+            if await asyncio.wrap_future(background.run(write)):
+                await self._reload(loaded)
 
-    async def _reload(self, entry: Entry[Any]) -> bool:
-        """Loads a model again; True if that succeeded."""
+    async def _reload(self, loaded: Loaded[Any]) -> None:
+        """Loads a model again, unless it was dropped meanwhile. If that fails, the old one stays."""
+        ref = loaded.key.ref
+        if self._loaded.get(ref) is not loaded:
+            return
         try:
-            entry.loaded = await self._loader.load(entry.key)
-        except ModelUnavailable as failure:  # the old model stays
+            new = await self._loader.load(loaded.key)
+        except ModelUnavailable as failure:
             log.error("%s", failure)
-            return False
-        self._stamps[entry.key.ref] = entry.loaded.stamp
+            return
+        loaded.is_settled = loaded.stamp == new.stamp  # other files have another prepared form
+        loaded.model, loaded.path, loaded.stamp, loaded.memory_mb = new.model, new.path, new.stamp, new.memory_mb
+        self._stamps[ref] = new.stamp
         await asyncio.to_thread(_trim_memory)
-        return True
 
     async def _drop(self, refs: Sequence[ModelRef]) -> list[str]:
-        dropped = {str(ref): self._entries.pop(ref) for ref in refs if ref in self._entries}
+        dropped = {str(ref): self._loaded.pop(ref) for ref in refs if ref in self._loaded}
         names = list(dropped)
         if names:
             log.info("dropped %s", ", ".join(names))
-        await asyncio.to_thread(_trim_memory, dropped)
+            await asyncio.to_thread(_trim_memory, dropped)
         return names
 
     @property
@@ -210,36 +217,33 @@ class Store:
         suited = _DEVICE_TTL_SECONDS if self._devices.holds_memory else _CPU_TTL_SECONDS
         return suited if self._ttl is None else self._ttl
 
-    @property
-    def _quiet_seconds(self) -> float:
-        """Since a model was in use last."""
-        if any(entry.users for entry in self._entries.values()):
-            return 0.0
-        return time.monotonic() - max((entry.idle_since for entry in self._entries.values()), default=self._last_use)
-
     async def run_maintenance(self) -> None:
         """Until it is cancelled: drops idle models, prepares models, and gives free memory back in a pause."""
         pause, trimmed = min(self.ttl_seconds / 2 or self._pause_seconds, self._pause_seconds), 0.0
+        prepared = time.monotonic()
         while True:
             await asyncio.sleep(pause)
-            oldest = min((entry.since for entry in self._entries.values() if not entry.is_settled), default=None)
-            overdue = oldest is not None and oldest < time.monotonic() - self._max_delay_seconds
-            if oldest is not None and (overdue or self._quiet_seconds >= self._pause_seconds):
-                await self.prepare()
-            if seconds := self.ttl_seconds:
-                await self.drop_idle(seconds)
-                is_idle = not self._entries and not self._loading and self._last_use <= time.monotonic() - seconds
+            in_use = any(loaded.users for loaded in self._loaded.values())
+            quiet_seconds = 0.0 if in_use else time.monotonic() - self._last_use
+            try:
+                if quiet_seconds >= self._pause_seconds or time.monotonic() - prepared >= self._max_delay_seconds:
+                    await self.prepare()
+                    prepared = time.monotonic()
+                if self.ttl_seconds:
+                    await self.drop_idle(self.ttl_seconds)
+                is_idle = not self._loaded and not self._loading and quiet_seconds >= self.ttl_seconds > 0
                 if is_idle and self._devices.holds_memory:
                     log.info("starting afresh, since nothing was asked for a while: so the device's memory comes back")
                     self._restart()
                     return
-            last = max((entry.idle_since for entry in self._entries.values()), default=0.0)
-            if trimmed < last and self._quiet_seconds >= pause:
-                trimmed = time.monotonic()
-                await asyncio.to_thread(_trim_memory)
+                if trimmed < self._last_use and quiet_seconds >= pause:
+                    trimmed = time.monotonic()
+                    await asyncio.to_thread(_trim_memory)
+            except Exception:
+                log.exception("looking after the loaded models failed, and is tried again")
 
 
-def _trim_memory(dropped: dict[str, Entry[Any]] | None = None) -> None:
+def _trim_memory(dropped: dict[str, Loaded[Any]] | None = None) -> None:
     """Frees the dropped models in its own thread, because that takes a while."""
     (dropped or {}).clear()
     shrink_arena()
