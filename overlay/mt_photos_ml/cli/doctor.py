@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
+from tempfile import TemporaryFile
 
 import click
 from PIL import features
@@ -23,6 +23,9 @@ from ..settings import Settings, SettingsError
 
 Check = tuple[str, str, str]
 """ok, warn or FAIL; what was looked at; what was found."""
+
+_FEATURES = {"JPEG": "jpg", "PNG": "zlib", "TIFF": "libtiff", "WebP": "webp", "AVIF": "avif"}
+"""What Pillow calls its decoders."""
 
 
 @click.command()
@@ -44,29 +47,34 @@ def checks(settings: Settings) -> Iterator[Check]:
         yield "FAIL", "settings", str(error)
     yield "warn" if settings.key_warning else "ok", "key", settings.key_warning or "of your own"
     yield from _decoders()
-    yield _runtime(settings)
-    yield _cache(settings.cache_folder)
-    absent = False
+    try:
+        yield "ok", "runtime", Devices.of(settings).describe()
+    except ImportError as error:
+        yield "FAIL", "runtime", f"{error}; install the extra cpu, cuda or openvino"
+    folder = settings.cache_folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+        yield "ok", "cache", f"{folder}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
+    except OSError as error:
+        yield "FAIL", "cache", f"{folder} can't be written: {error.strerror}"
+    absent = [ref for ref in in_use(settings).values() if ref.missing(folder) and not file_in_wheel(ref)]
     for ref in in_use(settings).values():
-        if not ref.missing(settings.cache_folder) or file_in_wheel(ref):
+        if ref not in absent:
             yield "ok", "model", str(ref)
-            continue
-        absent = True
-        if ref.is_known:
+        elif ref.is_known:
             yield "warn", "model", f"{ref} is downloaded when it is first needed"
         else:
             yield "FAIL", "model", f"{ref} is not known"
-    yield from _endpoints(settings, absent)
+    yield from _endpoints(settings, bool(absent))
 
 
 def _decoders() -> Iterator[Check]:
-    for kind, feature in (("JPEG", "jpg"), ("PNG", "zlib"), ("TIFF", "libtiff"), ("WebP", "webp")):
-        there = features.check(feature)
-        yield "ok" if there else "FAIL", "decoder", kind if there else f"{kind} is missing in this build of Pillow"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow before 11.3 does not know the word
-        avif = features.check("avif")
-    yield "ok" if avif else "warn", "decoder", "AVIF" if avif else "AVIF is missing: it needs Pillow 11.3 or newer"
+        warnings.simplefilter("ignore")  # Pillow before 11.3 does not know AVIF
+        for kind, feature in _FEATURES.items():
+            there, without = features.check(feature), "warn" if kind == "AVIF" else "FAIL"
+            yield "ok" if there else without, "decoder", kind if there else f"{kind} is missing in this build of Pillow"
     try:
         import pillow_heif
 
@@ -75,33 +83,17 @@ def _decoders() -> Iterator[Check]:
         yield "warn", "decoder", "HEIC is missing: pip install pillow-heif"
 
 
-def _runtime(settings: Settings) -> Check:
-    try:
-        return "ok", "runtime", Devices.of(settings).describe()
-    except ImportError as error:
-        return "FAIL", "runtime", f"{error}; install the extra cpu, cuda or openvino"
-
-
-def _cache(folder: Path) -> Check:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".written").touch()
-        (folder / ".written").unlink()
-    except OSError as error:
-        return "FAIL", "cache", f"{folder} can't be written: {error.strerror}"
-    return "ok", "cache", f"{folder}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
-
-
 def _endpoints(settings: Settings, needed: bool) -> Iterator[Check]:
     hubs = [settings.hf_endpoint] if settings.hf_endpoint else DEFAULT_ENDPOINTS
     reached = False
     for address in (*hubs, "/".join(OCR_RELEASE.split("/")[:3])):
         try:
             urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5).close()
+        except urllib.error.HTTPError:
+            pass  # it answered
         except OSError as error:
-            if not isinstance(error, urllib.error.HTTPError):  # else it answered
-                yield "warn", "endpoint", f"{address}: {getattr(error, 'reason', error)}"
-                continue
+            yield "warn", "endpoint", f"{address}: {getattr(error, 'reason', error)}"
+            continue
         reached = True
         yield "ok", "endpoint", address
     if needed and not reached:

@@ -7,8 +7,8 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,7 +28,7 @@ class Lifecycle:
     def __init__(self) -> None:
         self.is_stopping = self.is_restarting = False
         self.in_flight = 0
-        self._exit: Callable[[int, FrameType | None], Any] | None = None
+        self._end_server: Callable[[], object] = lambda: None
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
@@ -47,7 +47,8 @@ class Lifecycle:
                 asyncio.run_coroutine_threadsafe(self._stop(), loop)
 
         sigterm = signal.signal(signal.SIGTERM, stop)
-        self._exit = sigterm if callable(sigterm) else None
+        if callable(sigterm):
+            self._end_server = partial(sigterm, signal.SIGTERM, None)
         sigint = signal.signal(signal.SIGINT, lambda number, frame: self.restart())
         try:
             yield
@@ -69,10 +70,6 @@ class Lifecycle:
                 while self.in_flight:
                     await asyncio.sleep(0.05)
         self._end_server()
-
-    def _end_server(self) -> None:
-        if self._exit is not None:
-            self._exit(signal.SIGTERM, None)
 
 
 class LifecycleMiddleware:
