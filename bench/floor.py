@@ -7,8 +7,9 @@ makes the service slower does not make the floor slower too.
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from importlib.metadata import distribution
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,31 +20,29 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.service import OCR_MODELS
 from demo.pictures import ARCFACE
 
 Float = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 Box = tuple[Sequence[float], Sequence[float], float]  # centre, extent, angle
-
+_OCR = Path(str(distribution("rapidocr").locate_file("rapidocr/models")))
+OCR_MODELS = {kind: _OCR / f"PP-OCRv6_{kind[:3]}_small.onnx" for kind in ("detection", "recognition")}
+"""PP-OCRv6_small in RapidOCR's wheel, by kind."""
 CORES = len(os.sched_getaffinity(0))
 THREADS = min(CORES, 4)  # of one inference, as the service chooses them
-COMBINATIONS = [
-    (1, CORES),
-    (1, CORES + 1),
-    (1, 2 * CORES),
-    *((THREADS, max(CORES // THREADS, 1) + n) for n in range(3)),
-]
+COMBINATIONS = [(1, CORES), (1, CORES + 1), (1, 2 * CORES), *((THREADS, CORES // THREADS + n) for n in range(3))]
 """Threads of one inference and photos at once: what could use all cores best."""
 DETECTED, SHORT_SIDE, LINE_HEIGHT = 640, 736, 48  # pixels: SCRFD's input, a photo for PP-OCR's detector, a line of text
 
 
 class Floor:
-    """One photo after the other, by route. clip, faces: folders of the models. threads: of an inference."""
+    """One photo after the other, by route. settings: where the models are. threads: of an inference."""
 
-    def __init__(self, clip: Path, faces: Path, threads: int = THREADS) -> None:
-        self._visual, self._faces, self._threads = clip / "visual", faces, threads
-        config = json.loads((self._visual / "preprocess_cfg.json").read_text())
+    def __init__(self, settings: Mapping[str, str], threads: int = THREADS) -> None:
+        cache, self._threads = Path(settings["MACHINE_LEARNING_CACHE_FOLDER"]), threads
+        self._faces = cache / "facial-recognition" / settings["FACE_DETECTION_MODEL_NAME"]
+        self.clip = cache / "clip" / settings["CLIP_VISUAL_MODEL_NAME"]
+        config = json.loads((self.clip / "visual/preprocess_cfg.json").read_text())
         self._mean, self._std = (np.array(config[key], np.float32) for key in ("mean", "std"))
         self.tasks: dict[str, Callable[[bytes], Float | list[str]]] = {
             "/clip/img": lambda data: self.embed_photo(clip_photo(data)),
@@ -53,27 +52,23 @@ class Floor:
 
     def faces(self, data: bytes) -> Float:
         """(N, 512) vectors of the faces."""
-        bgr = _decode(data, 1.5 * DETECTED / max(_size(data)))
-        points = self.find_faces(bgr)
-        finer = _refine(data, bgr, max((np.hypot(*_crop(five)[:, 0]) for five in points), default=0))
-        return self.embed_faces(finer, points * (finer.shape[1] / bgr.shape[1]))
+        bgr = _decode(data, DETECTED)  # enough for crops of faces from a ninth of the photo's height
+        return self.embed_faces(bgr, self.find_faces(bgr))
 
     def ocr(self, data: bytes) -> list[str]:
         """The lines of text from top to bottom."""
-        scale = SHORT_SIDE / min(_size(data))
-        bgr = _decode(data, 2 * scale)
-        width, height = (round(edge * scale / 32) * 32 for edge in _size(data))
+        bgr = _decode(data, 2 * SHORT_SIDE)  # enough for lines from LINE_HEIGHT / 2 in the detector's input
+        scale = SHORT_SIDE / min(bgr.shape[:2])
+        width, height = (round(edge * scale / 32) * 32 for edge in bgr.shape[1::-1])
         small = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA)
         boxes = find_lines(self.run(OCR_MODELS["detection"], _blob([small], swap=False))[0][0, 0])
-        finest = max((LINE_HEIGHT / min(extent) for _, extent, _ in boxes), default=0)
-        bgr = _refine(data, bgr, finest * width / bgr.shape[1])
         return self._read([cut(bgr, box, bgr.shape[1] / width) for box in boxes])
 
     def embed_photo(self, image: Image.Image) -> Float:
         """(D,) of a photo in the size that CLIP takes."""
         pixels = np.asarray(image, np.float32) * (1 / (255 * self._std)) - self._mean / self._std
         values = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
-        return np.asarray(self.run(self._visual / "model.onnx", values)[0][0])
+        return np.asarray(self.run(self.clip / "visual/model.onnx", values)[0][0])
 
     def find_faces(self, bgr: Pixels, interpolation: int = cv2.INTER_AREA) -> Float:
         """(N, 5, 2) points of the faces, in pixels of bgr."""
@@ -84,10 +79,9 @@ class Floor:
         return _points(self.run(self._faces / "detection/model.onnx", _blob([canvas], 128))) / np.float32(scale)
 
     def embed_faces(self, bgr: Pixels, points: Float) -> Float:
-        """points: (N, 5, 2) in pixels of bgr. Returns (N, 512) of any length."""
-        crops = [cv2.warpAffine(bgr, _crop(five), (112, 112)) for five in points]
-        if not crops:
-            return np.empty((0, 512), np.float32)
+        """points: (N, 5, 2) in pixels of bgr, of one face or more. Returns (N, 512) of any length."""
+        moves = [cv2.estimateAffinePartial2D(five, ARCFACE, method=cv2.LMEDS)[0] for five in points]
+        crops = [cv2.warpAffine(bgr, move, (112, 112)) for move in moves]
         return self.run(self._faces / "recognition/model.onnx", _blob(crops))[0]
 
     def _read(self, lines: Sequence[Pixels]) -> list[str]:
@@ -122,33 +116,20 @@ def _characters(model: Path) -> list[str]:
 
 def clip_photo(data: bytes, side: int = 224) -> Image.Image:
     """The middle of the photo as CLIP wants it, by Pillow's bicubic filter: all that it costs but the model."""
-    image: Image.Image = Image.open(BytesIO(data))
-    if image.format == "JPEG":
-        larger = 2 * side / min(image.size)
-        image.draft("RGB", (int(image.width * larger), int(image.height * larger)))
-    else:
-        image = Image.fromarray(_decode(data, 1, cv2.IMREAD_COLOR_RGB))
-    short = min(image.size)
-    left, top = ((edge - short) / 2 for edge in image.size)
-    return image.resize((side, side), Image.Resampling.BICUBIC, (left, top, left + short, top + short), 2.0)
+    bgr = Image.fromarray(_decode(data, 2 * side))
+    short = min(bgr.size)
+    left, top = ((edge - short) / 2 for edge in bgr.size)
+    small = bgr.resize((side, side), Image.Resampling.BICUBIC, (left, top, left + short, top + short), 2.0)
+    return Image.merge("RGB", small.split()[::-1])
 
 
-def _size(data: bytes) -> tuple[int, int]:
-    """Width and height by the header."""
-    return Image.open(BytesIO(data)).size
-
-
-def _decode(data: bytes, wanted: float, flags: int = cv2.IMREAD_COLOR) -> Pixels:
-    """(H, W, 3) with at least `wanted` of the photo's pixels a side: libjpeg drops the others while it decodes."""
+def _decode(data: bytes, wanted: int) -> Pixels:
+    """(H, W, 3) with a shorter side of `wanted` pixels or more, if it has them: libjpeg drops the rest in decoding."""
+    flags = cv2.IMREAD_COLOR
     if data.startswith(b"\xff\xd8"):
-        flags = next((getattr(cv2, f"IMREAD_REDUCED_COLOR_{n}") for n in (8, 4, 2) if 1 / n >= wanted), flags)
+        short = min(Image.open(BytesIO(data)).size)
+        flags = next((getattr(cv2, f"IMREAD_REDUCED_COLOR_{n}") for n in (8, 4, 2) if short / n >= wanted), flags)
     return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), flags), np.uint8)
-
-
-def _refine(data: bytes, bgr: Pixels, larger: float) -> Pixels:
-    """The photo with `larger` times the pixels of bgr a side, as far as it has them."""
-    width = _size(data)[0]
-    return _decode(data, larger * bgr.shape[1] / width) if larger > 1 and bgr.shape[1] < width else bgr
 
 
 def _points(outputs: Sequence[Float], min_score: float = 0.65) -> Float:
@@ -163,11 +144,6 @@ def _points(outputs: Sequence[Float], min_score: float = 0.65) -> Float:
     faces = np.concatenate(found).astype(np.float32)
     kept = cv2.dnn.NMSBoxes(faces[:, 1:5].tolist(), faces[:, 0].tolist(), min_score, 0.4)
     return faces[np.asarray(kept, int).ravel(), 5:].reshape(-1, 5, 2)
-
-
-def _crop(points: Float) -> NDArray[np.float64]:
-    """(2, 3) matrix that brings a face's points onto ArcFace's crop."""
-    return np.asarray(cv2.estimateAffinePartial2D(points, ARCFACE, method=cv2.LMEDS)[0], np.float64)
 
 
 def find_lines(probability: Float) -> list[Box]:

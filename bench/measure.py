@@ -1,33 +1,97 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Times taken in turn, their ratios, and the memory of processes. Linux only (/proc)."""
+"""Sends requests, takes times and their ratios, and reads the memory of processes. Linux only (/proc)."""
 
+import json
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
+KEY = "the key of the benchmark"
+_TIMEOUT_SECONDS = 120.0
+_FORM = 'Content-Disposition: form-data; name="file"; filename="photo"\r\nContent-Type: application/octet-stream'
+Seen = TypeVar("Seen")
+Request = tuple[str, str, bytes]  # of a POST: route, type of the body, body
+
+CHECK: Request = "/check", "text/plain", b""
 _PAUSE_SECONDS = 0.04  # onnxruntime's threads go on spinning for a while, and would slow down the next contender
 
 
-class Ratio(NamedTuple):
-    """The quartiles of ratios."""
+def photo_request(route: str, photo: bytes) -> Request:
+    """A form with the photo in the field `file`."""
+    body = f"--bench-bench\r\n{_FORM}\r\n\r\n".encode() + photo + b"\r\n--bench-bench--\r\n"
+    return route, "multipart/form-data; boundary=bench-bench", body
 
-    low: float
-    median: float
-    high: float
+
+def text_request(text: str) -> Request:
+    return "/clip/txt", "application/json", json.dumps({"text": text}).encode()
+
+
+class Client(HTTPConnection):
+    """One connection to a service on this machine, opened by the first request. Not for several threads at once."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__("127.0.0.1", port, timeout=_TIMEOUT_SECONDS)
+
+    def ask(self, request: Request) -> Any:
+        """The reply's `result`. Raises RuntimeError if there is none, OSError or HTTPException without a reply."""
+        route, kind, body = request
+        self.request("POST", route, body, {"api-key": KEY, "Content-Type": kind})
+        reply = self.getresponse()
+        text = reply.read()
+        answer = json.loads(text) if reply.status == 200 else {"msg": text}
+        if "msg" in answer:
+            raise RuntimeError(f"{route} was answered {reply.status}: {answer['msg']!r}")
+        return answer["result"]
+
+
+def send(port: int, requests: Sequence[Request], clients: int = 1) -> tuple[float, list[float]]:
+    """Requests a second, and the milliseconds of each: every client sends its next one once it has a reply."""
+    left = iter(requests)
+
+    def work(_: int) -> list[float]:
+        with closing(Client(port)) as client:
+            return [milliseconds(partial(client.ask, request)) for request in left]
+
+    with ThreadPoolExecutor(clients) as pool:
+        started = time.perf_counter()
+        waits = [wait for each in pool.map(work, range(clients)) for wait in each]
+        return len(waits) / (time.perf_counter() - started), waits
+
+
+def meanwhile(work: Callable[[], object], look: Callable[[], Seen], pause_seconds: float) -> list[Seen]:
+    """What `look` returned, time and again while `work` was done."""
+    seen = []
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        while not working.done():
+            seen.append(look())
+            time.sleep(pause_seconds)
+    working.result()
+    return seen
+
+
+class Ratio(float):
+    """The median of ours / others in pairs measured right after each other, so that a machine that drifts does so for
+    both. Shown with the quartiles."""
+
+    text: str
+
+    def __new__(cls, ours: Sequence[float], others: Sequence[float]) -> Self:
+        low, median, high = np.percentile(np.divide(ours, others), (25, 50, 75)).tolist()
+        made = super().__new__(cls, median)
+        made.text = f"{median:.2f} ({low:.2f}–{high:.2f})"
+        return made
 
     def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f}–{self.high:.2f})"
-
-
-def ratio(ours: Sequence[float], others: Sequence[float]) -> Ratio:
-    """ours / others in pairs measured right after each other, so that a machine that drifts does so for both."""
-    return Ratio(*np.percentile(np.divide(ours, others), (25, 50, 75)).tolist())
+        return self.text
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -49,18 +113,19 @@ def in_turn(contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up
 
 
 class Memory(NamedTuple):
-    """Megabytes of processes. anonymous: RssAnon, what can't be dropped. resident: RSS, mapped files included."""
+    """Megabytes of processes. anonymous: what can't be dropped. resident: mapped files included."""
 
     anonymous: float
     resident: float
 
 
 def memory(pids: Sequence[int]) -> Memory:
-    status = ""
+    """By Pss: a page that several processes share counts in each of them by its share, so not twice."""
+    rollup = ""
     for pid in pids:
         with suppress(OSError):  # it may have ended since
-            status += Path(f"/proc/{pid}/status").read_text()
-    kilobytes = (sum(map(int, re.findall(rf"^{name}:\s+(\d+)", status, re.M))) for name in ("RssAnon", "VmRSS"))
+            rollup += Path(f"/proc/{pid}/smaps_rollup").read_text()
+    kilobytes = (sum(map(int, re.findall(rf"^{name}:\s+(\d+)", rollup, re.M))) for name in ("Pss_Anon", "Pss"))
     return Memory(*(number * 1024 / 1e6 for number in kilobytes))
 
 
@@ -72,21 +137,3 @@ def family(pid: int) -> list[int]:
             with suppress(OSError):
                 found += map(int, children.read_text().split())
     return found
-
-
-@contextmanager
-def peak(pids: Sequence[int]) -> Iterator[list[Memory]]:
-    """The last entry of the list is the most that was seen of either, 50 times a second, until the context ends."""
-    most, ended = [memory(pids)], threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.02):
-            most.append(Memory(*map(max, most[-1], memory(pids))))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield most
-    finally:
-        ended.set()
-        watcher.join()

@@ -1,201 +1,230 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The sections of the benchmark: each measures one thing, and records it in tables and in named figures."""
+"""The sections of the benchmark: each measures one thing. Its docstring is what stands above its table."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
+from io import BytesIO
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from bench import footprint, measure
-from bench.floor import COMBINATIONS, CORES, clip_photo
-from bench.load import CHECK, Client, photo_request, send, text_request, under_load
-from bench.measure import milliseconds, ratio
+from bench.floor import COMBINATIONS, CORES, OCR_MODELS, Floor, clip_photo
+from bench.measure import CHECK, Memory, Ratio, in_turn, meanwhile, milliseconds, photo_request, text_request
 from bench.models import FREE, NAME, environment
-from bench.photos import JPEG_12, JPEG_1440, PAGE_12, PAGE_1440
-from bench.report import CONTENDERS
-from bench.run import ALL, CLIP, FACES, SERVICES, Bench
-from bench.service import Service
-
-_PAIRS = ("ours", "floor"), ("straightforward", "ours"), ("straightforward", "floor")
+from bench.photos import ALL, CLIP, JPEG_12, JPEG_48, JPEG_1440, OCR, PAGE_1440, photo
+from bench.report import Rows
+from bench.service import SERVICES, Launcher, Service, steps
 
 
-def one_at_a_time(bench: Bench) -> None:
-    """A photo at a time, the floor and both services in turn."""
-    floor, rows = bench.floor(), []
-    with Client(bench.ours.port) as ours, Client(bench.straightforward.port) as other:
+@dataclass
+class Bench:
+    """What the sections share. figures: what the targets and the chart need, by name."""
+
+    launcher: Launcher
+    quick: bool
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def rounds(self, full: int, quick: int) -> int:
+        return quick if self.quick else full
+
+
+def one_at_a_time(bench: Bench) -> Rows:
+    """Milliseconds from the request to the reply. The ratios are the medians of pairs, with quartiles."""
+    floor, rows = Floor(bench.launcher.settings), []
+    with bench.launcher.run_all(SERVICES) as services:
         for route, name in [(each, name) for each, names in ALL.items() for name in names[: bench.rounds(5, 2)]]:
-            photo, task, request = bench.photos[name], floor.tasks[route], photo_request(route, bench.photos[name])
-            _compare(route, name, task(photo), ours.result(request), other.result(request))
-            work = partial(task, photo), partial(ours.ask, request), partial(other.ask, request)
-            times = measure.in_turn(dict(zip(CONTENDERS, work, strict=True)), bench.rounds(15, 3), bench.rounds(3, 0))
-            medians = [float(np.median(taken)) for taken in times.values()]
-            bench.figures |= {f"ms {route} {name} {who}": ms for who, ms in zip(CONTENDERS, medians, strict=True)}
-            shares = {f"{a}/{b}": ratio(times[a], times[b]) for a, b in _PAIRS}
-            bench.figures |= {f"{pair} {route} {name}": share.median for pair, share in shares.items()}
-            rows.append([route, name, *(f"{ms:.0f}" for ms in medians), *list(shares.values())[:2]])
-    bench.record(
-        "One at a time",
-        "Milliseconds from the request to the reply. The ratios are the medians of pairs, with quartiles.",
-        "route|photo|floor|ours|straightforward|ours / floor|straightforward / ours",
-        rows,
-    )
+            task, request = partial(floor.tasks[route], photo(name)), photo_request(route, photo(name))
+            answers = [task(), *(service.client.ask(request) for service in services.values())]
+            if name in ALL[route][:2] and len({_size(answer) for answer in answers}) > 1:
+                raise RuntimeError(f"{route} of the {name}: the answers differ, so the times can't be compared")
+            work = {"floor": task} | {who: partial(each.client.ask, request) for who, each in services.items()}
+            times = in_turn(work, bench.rounds(15, 3), bench.rounds(3, 0))
+            found = {who: float(np.median(taken)) for who, taken in times.items()}
+            for one, other in ("ours", "floor"), ("straightforward", "ours"):
+                found[f"{one} / {other}"] = Ratio(times[one], times[other])
+            rows.append({"route": route, "photo": name, **found})
+            found["straightforward / floor"] = Ratio(times["straightforward"], times["floor"])
+            bench.figures |= {f"{route}, {name}: {what}": value for what, value in found.items()}
+    return rows
 
 
-def _compare(route: str, name: str, floor: Any, ours: Any, straightforward: Any) -> None:
-    """Raises RuntimeError if one of them does other work than the others."""
-    agree = True  # whatever OCR makes of noise
-    if route == CLIP:
-        agree = bool(np.corrcoef([np.array(each, float) for each in (floor, ours, straightforward)]).min() > 0.999)
-    elif route == FACES:
-        agree = len(floor) == len(ours) == len(straightforward) == 3
-    elif name in (PAGE_12, PAGE_1440):
-        agree = set(floor) == set(ours["texts"]) == set(straightforward["texts"])
-    if not agree:
-        raise RuntimeError(f"{route} of the {name}: the answers differ, so the times can't be compared")
+def _size(answer: Any) -> int:
+    """How many lines of text, faces, or numbers of a vector."""
+    return len(answer["texts"] if isinstance(answer, dict) else answer)
 
 
-def many_at_once(bench: Bench) -> None:
-    """Four and eight at a time, against the best that the floor does with any number of threads."""
-    services = {who: getattr(bench, who) for who in SERVICES[: bench.rounds(2, 1)]}
+def many_at_once(bench: Bench) -> Rows:
+    """Photos a second; the floor is given the number of threads and workers with which it is fastest. Slowest: of all
+    requests, against the median."""
     number, rows = bench.rounds(24, 16), []
-    for route, (name, *_) in ALL.items():
-        photo, request = bench.photos[name], photo_request(route, bench.photos[name])
-        for service in services.values():
-            send(service.port, [request] * 2, 2)
-        tried = [(1, CORES + 1)] if bench.quick else COMBINATIONS  # the one that is nearly always the fastest
-        best = min(tried, key=lambda each: _floor_at_once(bench, route, [photo] * 16, *each))
-        for clients in (8,) if bench.quick else (4, 8):
-            rates: dict[str, list[float]] = {who: [] for who in CONTENDERS}
-            waits: list[float] = []
-            for _ in range(bench.rounds(3, 1)):
-                rates["floor"].append(number * 1000 / _floor_at_once(bench, route, [photo] * number, *best))
-                for who, service in services.items():
-                    rate, taken = send(service.port, [request] * number, clients)
-                    rates[who].append(rate)
-                    waits += taken if who == "ours" else []
-            share, slowest = ratio(rates["ours"], rates["floor"]), max(waits) / float(np.median(waits))
-            shown = [f"{np.median(rate):.1f}" if rate else "" for rate in rates.values()]
-            shown[0] += f" ({best[0]} × {best[1]})"
-            rows.append([route, name, clients, *shown, share, f"{slowest:.2f}"])
-            bench.figures[f"throughput {route} {clients}"] = share.median
-            bench.figures[f"slowest {route} {clients}"] = slowest
-    bench.record(
-        "Four and eight at a time",
-        "Photos a second; the floor is given the number of threads and workers with which it is fastest. "
-        "Slowest: of all requests, against the median.",
-        "route|photo|clients|floor|ours|straightforward|ours / floor|slowest / median",
-        rows,
-    )
+    with bench.launcher.run_all(SERVICES[: bench.rounds(2, 1)]) as services:
+        for route, (name, *_) in ALL.items():
+            at_once, request = partial(_floor_at_once, bench, route, photo(name)), photo_request(route, photo(name))
+            tried = [(1, CORES + 1)] if bench.quick else COMBINATIONS  # the one that is nearly always the fastest
+            threads, workers = max(tried, key=lambda each: at_once(16, *each))
+            for clients in (8,) if bench.quick else (4, 8):
+                rates: dict[str, list[float]] = {who: [] for who in ("floor", *SERVICES)}
+                waits: list[float] = []
+                for _ in range(bench.rounds(3, 1)):
+                    rates["floor"].append(at_once(number, threads, workers))
+                    for who, service in services.items():
+                        rate, taken = service.send([request] * number, clients)
+                        rates[who].append(rate)
+                        waits += taken if who == "ours" else []
+                row: dict[str, object] = {"route": route, "photo": name, "clients": clients}
+                row |= {who: float(np.median(rate)) if rate else "" for who, rate in rates.items()}
+                row["floor"] = f"{np.median(rates['floor']):.1f} ({threads} × {workers})"
+                share, slowest = Ratio(rates["ours"], rates["floor"]), max(waits) / float(np.median(waits))
+                rows.append({**row, "ours / floor": share, "slowest / median": slowest})
+            bench.figures[f"{route}, eight at a time: throughput / floor's best"] = share
+            bench.figures[f"{route}, eight at a time: slowest / median"] = slowest
+    return rows
 
 
-def _floor_at_once(bench: Bench, route: str, photos: Sequence[bytes], threads: int, workers: int) -> float:
-    """Milliseconds of all the photos by so many workers."""
-    task = bench.floor(threads).tasks[route]
-    task(photos[0])
+def _floor_at_once(bench: Bench, route: str, data: bytes, number: int, threads: int, workers: int) -> float:
+    """Photos a second, so many photos by so many workers."""
+    task = Floor(bench.launcher.settings, threads).tasks[route]
+    task(data)
     with ThreadPoolExecutor(workers) as pool:
-        return milliseconds(lambda: list(pool.map(task, photos)))
+        return number * 1000 / milliseconds(lambda: list(pool.map(task, [data] * number)))
 
 
-def overhead(bench: Bench) -> None:
-    """What a request costs with a model that costs nothing."""
-    free, rows = environment(bench.launcher.cache, FREE), []
-    with ExitStack() as ended:
-        services = [ended.enter_context(bench.launcher.run(who, free)) for who in SERVICES]
-        clients = [ended.enter_context(Client(service.port)) for service in services]
+def overhead(bench: Bench) -> Rows:
+    """Milliseconds of /clip/img with it: upload, decode, resize, reply. Beyond: more than decode and resize alone."""
+    rows = []
+    with bench.launcher.run_all(SERVICES, environment(bench.launcher.cache, FREE)) as services:
         for name in (JPEG_12, JPEG_1440):
-            request = photo_request(CLIP, bench.photos[name])
-            work: list[Callable[[], object]] = [partial(clip_photo, bench.photos[name])]
-            work += [partial(client.ask, request) for client in clients]
-            times = measure.in_turn(dict(zip(CONTENDERS, work, strict=True)), bench.rounds(40, 8), bench.rounds(3, 1))
-            beyond = float(np.median(np.subtract(times["ours"], times["floor"])))
-            less = ratio(times["straightforward"], times["ours"])
-            rows.append([name, *(f"{np.median(times[who]):.1f}" for who in CONTENDERS), f"{beyond:.1f}", less])
-            bench.figures |= {f"overhead less {name}": less.median, f"overhead beyond {name}": beyond}
-    bench.record(
-        "A model that costs nothing",
-        "Milliseconds of /clip/img with it: upload, decode, resize, reply. Beyond: more than decode and resize alone.",
-        "photo|decode and resize|ours|straightforward|ours beyond|straightforward / ours",
-        rows,
-    )
+            work: dict[str, Callable[[], object]] = {"decode and resize": partial(clip_photo, photo(name))}
+            request = photo_request(CLIP, photo(name))
+            work |= {who: partial(service.client.ask, request) for who, service in services.items()}
+            times = in_turn(work, bench.rounds(40, 8), bench.rounds(3, 1))
+            less = Ratio(times["straightforward"], times["ours"])
+            beyond = float(np.median(np.subtract(times["ours"], times["decode and resize"])))
+            medians = {who: float(np.median(taken)) for who, taken in times.items()}
+            rows.append({"photo": name, **medians, "ours beyond": beyond, "straightforward / ours": less})
+            what = f"a model that costs nothing, {name.removesuffix(' JPEG')}"
+            bench.figures |= {f"{what}: straightforward / ours": less, f"{what}: beyond decode and resize": beyond}
+    return rows
 
 
-def check_under_load(bench: Bench) -> None:
-    """How long /check takes while eight heavy requests are worked on."""
-    heavy = [photo_request(route, bench.photos[names[0]]) for route, names in ALL.items()] * 3
+def check_under_load(bench: Bench) -> Rows:
+    """Milliseconds while eight clients send 12 MP photos to all three routes without a pause."""
+    heavy = [photo_request(route, photo(names[0])) for route, names in ALL.items()] * bench.rounds(24, 8)
     rows = []
     for who in SERVICES[: bench.rounds(2, 1)]:
-        service: Service = getattr(bench, who)
-        send(service.port, heavy[:3])
-        with under_load(service.port, heavy[:8]), Client(service.port) as client:
-            times, end = [], time.monotonic() + bench.rounds(15, 3)
-            while time.monotonic() < end:
-                times.append(milliseconds(partial(client.ask, CHECK)))
-                time.sleep(0.01)
-        percentiles = np.percentile(times, (50, 99, 100)).tolist()
-        rows.append([who, *(f"{value:.1f}" for value in percentiles), len(times)])
-        bench.figures[f"check p99 {who}"] = percentiles[1]
-    note = "Milliseconds while eight clients send 12 MP photos to all three routes without a pause."
-    bench.record("/check under load", note, "service|p50|p99|slowest|asked", rows)
+        with bench.launcher.run_all([who]) as services:
+            ask = partial(milliseconds, partial(services[who].client.ask, CHECK))
+            times = meanwhile(partial(services[who].send, heavy, 8), ask, 0.01)
+        p50, p99 = np.percentile(times, (50, 99)).tolist()
+        rows.append({"service": who, "p50": p50, "p99": p99, "slowest": max(times), "asked": len(times)})
+        bench.figures[f"/check under load, p99, {who}"] = p99
+    return rows
 
 
-def spread(times: Mapping[str, Sequence[float]], decimals: int) -> list[list[str]]:
-    """Rows of a name, the median, and the slowest."""
-    return [[name, *(f"{of(taken):.{decimals}f}" for of in (np.median, max))] for name, taken in times.items()]
-
-
-def start(bench: Bench) -> None:
-    """From the start of the process to the first /check."""
+def start(bench: Bench) -> Rows:
+    """Seconds from the start to the first answer to /check."""
     times: dict[str, list[float]] = {who: [] for who in SERVICES}
     for who in SERVICES * bench.rounds(7, 2):
         with bench.launcher.run(who) as service:
             times[who].append(service.start_seconds)
-    note = "Seconds from the start to the first answer to /check."
-    bench.record("Start", note, "service|median|slowest", spread(times, 2))
-    bench.figures["start ours"] = float(np.median(times["ours"]))
+    bench.figures["start to the first /check"] = float(np.median(times["ours"]))
+    return _spread("service", times)
 
 
-def texts(bench: Bench) -> None:
-    """Searches: other ones, the same one again, and the first one after the models were idle."""
+def _spread(column: str, times: Mapping[str, Sequence[float]]) -> Rows:
+    return [{column: name, "median": np.median(taken), "slowest": max(taken)} for name, taken in times.items()]
 
-    def ask(client: Client, *texts: str) -> list[float]:
-        return [milliseconds(partial(client.ask, text_request(text))) for text in texts]
+
+def memory(bench: Bench) -> Rows:
+    """Megabytes of all processes of the service after each step, by Pss: a page that several processes share counts in
+    each by its share. Anonymous can't be dropped; resident counts mapped files too."""
+    rows: dict[str, dict[str, object]] = {}
+    for who in SERVICES[: bench.rounds(2, 1)]:
+        with bench.launcher.run(who) as service:
+            for step, seen in _memory_of(service).items():
+                row = rows.setdefault(step, {"after": step})
+                row |= {f"{who}, {kind}": mb for kind, mb in seen._asdict().items()}
+                bench.figures |= {f"{kind} memory, {who}, {step}": mb for kind, mb in seen._asdict().items()}
+    files = [*bench.launcher.cache.glob(f"*/{NAME}/*/model.onnx"), *OCR_MODELS.values()]
+    disk = sum(path.stat().st_size for path in files) / 1e6
+    bench.figures["memory, idle (Pss)"] = bench.figures["resident memory, ours, start"]
+    share = bench.figures["anonymous memory, ours, + OCR"] / disk
+    bench.figures["anonymous memory with all models / their size on disk"] = share
+    return list(rows.values())
+
+
+def _memory_of(service: Service) -> dict[str, Memory]:
+    """At the start, after each of the steps, and the most during eight large photos at once."""
+    seen = {"start": service.memory()}
+    for step, request in steps().items():
+        service.send([request])
+        time.sleep(0.2)
+        seen[f"+ {step}"] = service.memory()
+    large = [photo_request(route, photo(JPEG_48)) for route in ALL] * 3
+    during = meanwhile(partial(service.send, large[:8], 8), service.memory, 0.02)
+    return {**seen, "most during eight of 48 MP": Memory(*np.max(during, axis=0).tolist())}
+
+
+def loads(bench: Bench) -> Rows:
+    """Seconds: as it is, the first time, and prepared, in any later process."""
+    first = {} if bench.quick else bench.launcher.prepare()
+    with bench.launcher.run_all(["ours"]) as services:
+        later = services["ours"].loads()
+    bench.figures["loading a model once it is prepared, the slowest"] = max(later.values())
+    return [{"model": part, "first": first.get(part, ""), "later": seconds} for part, seconds in later.items()]
+
+
+def ocr_memory(bench: Bench) -> Rows:
+    """Megabytes after so many photos of 200 different sizes, two at a time."""
+    page, random, requests = Image.open(BytesIO(photo(PAGE_1440))), np.random.default_rng(0), []
+    for _ in range(200):
+        file, (right, bottom) = BytesIO(), (int(random.integers(edge // 4, edge)) for edge in page.size)
+        page.crop((0, 0, right, bottom)).save(file, "JPEG", quality=85)
+        requests.append(photo_request(OCR, file.getvalue()))
+    with bench.launcher.run("ours") as service:
+        service.send(requests[:100], 2)
+        before = service.memory()
+        service.send((requests * 5)[100:], 2)
+        after = service.memory()
+    bench.figures["OCR memory, after 1,000 photos / after 100"] = after.anonymous / before.anonymous
+    return [{"photos": 100, **before._asdict()}, {"photos": 1000, **after._asdict()}]
+
+
+def texts(bench: Bench) -> Rows:
+    """Milliseconds of /clip/txt."""
+
+    def ask(service: Service, *texts: str) -> list[float]:
+        return [milliseconds(partial(service.client.ask, text_request(text))) for text in texts]
 
     number = bench.rounds(30, 8)
-    with bench.launcher.run("ours") as service, Client(service.port) as client:
-        first, other = ask(client, "第一次"), ask(client, *(f"飞机 {i}" for i in range(number)))
-        again = ask(client, *["飞机 0"] * number)
+    with bench.launcher.run("ours") as service:
+        first, other = ask(service, "第一次"), ask(service, *(f"飞机 {i}" for i in range(number)))
+        again = ask(service, *["飞机 0"] * number)
     idle = {"MACHINE_LEARNING_MODEL_TTL": "1", "MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL": NAME}
-    with bench.launcher.run("ours", idle) as service, Client(service.port) as client:
-        end = time.monotonic() + 60
-        while not json.loads(client.ask(CHECK)).get("loaded") and time.monotonic() < end:
-            time.sleep(0.1)
+    with bench.launcher.run("ours", idle) as service:
+        ask(service, "预加载")  # waits for the model
         time.sleep(3)
-        waited = ask(client, "闲置之后")
-    rows = {
-        "the first, which loads the model": first,
-        "another text": other,
-        "the same text again": again,
-        "the first after idle, with preload": waited,
-    }
-    bench.record("Searches", "Milliseconds of /clip/txt.", "|median|slowest", spread(rows, 1))
-    bench.figures["same text"] = float(np.median(again) / np.median(other))
-    bench.figures["after idle"] = waited[0] / float(np.median(other))
+        waited = ask(service, "闲置之后")
+    bench.figures["the same text again / another text"] = float(np.median(again) / np.median(other))
+    bench.figures["first search after idle, with preload / another text"] = waited[0] / float(np.median(other))
+    times = {"the first, which loads the model": first, "another text": other, "the same text again": again}
+    return _spread("", {**times, "the first after idle, with preload": waited})
 
 
-SECTIONS: Mapping[str, Callable[[Bench], None]] = {
-    "one": one_at_a_time,
-    "many": many_at_once,
-    "overhead": overhead,
-    "check": check_under_load,
-    "start": start,
-    "memory": footprint.memory,
-    "ocr-memory": footprint.ocr_memory,
-    "texts": texts,
+SECTIONS: Mapping[str, tuple[str, Callable[[Bench], Rows]]] = {
+    "one": ("One at a time", one_at_a_time),
+    "many": ("Four and eight at a time", many_at_once),
+    "overhead": ("A model that costs nothing", overhead),
+    "check": ("/check under load", check_under_load),
+    "start": ("Start", start),
+    "memory": ("Memory", memory),
+    "loads": ("Loading a model", loads),
+    "ocr-memory": ("Memory of OCR over time", ocr_memory),
+    "texts": ("Searches", texts),
 }
 SLOW = {"ocr-memory"}
 """Left out of a quick run."""

@@ -2,68 +2,71 @@
 """Starts the services that are compared: ours as a process or a container, and the straightforward one."""
 
 import os
+import re
 import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from http.client import HTTPException
-from importlib.util import find_spec
 from pathlib import Path
 
-from bench.load import CHECK, KEY, Client
-from bench.measure import family
+from bench import measure
+from bench.floor import OCR_MODELS
+from bench.measure import CHECK, KEY, Client, Request, photo_request, text_request
+from bench.photos import CLIP, FACES, JPEG_12, OCR, PAGE_12, photo
 
 ROOT = Path(__file__).parents[1]
-OCR = "PP-OCRv6_small"
-_WHEEL = find_spec("rapidocr")
-if _WHEEL is None or _WHEEL.origin is None:
-    raise RuntimeError("RapidOCR is not installed here: pip install 'rapidocr>=3.10,<4'")
-OCR_MODELS = {
-    kind: Path(_WHEEL.origin).parent / f"models/PP-OCRv6_{kind[:3]}_small.onnx" for kind in ("detection", "recognition")
-}
-"""Its files in RapidOCR's wheel, by kind."""
+SERVICES = ("ours", "straightforward")
 _KEPT = {"PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DOCKER_HOST"}  # variables; the service's settings are not
-_TIMEOUT_SECONDS = 60.0
-_VERSIONS = """
-import platform, cv2, numpy, onnxruntime, PIL
-print("Python", platform.python_version())
-for name, module in {"onnxruntime": onnxruntime, "Pillow": PIL, "OpenCV": cv2, "numpy": numpy}.items():
-    print(name, module.__version__)
-"""
+_START_SECONDS, _PREPARATION_SECONDS, _MODELS = 60.0, 600.0, 6
 
 
 @dataclass(frozen=True)
 class Service:
-    """One that runs. log: what it has logged so far. pids: its processes. start_seconds: to its first /check."""
+    """One that runs. start_seconds: to its first /check. container: its name, if it is one."""
 
-    port: int
-    log: Callable[[], str]
-    pids: Callable[[], list[int]]
+    client: Client
+    pid: int
+    log: Path
     start_seconds: float
+    container: str
+
+    def send(self, requests: Sequence[Request], clients: int = 1) -> tuple[float, list[float]]:
+        return measure.send(self.client.port, requests, clients)
+
+    def memory(self) -> measure.Memory:
+        """Of all its processes."""
+        if not self.container:
+            return measure.memory(measure.family(self.pid))
+        command = ["docker", "top", self.container, "-eo", "pid"]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return measure.memory([int(pid) for pid in listed.split()[1:]])
+
+    def loads(self) -> dict[str, float]:
+        """Seconds that each model took to load, by the log of ours."""
+        return {part: float(seconds) for part, seconds in re.findall(r"loaded (\S+) in (\S+) s", self.log.read_text())}
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """Starts services with the models in the folder `cache`. settings: the variables that name them.
+    """settings: the variables that name the cache and its models. image: runs ours as a container of this image."""
 
-    python: the interpreter that runs ours. image: runs ours as a container of this image instead.
-    """
-
-    cache: Path
-    logs: Path
     settings: Mapping[str, str]
-    python: str = sys.executable
-    image: str | None = None
+    logs: Path
+    image: str = ""
+
+    @property
+    def cache(self) -> Path:
+        return Path(self.settings["MACHINE_LEARNING_CACHE_FOLDER"])
 
     @contextmanager
     def run(self, who: str, settings: Mapping[str, str] | None = None) -> Iterator[Service]:
-        """who: "ours" or "straightforward". No model is dropped while others are measured, nothing is downloaded."""
+        """One of SERVICES. No model is dropped while others are measured, nothing is downloaded."""
         fixed = {"API_AUTH_KEY": KEY, "MACHINE_LEARNING_MODEL_TTL": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
         variables = {**fixed, **self.settings, **(settings or {})}
         with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -72,60 +75,81 @@ class Launcher:
         if container:
             command = self._container(container, port, variables)
         elif who == "ours":
-            command = [self.python, "-m", "mt_photos_ml", "serve", "--host=127.0.0.1", f"--port={port}"]
+            command = [sys.executable, "-m", "mt_photos_ml", "serve", "--host=127.0.0.1", f"--port={port}"]
         else:
             command = [sys.executable, "-m", "bench.straightforward", str(port)]
         kept = {name: value for name, value in os.environ.items() if name in _KEPT}
         environment = {**kept, "PYTHONPATH": f"{ROOT / 'overlay'}:{ROOT}", **variables}
         self.logs.mkdir(parents=True, exist_ok=True)
-        log = self.logs / f"{who}.log"
-        with log.open("wb") as output:
-            started = time.perf_counter()
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-        try:
-            seconds = _wait_for_check(port, process, log) - started
-            pids = partial(_pids_in, container) if container else partial(family, process.pid)
-            yield Service(port, log.read_text, pids, seconds)
-        finally:
-            process.terminate()  # `docker run` hands the signal on
+        log, started = self.logs / f"{who}.log", time.perf_counter()
+        with (
+            closing(Client(port)) as client,
+            log.open("wb") as output,
+            subprocess.Popen(command, env=environment, stdout=output, stderr=output) as process,
+        ):
             try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
+                _wait_for_check(port, process, log)
+                yield Service(client, process.pid, log, time.perf_counter() - started, container)
+            finally:
+                process.terminate()  # `docker run` hands the signal on
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(30)
                 process.kill()
-                process.wait()
-            if container:
-                subprocess.run(["docker", "rm", "--force", "--volumes", container], capture_output=True, check=False)
+                if container:
+                    subprocess.run(["docker", "rm", "--force", "--volumes", container], capture_output=True)
 
-    def versions(self) -> dict[str, str]:
-        """What ours runs on."""
-        container = ["docker", "run", "--rm", "--entrypoint=python", self.image] if self.image else [self.python]
-        said = subprocess.run([*container, "-c", _VERSIONS], capture_output=True, text=True, check=True).stdout
-        return ({"image": self.image} if self.image else {}) | dict(line.split() for line in said.splitlines() if line)
+    @contextmanager
+    def run_all(self, names: Sequence[str], settings: Mapping[str, str] | None = None) -> Iterator[dict[str, Service]]:
+        """The services of these names, with all models loaded."""
+        with ExitStack() as ended:
+            services = {who: ended.enter_context(self.run(who, settings)) for who in names}
+            for service in services.values():
+                service.send(list(steps().values()))
+            yield services
+
+    def prepared(self) -> bool:
+        """Whether ours has prepared all models."""
+        return len(list(self.cache.glob("*/*/*/prepared/[!.]*/record.json"))) >= _MODELS
+
+    def prepare(self) -> dict[str, float]:
+        """Has ours prepare all models anew, which it does in a pause. Returns the seconds that each took to load."""
+        for folder in self.cache.glob("*/*/*/prepared"):
+            shutil.rmtree(folder, ignore_errors=True)
+        with self.run_all(["ours"]) as services:
+            loads, end = services["ours"].loads(), time.monotonic() + _PREPARATION_SECONDS
+            while not self.prepared():
+                assert time.monotonic() < end, "not all models were prepared"
+                time.sleep(0.5)
+        return loads
 
     def _container(self, name: str, port: int, variables: Mapping[str, str]) -> list[str]:
         """The command that runs it."""
         for kind, weights in OCR_MODELS.items():  # the wheel in the image may carry others
-            model = self.cache / "ocr" / OCR / kind / "model.onnx"
-            if not model.exists():
+            model = self.cache / "ocr/PP-OCRv6_small" / kind / "model.onnx"
+            if not model.exists():  # a new file would be prepared anew
                 model.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(weights, model)
-        variables = {**variables, "MACHINE_LEARNING_CACHE_FOLDER": "/cache", "OCR_MODEL_NAME": OCR}
+        variables = {**variables, "MACHINE_LEARNING_CACHE_FOLDER": "/cache", "OCR_MODEL_NAME": "PP-OCRv6_small"}
         options = [f"--publish=127.0.0.1:{port}:3003", f"--volume={self.cache}:/cache"]
         options += [f"--env={key}={value}" for key, value in variables.items()]
-        return ["docker", "run", f"--name={name}", *options, str(self.image)]
+        return ["docker", "run", f"--name={name}", *options, self.image]
 
 
-def _pids_in(container: str) -> list[int]:
-    command = ["docker", "top", container, "-eo", "pid"]
-    return list(map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[1:]))
+def steps() -> dict[str, Request]:
+    """Requests that need each of the models, by what they need."""
+    return {
+        "CLIP, photos": photo_request(CLIP, photo(JPEG_12)),
+        "CLIP, text": text_request("机场的飞机"),
+        "faces": photo_request(FACES, photo(JPEG_12)),
+        "OCR": photo_request(OCR, photo(PAGE_12)),
+    }
 
 
-def _wait_for_check(port: int, process: subprocess.Popen[bytes], log: Path) -> float:
-    """The time (perf_counter) at which the first /check was answered."""
-    end = time.perf_counter() + _TIMEOUT_SECONDS
+def _wait_for_check(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.perf_counter() + _START_SECONDS
     while time.perf_counter() < end and process.poll() is None:
-        with suppress(OSError, HTTPException), Client(port) as client:
+        with suppress(OSError, HTTPException), closing(Client(port)) as client:
             client.ask(CHECK)
-            return time.perf_counter()
+            return
         time.sleep(0.003)
     raise RuntimeError(f"the service did not start:\n{log.read_text()}")

@@ -6,14 +6,10 @@ again by Pillow, converted whole to the other order of colours, and resized and 
 """
 
 import asyncio
-import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from io import BytesIO
-from pathlib import Path
 from typing import Any, cast
 
 import cv2
@@ -28,28 +24,26 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from tokenizers import Tokenizer
 
-from bench.floor import SHORT_SIDE, Floor, Pixels
+from bench.floor import SHORT_SIDE, Float, Floor, Pixels
 
 _THREADS = 2
-_CACHE = Path(os.environ["MACHINE_LEARNING_CACHE_FOLDER"])
-_CLIP = _CACHE / "clip" / os.environ["CLIP_VISUAL_MODEL_NAME"]
-_models = Floor(_CLIP, _CACHE / "facial-recognition" / os.environ["FACE_DETECTION_MODEL_NAME"], _THREADS)
-_pool = ThreadPoolExecutor(os.cpu_count())
+_models = Floor(os.environ, _THREADS)
+_OCR_OPTIONS: dict[str, object] = {
+    "Global.log_level": "critical",
+    "Global.use_cls": False,
+    "Global.max_side_len": 2**16,  # lines are cut from the whole photo
+    "Det.limit_type": "max",
+    "Det.limit_side_len": SHORT_SIDE * 4 // 3,  # of photos in 4:3
+    "Rec.rec_batch_num": 1,
+    "EngineConfig.onnxruntime.intra_op_num_threads": _THREADS,
+    "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+}
 
 MultiPartParser.spool_max_size = 2**26  # a photo is not written to the disk
 
 
 def read_text(data: bytes, _: Pixels) -> object:
-    image = Image.open(BytesIO(data))
-    width, height = (round(edge * SHORT_SIDE / min(image.size) / 32) * 32 for edge in image.size)
-    boxes = _engine("det")(_bgr(image.resize((width, height), Image.Resampling.LANCZOS))).boxes
-    bgr, lines = _bgr(image), []
-    for quad in np.zeros((0, 4, 2)) if boxes is None else boxes * np.divide(image.size, (width, height)):
-        w, h = (int(np.linalg.norm(quad[i] - quad[0])) for i in (1, 3))
-        move = cv2.getPerspectiveTransform(quad.astype(np.float32), np.array([(0, 0), (w, 0), (w, h), (0, h)], "f"))
-        line = cv2.warpPerspective(bgr, move, (w, h), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-        lines.append(_engine("rec")(line).txts[0])
-    return {"texts": lines}
+    return {"texts": _ocr()(_bgr(Image.open(BytesIO(data)))).txts or ()}
 
 
 def embed_photo(data: bytes, _: Pixels, side: int = 224) -> object:
@@ -57,16 +51,12 @@ def embed_photo(data: bytes, _: Pixels, side: int = 224) -> object:
     width, height = (int(edge / min(image.size) * side) for edge in image.size)
     left, top = int((width - side) / 2), int((height - side) / 2)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    vector = _models.embed_photo(resized.crop((left, top, left + side, top + side)))
-    return [f"{value:.16f}" for value in vector.tolist()]
+    return _strings(_models.embed_photo(resized.crop((left, top, left + side, top + side))))
 
 
 def embed_text(text: str) -> object:
-    tokenizer, folder = _tokenizer(), _CLIP / "textual"
-    pad = tokenizer.token_to_id(json.loads((folder / "tokenizer_config.json").read_text())["pad_token"])
-    ids = (tokenizer.encode(text).ids + [pad] * 77)[:77]
-    vector = _models.run(folder / "model.onnx", np.array([ids], np.int32))[0][0]
-    return [f"{value:.16f}" for value in vector.tolist()]
+    ids = np.array([_tokenizer().encode(text).ids], np.int32)
+    return _strings(_models.run(_models.clip / "textual/model.onnx", ids)[0][0])
 
 
 def find_faces(_: bytes, pixels: Pixels) -> object:
@@ -75,51 +65,43 @@ def find_faces(_: bytes, pixels: Pixels) -> object:
     return [{"embedding": embedding} for embedding in _models.embed_faces(bgr, points).tolist()]
 
 
+def _strings(vector: Float) -> list[str]:
+    return [f"{value:.16f}" for value in vector.tolist()]
+
+
 def _bgr(image: Image.Image) -> Pixels:
     return np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
 
 
 @cache
 def _tokenizer() -> Tokenizer:
-    return Tokenizer.from_file(str(_CLIP / "textual" / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(_models.clip / "textual/tokenizer.json"))
+    tokenizer.enable_truncation(77)
+    tokenizer.enable_padding(length=77, pad_id=tokenizer.token_to_id("<pad>"))
+    return tokenizer
 
 
 @cache
-def _engine(step: str) -> Any:
-    """RapidOCR for this step alone, "det" or "rec"."""
+def _ocr() -> Any:
     from rapidocr import RapidOCR  # late, as it would slow down the start
 
-    params: dict[str, Any] = {f"Global.use_{each}": each == step for each in ("det", "cls", "rec")}
-    threads = {"intra_op_num_threads": _THREADS, "inter_op_num_threads": 1}
-    params |= {f"EngineConfig.onnxruntime.{name}": number for name, number in threads.items()}
-    return RapidOCR(params={**params, "Global.log_level": "critical"})
+    return RapidOCR(params=_OCR_OPTIONS)
 
 
-def _answer(work: Callable[..., object]) -> Callable[[Request], Awaitable[JSONResponse]]:
-    async def answer(request: Request) -> JSONResponse:
-        if work is embed_text:
-            given = [(await request.json())["text"]]
-        else:
-            async with request.form() as form:
-                data = await cast(UploadFile, form["file"]).read()
-            given = [data, cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)]
-        return JSONResponse({"result": await asyncio.get_running_loop().run_in_executor(_pool, work, *given)})
-
-    return answer
-
-
-async def check(_: Request) -> JSONResponse:
-    return JSONResponse({"result": "pass"})
+async def answer(request: Request) -> JSONResponse:
+    path = request.url.path
+    if path == "/check":
+        return JSONResponse({"result": "pass"})
+    if path == "/clip/txt":
+        return JSONResponse({"result": await asyncio.to_thread(embed_text, (await request.json())["text"])})
+    async with request.form() as form:
+        data = await cast(UploadFile, form["file"]).read()
+    pixels = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), np.uint8)
+    return JSONResponse({"result": await asyncio.to_thread(_PHOTO_TASKS[path], data, pixels)})
 
 
-WORK: dict[str, Callable[..., object]] = {
-    "/ocr": read_text,
-    "/clip/img": embed_photo,
-    "/clip/txt": embed_text,
-    "/represent": find_faces,
-}
+_PHOTO_TASKS = {"/ocr": read_text, "/clip/img": embed_photo, "/represent": find_faces}
 
 if __name__ == "__main__":
-    routes = [Route(path, _answer(work), methods=["POST"]) for path, work in WORK.items()]
-    app = Starlette(routes=[*routes, Route("/check", check, methods=["POST"])])
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", timeout_keep_alive=75)
+    routes = [Route(path, answer, methods=["POST"]) for path in ("/check", "/clip/txt", *_PHOTO_TASKS)]
+    uvicorn.run(Starlette(routes=routes), port=int(sys.argv[1]), log_level="warning", timeout_keep_alive=75)
