@@ -29,17 +29,14 @@ class Inside:
     def __init__(self, cache: Path, warnings: Iterable[str] = (), **settings: Any) -> None:
         """settings: by the names of their variables."""
         given = {"PREPARE_MODELS": False, "MACHINE_LEARNING_REQUEST_THREADS": 1, **demo_environment(cache), **settings}
-        self.restarts = self.benches = 0
+        self.benches = 0
         self.engine, self.metrics = Engine(Settings(**given)), Metrics()
         self.uploads, self.traces = Uploads(2_000_000 * self.engine.settings.max_upload_mb), list[RequestTrace]()
-        self.routes = Routes(self.engine, self.uploads, self._restart, tuple(warnings))
+        self.routes = Routes(self.engine, self.uploads, lambda: None, tuple(warnings))
         self.status = Status(self.engine, self.uploads, self.metrics, tuple(warnings))
         self.dashboard = Dashboard(self.status, self.bench)
         self.app = Starlette(routes=[*self.routes.all(), *self.dashboard.routes()], exception_handlers=HANDLERS)
         self.app.add_middleware(AccessLogMiddleware, [self.metrics.observe, self.traces.append])
-
-    def _restart(self) -> None:
-        self.restarts += 1
 
     async def bench(self) -> object:
         self.benches += 1

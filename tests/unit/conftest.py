@@ -35,7 +35,7 @@ def photo() -> bytes:
     return jpeg(page)
 
 
-@pytest.fixture
-def service(cache: Path, tmp_path: Path) -> Iterator[Service]:
-    with running(tmp_path, demo_environment(cache)) as started:
+@pytest.fixture(scope="module")
+def service(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(tmp_path_factory.mktemp("service"), demo_environment(cache)) as started:
         yield started

@@ -14,6 +14,8 @@ def test_the_start_says_what_is_set_what_was_not_understood_and_what_to_do(cache
     others = {"HF_ENDPOINT": "http://me:secret@127.0.0.1:9", "FACE_MIN_SCORE": "0.7", "LOG_LEVEL": "debug"}
     with running(tmp_path, {**demo_environment(cache), **others}) as service:
         log = service.log.read_text()
+    assert "clip: demo-colours, vectors of 512 numbers" in log
+    assert "this is the demo" in log
     assert "FACE_MIN_SCORE=0.7" in log
     assert "HF_ENDPOINT=http://127.0.0.1:9" in log
     assert "WARNING LOG_LEVEL is no setting and does nothing; is IMMICH_LOG_LEVEL meant?" in log
@@ -28,7 +30,6 @@ def test_the_start_says_what_is_set_what_was_not_understood_and_what_to_do(cache
     [
         ("API_KEY", "API_AUTH_KEY"),
         ("OCR_MODEL", "OCR_MODEL_NAME"),
-        ("MODEL_TTL", "MACHINE_LEARNING_MODEL_TTL"),
         ("MACHINE_LEARNING_MODEL_INTER_OP_THREADS", "MACHINE_LEARNING_MODEL_INTRA_OP_THREADS"),
         ("API_AUTH_KEY_FILES", "API_AUTH_KEY_FILE"),
     ],

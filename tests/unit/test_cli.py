@@ -1,38 +1,15 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The command mt-photos-ml: what it refuses, and what it does with the cache."""
+"""The command mt-photos-ml: what it does with the cache, and the doctor; `serve`: test_serve.py."""
 
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from demo.__main__ import build
 from demo.__main__ import environment as demo_environment
-from service import Service, run_command
+from service import run_command
 
 
-def test_a_setting_that_cannot_be_used_stops_the_start_with_one_line() -> None:
-    ended = run_command({"OCR_MIN_SCORE": "abc"}, "serve", "--port", 1)
-    assert ended.returncode == 2
-    (line,) = ended.stderr.splitlines()
-    assert line.startswith("mt-photos-ml: OCR_MIN_SCORE=abc: expected")
-
-
-def test_a_port_that_is_taken_is_said_in_words(service: Service) -> None:
-    port = service.url.rpartition(":")[2]
-    ended = run_command({}, "serve", "--host", "127.0.0.1", "--port", port)
-    assert ended.returncode == 1
-    assert ended.stderr.startswith(f"mt-photos-ml: can't listen on 127.0.0.1 port {port}: ")
-
-
-@pytest.mark.parametrize("port", ["0", "-1", "99999", "http"])
-def test_a_port_that_is_none_is_said_in_words(port: str) -> None:
-    ended = run_command({}, "serve", f"--port={port}")
-    assert ended.returncode == 2
-    assert "expected 1 to 65535" in ended.stderr
-
-
-def test_the_command_looks_after_the_cache(cache: Path, tmp_path: Path) -> None:
+def test_the_command_looks_after_the_cache(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     build(folder)
     (folder / "clip" / "old" / "visual").mkdir(parents=True)
@@ -55,3 +32,18 @@ def test_the_command_looks_after_the_cache(cache: Path, tmp_path: Path) -> None:
     assert not (folder / "clip" / "old").exists()
     assert not outdated.exists()
     assert (folder / "clip" / "demo-colours").exists()
+
+
+def test_the_doctor_has_a_line_for_each_check_and_an_exit_code(cache: Path, tmp_path: Path) -> None:
+    well = run_command(
+        {**demo_environment(cache), "API_AUTH_KEY": "own", "HF_ENDPOINT": "http://127.0.0.1:9"}, "doctor"
+    )
+    assert well.returncode == 0, well.stdout
+    for what in ("settings", "key", "decoder: JPEG", "runtime: onnxruntime", "cache", "model", "endpoint"):
+        assert what in well.stdout
+    file = tmp_path / "file"
+    file.touch()
+    ill = run_command({"MACHINE_LEARNING_CACHE_FOLDER": str(file / "cache"), "OCR_MODEL_NAME": "nothing"}, "doctor")
+    assert ill.returncode == 1
+    assert "FAIL  cache" in ill.stdout
+    assert "FAIL  settings: OCR_MODEL_NAME=nothing" in ill.stdout

@@ -5,7 +5,6 @@ import asyncio
 import base64
 import gc
 import hashlib
-import html
 import re
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,6 @@ from mt_photos_ml.dashboard import routes
 
 pytestmark = pytest.mark.anyio
 VISUAL = "clip/demo-colours/visual"
-
-
-async def test_a_task_that_is_off_has_no_models(cache: Path) -> None:
-    async with asking(Inside(cache, TASKS="ocr")) as client:
-        answer = await client.get("/api/status")
-        assert (answer.headers["cache-control"], answer.headers["x-content-type-options"]) == ("no-store", "nosniff")
-        told = answer.json()
-        assert {model["task"] for model in told["models"]} == {"ocr"}
-        assert told["tasks"] == {"ocr": True, "clip": False, "faces": False}
-        answer = await client.post("/api/models/clip/visual/load")
-        assert (answer.status_code, answer.json()["msg"]) == (404, "clip/visual is no model in use")
 
 
 async def test_a_model_can_be_loaded_and_unless_it_is_in_use_unloaded(cache: Path) -> None:
@@ -51,11 +39,11 @@ async def test_a_model_can_be_loaded_and_unless_it_is_in_use_unloaded(cache: Pat
     [
         ("clip/visual/explode", "explode: expected pull, load or unload"),
         ("clip/detection/load", "clip/detection is no model in use"),
-        ("cats/visual/load", "cats/visual is no model in use"),
+        ("faces/detection/load", "faces/detection is no model in use"),  # the task is off
     ],
 )
 async def test_an_unknown_model_or_action_is_404(cache: Path, path: str, why: str) -> None:
-    async with asking(Inside(cache)) as client:
+    async with asking(Inside(cache, TASKS="ocr,clip")) as client:
         answer = await client.post(f"/api/models/{path}")
         assert (answer.status_code, answer.json()) == (404, {"result": [], "msg": why})
 
@@ -142,15 +130,15 @@ async def test_only_one_measurement_runs_at_a_time(cache: Path) -> None:
         assert (await client.post("/api/bench")).json() == {"result": {"tasks": [2]}}
 
 
-async def test_every_route_of_the_openapi_document_is_served(cache: Path) -> None:
+async def test_every_route_of_the_openapi_document_is_served_with_its_methods_and_no_others(cache: Path) -> None:
     async with asking(Inside(cache)) as client:
         document = (await client.get("/openapi.json")).json()
         assert document["info"]["version"] == version()
-        served = {path for path in document["paths"] if not path.startswith(("/restart", "/api/bench", "/predict"))}
-        for path in served:
-            for method in document["paths"][path]:
-                asked = path.format(task="clip", type="visual", action="unload")
-                assert (await client.request(method, asked)).status_code in (200, 422), path
+        for path, methods in document["paths"].items():
+            if not path.startswith(("/restart", "/api/bench", "/predict")):
+                for method in ("get", "post", "put", "delete"):
+                    answer = await client.request(method, path.format(task="clip", type="visual", action="unload"))
+                    assert answer.status_code in ((200, 422) if method in methods else (405,)), (method, path)
         assert (await client.get("/docs")).status_code == 404
 
 
@@ -211,39 +199,12 @@ async def test_the_page_says_version_address_vector_length_and_warnings(
     assert f"<code>{facts['length']}</code>" in page
 
 
-@pytest.mark.parametrize("host", ["{{length}}", "/*script*/", "$length", 'x"><script>alert(1)</script>'])
-async def test_a_host_header_is_neither_html_nor_a_template(cache: Path, host: str) -> None:
-    async with asking(Inside(cache)) as client:
-        answer = await client.get("/", headers={"host": host})
-    assert_runs_only(answer, "script", "style")
-    (address,) = re.findall(r'<code id="address">(.*?)</code>', answer.text, re.S)
-    some_versions_of_starlette = ("http://inside", "http://inside:8060")
-    assert address in (f"http://{html.escape(host)}", *some_versions_of_starlette)
-
-
-async def test_what_is_filled_into_the_page_is_escaped(cache: Path) -> None:
+async def test_what_is_filled_into_the_page_is_neither_html_nor_a_template(cache: Path) -> None:
     inside = Inside(cache)
-    transport = httpx.ASGITransport(inside.app, root_path='/"><script>')
+    transport = httpx.ASGITransport(inside.app, root_path='/{{length}}/*script*/$length"><script>')
     async with httpx.AsyncClient(transport=transport, base_url="http://inside") as client:
-        page = (await client.get("/")).text
+        answer = await client.get("/")
     inside.engine.close()
-    assert '<code id="address">http://inside/&quot;&gt;&lt;script&gt;</code>' in page
-
-
-@pytest.mark.parametrize(
-    ("path", "methods"),
-    [
-        ("/", {"GET", "HEAD"}),
-        ("/openapi.json", {"GET", "HEAD"}),
-        ("/api/status", {"GET", "HEAD"}),
-        ("/metrics", {"GET", "HEAD"}),
-        ("/api/models/unused", {"GET", "HEAD", "DELETE"}),
-        ("/api/models/clip/visual/unload", {"POST"}),
-        ("/api/bench", {"POST"}),
-    ],
-)
-async def test_routes_take_only_their_methods(cache: Path, path: str, methods: set[str]) -> None:
-    async with asking(Inside(cache)) as client:
-        for method in ("GET", "HEAD", "POST", "DELETE", "PUT"):
-            answer = await client.request(method, path)
-            assert (answer.status_code != 405) == (method in methods), method
+    assert_runs_only(answer, "script", "style")
+    address = "http://inside/{{length}}/*script*/$length&quot;&gt;&lt;script&gt;"
+    assert f'<code id="address">{address}</code>' in answer.text

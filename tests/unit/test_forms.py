@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Forms as clients write them, texts, and what is said of those that are not right."""
+"""Forms as clients write them, and texts; those that are not right: tests/contract/test_forms.py."""
 
 import asyncio
 import gc
@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 import pytest
 
 from mt_photos_ml.api import forms
-from mt_photos_ml.api.errors import BadForm, TooLarge
+from mt_photos_ml.api.errors import TooLarge
 
 FORM = "multipart/form-data; boundary=b"
 PHOTO = bytes(range(256)) * 40 + b"\r\n--not the boundary\r\n"
@@ -50,39 +50,16 @@ def test_the_file_is_whole_however_the_body_is_cut(size: int) -> None:
 @pytest.mark.parametrize(
     "header",
     [
+        'Content-Disposition: form-data; name="file"',
         'content-disposition: FORM-DATA; filename="x.jpg"; name="file"',
-        "Content-Disposition: form-data; name=file",
         'Content-Type: image/jpeg\r\nContent-Disposition: form-data; name="file"; filename="飞机.jpg"',
         'Content-Disposition: form-data; name="file"; filename="quote\\"d; name=other.jpg"',
     ],
 )
 def test_the_field_is_known_however_its_header_is_written(header: str) -> None:
-    assert read([f"--b\r\n{header}\r\n\r\n".encode() + PHOTO + b"\r\n--b--\r\n"]) == PHOTO
-
-
-def test_a_boundary_may_stand_in_quotes() -> None:
-    body = part("file", PHOTO).replace(b"--b", b"--a b", 1) + b"--a b--\r\n"
-    assert read([body], 'multipart/form-data; boundary="a b"') == PHOTO
-
-
-def test_a_photo_in_a_field_without_a_file_name_may_be_as_large_as_any() -> None:
-    large = bytes(2_000_000)
-    assert read([part("file", large) + b"--b--\r\n"]) == large
-
-
-@pytest.mark.parametrize(
-    ("content_type", "body", "words"),
-    [
-        ("multipart/form-data", PHOTO, "multipart/form-data"),
-        ("multipart/form-data; boundary=" + "b" * 300, PHOTO, "^the form is damaged$"),
-        (FORM, part("image", PHOTO) + b"--b--\r\n", "no field 'file'"),
-        (FORM, b"no boundary at all", "damaged"),
-        (FORM, part("file", PHOTO)[:-200], "cut off"),
-    ],
-)
-def test_a_form_that_is_not_right_is_told_what_is_expected(content_type: str, body: bytes, words: str) -> None:
-    with pytest.raises(BadForm, match=words):
-        read([body], content_type)
+    large = PHOTO * 200  # over the limit of a field that is not a file
+    body = f"--a b\r\n{header}\r\n\r\n".encode() + large + b"\r\n--a b--\r\n"
+    assert read([body], 'multipart/form-data; boundary="a b"') == large
 
 
 def test_a_text_over_a_megabyte_is_too_large() -> None:
@@ -92,9 +69,7 @@ def test_a_text_over_a_megabyte_is_too_large() -> None:
         read_text(b" " * 600_000, b" " * 600_000)
 
 
-def test_a_text_may_come_in_pieces_is_cut_to_ten_thousand_characters_and_must_be_there() -> None:
+def test_a_text_may_come_in_pieces_and_is_cut_to_ten_thousand_characters() -> None:
     body = '{"text": "飞机"}'.encode()
     assert read_text(body[:12], body[12:]) == "飞机"
     assert len(read_text(b'{"text": "' + b"a" * 50_000 + b'"}')) == 10_000
-    with pytest.raises(BadForm, match=r'^expected JSON such as {"text": "飞机"}$'):
-        read_text(b'{"text": null}')

@@ -10,9 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pytest import MonkeyPatch
 
-from hub_files import DETECTION, NAME, PATH, REPOSITORY, TEXTUAL, VISUAL, WEIGHTS, files, nobody_listens, stage
-from hub_server import REVISION, HubServer, git_sha1, sha256
+from hub_files import DETECTION, NAME, PATH, REPOSITORY, VISUAL, WEIGHTS, files, nobody_listens, stage
+from hub_server import HubServer, sha256
 from mt_photos_ml.models import transfer
 from mt_photos_ml.models.catalog import CLIP, FACES, OCR, OCR_MODELS, ModelRef, OcrFile
 from mt_photos_ml.models.hub import DownloadError, Hub
@@ -27,7 +28,7 @@ ONNX = {"visual/model.onnx", "visual/onnx__MatMul_1"}
 
 
 @pytest.fixture
-def ocr(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> ModelRef:
+def ocr(server: HubServer, monkeypatch: MonkeyPatch) -> ModelRef:
     """An OCR model that no wheel carries, with weights of the test's own."""
     path = OCR_MODELS["PP-OCRv5_mobile"]["recognition"].path
     monkeypatch.setitem(OCR_MODELS, "PP-OCRv5_mobile", {"recognition": OcrFile(path, sha256(WEIGHTS), "")})
@@ -56,36 +57,23 @@ def why(hub: Hub, ref: ModelRef = VISUAL) -> str:
         (VISUAL, "rknpu/rk3588/model.rknn", {*BESIDE, "visual/rknpu/rk3588/model.rknn"}),
     ],
 )
-def test_only_the_files_that_a_part_needs_are_fetched(
-    server: HubServer, tmp_path: Path, ref: ModelRef, npu: str | None, fetched: set[str]
+def test_only_the_files_that_a_part_needs_are_fetched_and_without_a_token(
+    server: HubServer, tmp_path: Path, ref: ModelRef, npu: str | None, fetched: set[str], monkeypatch: MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
     model = Hub(tmp_path, server.endpoint, npu_file=npu).fetch(ref)
+    assert server.tokens == {None}
     assert model == tmp_path / ref.group / ref.name / ref.type / "model.onnx"
     assert files(model.parents[1]) == set(server.sent) == fetched
     server.status = 500  # what is there is not asked for
     assert Hub(tmp_path, server.endpoint, npu_file=npu).fetch(ref) == model
 
 
-def test_what_another_part_or_a_person_put_there_is_kept(server: HubServer, tmp_path: Path) -> None:
+def test_what_a_person_put_there_is_kept(server: HubServer, tmp_path: Path) -> None:
     (config := VISUAL.folder(tmp_path) / "config.json").parent.mkdir(parents=True)
     config.write_text("mine")
-    for ref in (VISUAL, TEXTUAL):
-        Hub(tmp_path, server.endpoint).fetch(ref)
+    Hub(tmp_path, server.endpoint).fetch(VISUAL)
     assert (config.read_text(), "config.json" in server.sent) == ("mine", False)
-
-
-def test_a_list_has_the_revision_sizes_and_checksums_and_is_asked_without_a_token(
-    server: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-
-    def listed(name: str) -> RemoteFile:
-        content = REPOSITORY[name]
-        sums = (sha256(content), None) if name.endswith(".onnx") else (None, git_sha1(content))
-        return RemoteFile(name, f"{server.endpoint}/{PATH}/resolve/{REVISION}/{name}", len(content), *sums)
-
-    assert offered_files(VISUAL, server.endpoint) == list(map(listed, sorted(BESIDE | ONNX)))
-    assert server.tokens == {None}
 
 
 @pytest.mark.parametrize("ignores_ranges", [False, True])
@@ -158,7 +146,7 @@ def test_an_error_names_every_mirror_what_it_answered_and_what_to_do(
     ],
 )
 def test_an_ocr_model_that_its_release_does_not_serve_is_refused_in_seconds(
-    server: HubServer, tmp_path: Path, ocr: ModelRef, monkeypatch: pytest.MonkeyPatch, fault: str, reason: str
+    server: HubServer, tmp_path: Path, ocr: ModelRef, monkeypatch: MonkeyPatch, fault: str, reason: str
 ) -> None:
     monkeypatch.setattr(transfer, "STALL_SECONDS", 60.0)
     setattr(server, fault, True)
@@ -225,7 +213,7 @@ def test_threads_and_processes_that_want_one_model_share_a_download(server: HubS
 
 
 def test_all_files_are_on_the_disk_before_one_is_in_its_place(
-    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: HubServer, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     folder, synced = tmp_path / CLIP / NAME, set[str]()
 
@@ -238,22 +226,21 @@ def test_all_files_are_on_the_disk_before_one_is_in_its_place(
     assert synced == files(folder) == BESIDE | ONNX
 
 
-def test_the_model_file_is_put_in_place_last(server: HubServer, tmp_path: Path) -> None:
+def test_the_model_file_is_put_in_place_last_and_a_cache_that_cannot_be_written_is_named(
+    server: HubServer, tmp_path: Path
+) -> None:
     (VISUAL.folder(tmp_path) / "visual" / "preprocess_cfg.json").mkdir(parents=True)
     assert "It can't be stored: Is a directory" in why(Hub(tmp_path, server.endpoint))
     assert not VISUAL.path(tmp_path).exists()
-
-
-def test_a_cache_that_cannot_be_written_is_named_with_what_to_do(server: HubServer, tmp_path: Path) -> None:
-    (tmp_path / CLIP).write_text("not a folder")
-    assert why(Hub(tmp_path, server.endpoint)) == (
-        f"It can't be stored: Not a directory ({VISUAL.folder(tmp_path)}). Make the folder writable and the disk large "
+    (cache := tmp_path / "file").write_text("not a folder")
+    assert why(Hub(cache, server.endpoint)) == (
+        f"It can't be stored: Not a directory ({VISUAL.folder(cache)}). Make the folder writable and the disk large "
         "enough, or let MACHINE_LEARNING_CACHE_FOLDER name another."
     )
 
 
 def test_a_disk_must_have_room_for_the_bytes_that_are_not_here_yet(
-    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: HubServer, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     stage(tmp_path, DETECTION, WEIGHTS[:100_000])
     hub, disk = Hub(tmp_path, server.endpoint), SimpleNamespace(free=199_999)

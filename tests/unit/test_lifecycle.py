@@ -140,12 +140,10 @@ async def test_a_request_that_fails_is_in_flight_no_more() -> None:
     ("headers", "pieces", "end", "seconds", "closes"),
     [
         ([], [b""], "http.request", 0, True),
-        (LENGTH, [b"ab", b"cd"], "http.request", 0, True),
         (CHUNKED, [b"ab", b"cd"], "http.request", 0, True),
         (LENGTH, [b"ab"], "", 2, False),
         (LENGTH, [b"ab"], "http.disconnect", 0, True),
     ],
-    ids=["no body", "a length", "chunks", "a body without end", "a client that hangs up"],
 )
 async def test_when_it_stops_a_new_request_is_read_for_two_seconds_and_refused(
     headers: Headers, pieces: list[bytes], end: str, seconds: float, closes: bool
@@ -157,22 +155,3 @@ async def test_when_it_stops_a_new_request_is_read_for_two_seconds_and_refused(
     assert (start["status"], json.loads(body["body"])["msg"]) == (503, "the service is stopping")
     assert (b"retry-after", b"10") in start["headers"]
     assert (CLOSE in start["headers"], cycle.in_flight) == (closes, 0)
-
-
-@pytest.mark.anyio
-async def test_a_lifespan_is_no_request() -> None:
-    cycle, sent = Lifecycle(), list[Message]()
-    cycle.is_stopping = True
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        assert cycle.in_flight == 0
-        await send(await receive())
-
-    async def receive() -> Message:
-        return {"type": "lifespan.startup"}
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    await LifecycleMiddleware(app, cycle)({"type": "lifespan"}, receive, send)
-    assert sent == [{"type": "lifespan.startup"}]

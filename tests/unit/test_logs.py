@@ -38,6 +38,7 @@ def test_as_json_each_line_is_an_object_with_the_request_in_it(cache: Path, tmp_
         post(service, "/ocr", b"no photo")
     lines = [json.loads(line) for line in service.log.read_text().splitlines()]
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    assert any(line["logger"] == "gunicorn.error" for line in lines)
     good, bad = [line["request"] for line in lines if "request" in line and line["request"]["path"] == "/ocr"]
     assert (good["status"], good["photo"]) == (200, "JPEG 2400x1800")
     assert good["total_ms"] >= good["model_ms"] > 0

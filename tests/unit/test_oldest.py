@@ -14,7 +14,6 @@ from service import KEY, running
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-oldest" / "bin" / "python"
-LOCK = ROOT / "tests" / "image" / "base" / "v2.5.6.txt"
 
 pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-oldest, which `make test` makes")
 
@@ -25,26 +24,12 @@ for module in pkgutil.walk_packages(mt_photos_ml.__path__, "mt_photos_ml."):
         importlib.import_module(module.name)
         print(module.name)
 """
-VERSIONS = "from importlib.metadata import distributions\nfor d in distributions(): print(d.name + '==' + d.version)"
-
-
-def output(program: str) -> list[str]:
-    ended = subprocess.run([PYTHON, "-c", program], capture_output=True, text=True, check=True, timeout=120)
-    return ended.stdout.splitlines()
-
-
-def test_they_are_of_the_lock() -> None:
-    there = dict(line.lower().replace("_", "-").split("==") for line in output(VERSIONS))
-    locked = dict(re.findall(r"^([\w.-]+)==(.*)$", LOCK.read_text(), re.MULTILINE))
-    assert there["pillow"] == "10.4.0"
-    ours = {"pip", "setuptools", "mt-photos-ml"}
-    assert {name: locked.get(name) for name in there.keys() - ours} == {
-        name: there[name] for name in there.keys() - ours
-    }
 
 
 def test_every_module_is_imported() -> None:
-    assert {"mt_photos_ml.photo", "mt_photos_ml.runtime.npu", "mt_photos_ml.int8.optimize"} <= set(output(IMPORT))
+    ended = subprocess.run([PYTHON, "-c", IMPORT], capture_output=True, text=True, check=True, timeout=120)
+    modules = {"mt_photos_ml.photo", "mt_photos_ml.runtime.npu", "mt_photos_ml.int8.optimize"}
+    assert modules <= set(ended.stdout.splitlines())
 
 
 def test_the_contract_holds(tmp_path: Path) -> None:

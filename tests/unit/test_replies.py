@@ -5,7 +5,6 @@ import json
 from typing import Any
 
 import numpy as np
-import pytest
 from starlette.responses import Response
 
 from mt_photos_ml.api import replies
@@ -26,12 +25,6 @@ def test_ocr_is_three_lists_of_strings() -> None:
             "boxes": [{"x": "4.13", "y": "7.0", "width": "282.87", "height": "21.0"}],
         }
     }
-    assert said(replies.lines([])) == {"result": {"texts": [], "scores": [], "boxes": []}}
-
-
-def test_a_vector_is_strings_with_sixteen_decimals() -> None:
-    numbers = said(replies.vector(np.array([-0.5, 1e-9], np.float32)))["result"]
-    assert numbers == ["-0.5000000000000000", f"{np.float32(1e-9):.16f}"]
 
 
 def test_a_face_has_whole_pixels_and_a_list_of_numbers() -> None:
@@ -42,11 +35,3 @@ def test_a_face_has_whole_pixels_and_a_list_of_numbers() -> None:
         "recognition_model": "buffalo_l",
         "result": [{"embedding": [0.5] * 512, "facial_area": area, "face_confidence": 0.875}],
     }
-
-
-@pytest.mark.parametrize(("seconds", "header"), [(None, None), (0, "1"), (5, "5"), (30.2, "31")])
-def test_a_failure_says_why_and_when_to_retry(seconds: float | None, header: str | None) -> None:
-    reply = replies.failure(503, "come again", {"connection": "close"}, seconds)
-    assert (reply.status_code, reply.headers["content-type"]) == (503, "application/json")
-    assert (reply.headers.get("retry-after"), reply.headers["connection"]) == (header, "close")
-    assert said(reply) == {"result": [], "msg": "come again"}

@@ -56,14 +56,6 @@ async def test_restart_drops_the_models_and_loads_those_that_are_preloaded(cache
         await eventually(lambda: store.loaded == [TEXTUAL])
 
 
-async def test_restart_v2_is_answered_and_then_the_process_is_replaced(cache: Path) -> None:
-    inside = Inside(cache)
-    async with asking(inside) as client:
-        answer = await client.post("/restart_v2")
-    assert (answer.json(), answer.headers["connection"]) == ({"result": "pass"}, "close")
-    assert inside.restarts == 1
-
-
 async def test_check_says_what_mt_photos_asks_for(cache: Path) -> None:
     settings = {"CLIP_VISUAL_MODEL_NAME": "RN50__openai", "FACE_MIN_SCORE": 0.4, "TASKS": "ocr,clip"}
     async with asking(Inside(cache, ["there is no key"], **settings)) as client:
@@ -117,25 +109,6 @@ async def test_a_search_is_answered_while_photos_are_indexed_and_a_full_queue_is
         gate.open()
         assert [answer.status_code for answer in await asyncio.gather(*photos)] == [200, 200]
     assert (inside.engine.waiting, inside.uploads.held_bytes) == ({"photos": 0, "texts": 0}, 0)
-
-
-async def test_an_upload_that_comes_slowly_keeps_no_model_in_use_and_no_place(cache: Path) -> None:
-    inside, end = Inside(cache), asyncio.Event()
-
-    async def slowly() -> AsyncIterator[bytes]:
-        yield BODY[:100]
-        await end.wait()
-        yield BODY[100:]
-
-    async with asking(inside) as client:
-        slow = asyncio.create_task(client.post("/clip/img", content=slowly(), headers={"content-type": FORM}))
-        await eventually(lambda: inside.uploads.held_bytes == 100)
-        assert (inside.engine.waiting["photos"], inside.uploads.coming) == (0, 1)
-        assert (await client.post("/clip/img", files={"file": RED})).status_code == 200
-        assert await inside.engine.store.drop_unused() == [VISUAL]
-        end.set()
-        assert (await slow).status_code == 200
-    assert (inside.uploads.held_bytes, inside.uploads.coming) == (0, 0)
 
 
 async def test_the_photo_of_a_client_that_hangs_up_is_skipped_and_its_place_is_free(cache: Path, gate: Gate) -> None:

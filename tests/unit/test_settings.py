@@ -49,30 +49,21 @@ def test_without_variables_everything_is_as_the_readme_says(env: Environment) ->
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("HTTP_PORT", "http", "integer"),
         ("HTTP_PORT", "70000", "65535"),
         ("OCR_MIN_SCORE", "1.5", "less than or equal to 1"),
-        ("FACE_MIN_SCORE", "high", "number"),
         ("TASKS", "ocr,cats", "ocr, clip, faces"),
         ("HF_ENDPOINT", "hf-mirror.com", "https://"),
-        ("HF_ENDPOINT", "https://", "https://"),
         ("HF_ENDPOINT", "http://a b", "https://"),
         ("HF_ENDPOINT", "http://a:99999999", "https://"),
         ("MACHINE_LEARNING_CACHE_FOLDER", "/etc/hosts", "a folder"),
         ("MACHINE_LEARNING_CACHE_FOLDER", "~nobody-of-that-name/x", "a folder"),
         ("MACHINE_LEARNING_MODEL_TTL", "-1", "0"),
-        ("MACHINE_LEARNING_REQUEST_THREADS", "0", "1"),
-        ("MAX_UPLOAD_MB", "0", "1"),
         ("IMMICH_LOG_LEVEL", "loud", "debug"),
         ("CLIP_VISUAL_MODEL_NAME", "...", "name of a model"),
         ("INT8_TASKS", "clip;faces", "clip, faces"),
-        ("INT8_MIN_MEAN", "99", "less than or equal to 1"),
         ("MACHINE_LEARNING_DEVICE_ID", "GPU.0", "such as 0"),
-        ("MACHINE_LEARNING_DEVICE_IDS", "0;1", "such as 0,1"),
         ("MACHINE_LEARNING_DEVICE_IDS", "0,,1", "such as 0,1"),
         ("MACHINE_LEARNING_OPENVINO_PRECISION", "INT4", "'FP32' or 'FP16'"),
-        ("MACHINE_LEARNING_WORKERS", "0", "1"),
-        ("IMMICH_PORT", "99999", "65535"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_with_what_is_expected(
@@ -89,8 +80,7 @@ def test_every_variable_that_is_wrong_has_a_line_and_only_one(env: Environment) 
 
 
 def test_the_key_may_stand_in_a_file(env: Environment, tmp_path: Path) -> None:
-    secret = tmp_path / "key"
-    secret.write_text("of a file\n")
+    (secret := tmp_path / "key").write_text("of a file\n")
     settings = env.load(API_AUTH_KEY_FILE=secret)
     assert settings.api_auth_key == "of a file"
     assert "of a file" not in repr(settings)
@@ -107,7 +97,6 @@ def test_a_key_that_cannot_be_used_is_not_told(env: Environment, tmp_path: Path,
     ("content", "key", "expected"),
     [
         (None, {}, "No such file"),
-        (b"", {}, "empty"),
         (b" \n", {}, "empty"),
         (b"\xff\xfe", {}, "not text"),
         (b"mine", {"API_AUTH_KEY": "another"}, "API_AUTH_KEY is set too"),

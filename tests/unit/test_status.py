@@ -76,16 +76,13 @@ def test_a_model_is_missing_until_all_of_its_files_are_there(tmp_path: Path) -> 
     assert status(tmp_path, ModelState("not loaded"), ref=in_wheel).state == "not loaded"
 
 
-def test_a_model_says_how_long_it_is_idle_how_large_it_is_and_why_it_failed(tmp_path: Path) -> None:
-    ready = status(tmp_path, ModelState("ready", 8.6, 20.7))
-    assert (ready.state, ready.idle_s, ready.memory_mb, ready.error) == ("ready", 9, 21, None)
+def test_a_model_says_how_long_it_is_idle_how_large_it_is_why_it_failed_and_how_far_a_download_is(
+    tmp_path: Path,
+) -> None:
+    download = Download(VISUAL, 1, 4, 0.5, "https://hf-mirror.com")
+    ready = status(tmp_path, ModelState("ready", 8.6, 20.7), download)
+    assert (ready.state, ready.idle_s, ready.memory_mb, ready.download) == ("ready", 9, 21, None)
     failed = status(tmp_path, ModelState("failed", error="it is damaged"))
     assert (failed.state, failed.idle_s, failed.error) == ("failed", None, "it is damaged")
-
-
-def test_a_download_is_told_while_it_goes_on(tmp_path: Path) -> None:
-    download = Download(VISUAL, 1, 4, 0.5, "https://hf-mirror.com")
     told = {"ref": "clip/demo-mine/visual", "done": 1, "total": 4, "speed": 0.5, "source": "https://hf-mirror.com"}
     assert status(tmp_path, ModelState("downloading"), download).download == told
-    assert status(tmp_path, ModelState("ready"), download).download is None
-    assert status(tmp_path, ModelState("downloading")).download is None

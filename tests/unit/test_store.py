@@ -1,28 +1,21 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The store of loaded models: one load for all requests, idle models dropped, replaced files taken up, memory back."""
+"""The store of loaded models: one load for all requests, idle models dropped, replaced files taken up."""
 
 import asyncio
 import contextlib
 import gc
-import multiprocessing
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from demo.models import build_faces
 from inside import eventually
 from model_folder import DETECTION, TEXTUAL, VISUAL, Folder
-from mt_photos_ml.machine.memory import anonymous_mb
-from mt_photos_ml.models.catalog import OCR, ModelRef
 from mt_photos_ml.models.loader import Loaded, Loader, ModelKey, ModelUnavailable, T
-from mt_photos_ml.models.sources import file_in_wheel
 from mt_photos_ml.models.store import ModelState, Store
 from mt_photos_ml.runtime import Session
 from mt_photos_ml.runtime.devices import Devices
@@ -240,52 +233,6 @@ async def test_only_an_idle_process_that_holds_a_cards_memory_is_replaced(source
             assert restarts == []
 
 
-@dataclass
-class Detector:
-    session: Session
-    folder: Path
-    example_shape = (1, 3, 736, 992)
-
-
-def measure(model: Path) -> list[float]:
-    """What the process holds, in MB: with a model loaded, after an inference, after a pause, without the model."""
-    key = ModelKey(ModelRef(OCR, "PP-OCRv6_small", "detection"), Detector)
-    store = Store(Loader(OrtRuntime(1), Carried(model), CpuScheduler(1, 1)), Devices(), 0, pause_seconds=0.1)
-
-    async def live() -> list[float]:
-        await store.load(key)
-        held = [anonymous_mb()]
-        async with maintained(store):
-            detector = await take(store, key)
-            detector.session.run({detector.session.inputs[0].name: np.zeros(detector.example_shape, np.float32)})
-            del detector
-            held.append(anonymous_mb())
-            await take(store, key)
-            await asyncio.sleep(1)
-            held.append(anonymous_mb())
-        await store.unload(key)
-        return [*held, anonymous_mb()]
-
-    return asyncio.run(live())
-
-
-class Carried(Folder):
-    """Its one model is a file elsewhere."""
-
-    def fetch(self, ref: ModelRef) -> Path:
-        return self.cache
-
-
-def test_memory_is_given_back_in_a_pause_and_with_the_model() -> None:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:  # without other tests' sessions
-        model = file_in_wheel(ModelRef(OCR, "PP-OCRv6_small", "detection"))
-        assert model
-        loaded, used, paused, dropped = process.submit(measure, model).result(60)
-    assert used > loaded + 50
-    assert paused < loaded + 20
-    assert dropped < loaded - 3
-
-
 def replace(source: Folder, key: ModelKey[Any], content: bytes = b"") -> None:
     """Puts another file under the name of the model file, by default of the same content."""
     model = key.ref.path(source.cache)
@@ -296,6 +243,7 @@ def replace(source: Folder, key: ModelKey[Any], content: bytes = b"") -> None:
 
 async def test_replaced_files_are_taken_up_on_request_even_if_the_model_is_in_use(source: Folder) -> None:
     store = make(source)
+    assert store.stamp(VISUAL) is None
     async with store.use(VISUAL) as first:
         stamp = store.stamp(VISUAL)
         await store.drop_unused()
@@ -303,49 +251,28 @@ async def test_replaced_files_are_taken_up_on_request_even_if_the_model_is_in_us
         replace(source, VISUAL)
         assert await take(store, VISUAL) is first
         await store.drop_unused()
-        second = await take(store, VISUAL)
-        assert second is not first
-        assert store.stamp(VISUAL) not in (stamp, None)
+        assert await take(store, VISUAL) is not first
+        assert (second := store.stamp(VISUAL)) not in (stamp, None)
     assert len(source.fetched) == 2
-
-
-async def test_a_model_has_no_stamp_once_it_was_dropped_on_request(source: Folder) -> None:
-    store = make(source)
-    assert store.stamp(VISUAL) is None
-    await take(store, VISUAL)
-    stamp = store.stamp(VISUAL)
     await store.drop_idle(0)
-    assert store.stamp(VISUAL) == stamp is not None, "the memory of texts outlives an idle model"
-    await store.drop_unused()
-    assert store.stamp(VISUAL) is None
-    replace(source, VISUAL)
+    assert store.stamp(VISUAL) == second, "the memory of texts outlives an idle model"
     await take(store, VISUAL)
-    assert store.stamp(VISUAL) not in (stamp, None)
     await store.unload(VISUAL)
     assert store.stamp(VISUAL) is None
 
 
-@pytest.mark.parametrize("missing", ["config.json", ""], ids=["half-copied", "share gone"])
-async def test_a_model_in_use_stays_while_files_are_missing(source: Folder, missing: str) -> None:
-    store = make(source)
-    async with store.use(VISUAL) as model:
-        replace(source, VISUAL)
-        path = VISUAL.ref.folder(source.cache) / missing
-        path.rename(source.cache / "away")
-        await store.drop_unused()
-        assert await take(store, VISUAL) is model
-    assert len(source.fetched) == 1
-
-
-async def test_a_damaged_replacement_leaves_the_model_in_use(source: Folder) -> None:
+@pytest.mark.parametrize("harm", ["half-copied", "share gone", "damaged"])
+async def test_a_model_in_use_stays_if_its_replacement_is_not_whole(source: Folder, harm: str) -> None:
+    store, folder = make(source), VISUAL.ref.folder(source.cache)
     source.can_mend = False
-    store = make(source)
     async with store.use(VISUAL) as model:
         stamp = store.stamp(VISUAL)
-        replace(source, VISUAL, b"half")
+        replace(source, VISUAL, b"half" if harm == "damaged" else b"")
+        if harm != "damaged":
+            (folder if harm == "share gone" else folder / "config.json").rename(source.cache / "away")
         await store.drop_unused()
-        assert await take(store, VISUAL) is model
-        assert store.stamp(VISUAL) == stamp
+        assert (await take(store, VISUAL), store.stamp(VISUAL)) == (model, stamp)
+    assert len(source.fetched) == 1 + (harm == "damaged")
 
 
 class Preparation:

@@ -4,7 +4,7 @@
 import asyncio
 
 import pytest
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.types import Message
 
 import clock
@@ -112,27 +112,3 @@ def test_an_upload_too_many_is_refused_unless_one_is_silent() -> None:
     found = clock.run(scene(3))
     assert found[:2] == [("1 bytes", 3), ("TooSlow", 3)]
     assert found[2:] == [("2 bytes", 5)] * (MAX_UPLOADS - 1)
-
-
-@pytest.mark.parametrize("end", ["hangs up", "is cancelled"])
-def test_an_upload_that_breaks_off_holds_nothing(end: str) -> None:
-    uploads, messages = Uploads(100), [{"type": "http.request", "body": bytes(60), "more_body": True}]
-
-    async def receive() -> Message:
-        if messages:
-            return messages.pop()
-        await asyncio.sleep(1 if end == "hangs up" else FOR_EVER)
-        return {"type": "http.disconnect"}
-
-    async def scene() -> None:
-        request = Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
-        task = asyncio.create_task(outcome(uploads, request))
-        await asyncio.sleep(0.5)
-        assert (uploads.held_bytes, uploads.coming) == (60, 1)
-        if end == "is cancelled":
-            task.cancel()
-        with pytest.raises((ClientDisconnect, asyncio.CancelledError)):
-            await task
-
-    clock.run(scene())
-    assert (uploads.held_bytes, uploads.coming) == (0, 0)

@@ -53,22 +53,17 @@ def serve(tmp_path: Path) -> Serve:
     return serving
 
 
-def test_it_is_imported_and_started_at_the_first_request_that_is_for_it(serve: Serve) -> None:
-    with serve(APP) as (client, log):
-        client.post("/check")
+def test_it_is_imported_and_started_at_the_first_request_with_the_key_that_is_for_it(serve: Serve) -> None:
+    with serve(APP, MACHINE_LEARNING_PRELOAD__OCR__DETECTION="PP-OCRv6_small") as (client, log):
+        until(lambda: client.post("/check").json()["loaded"] == ["ocr/PP-OCRv6_small/detection"])
         assert client.get("/check").status_code == 405
-        assert "importing" not in log.read_text()
-        for _ in range(2):
-            assert client.post("/predict", content=b"12345").json() == {"pool": "theirs", "lists": [], "size": 5}
-        assert client.post("/nowhere").status_code == 404
-    assert [line for line in log.read_text().splitlines() if " " not in line] == ["importing", "started", "ended"]
-
-
-def test_nobody_without_the_key_makes_it_start(serve: Serve) -> None:
-    with serve(APP) as (client, log):
         for route in ("/predict", "/nowhere", "/docs"):
             assert client.post(route, headers={"api-key": "wrong"}).status_code == 401
         assert "importing" not in log.read_text()
+        for _ in range(2):  # the lists of models to preload are ours alone
+            assert client.post("/predict", content=b"12345").json() == {"pool": "theirs", "lists": [], "size": 5}
+        assert client.post("/nowhere").status_code == 404
+    assert [line for line in log.read_text().splitlines() if " " not in line] == ["importing", "started", "ended"]
 
 
 def test_open_it_starts_with_us_and_keeps_its_lists_of_models_to_preload(serve: Serve) -> None:
@@ -77,12 +72,6 @@ def test_open_it_starts_with_us_and_keeps_its_lists_of_models_to_preload(serve: 
         until(lambda: "started" in log.read_text())
         answer = client.post("/predict", headers={"api-key": ""})
         assert answer.json()["lists"] == list(lists)
-
-
-def test_behind_the_key_the_lists_are_ours_alone(serve: Serve) -> None:
-    with serve(APP, MACHINE_LEARNING_PRELOAD__OCR__DETECTION="PP-OCRv6_small") as (client, _):
-        until(lambda: client.post("/check").json()["loaded"] == ["ocr/PP-OCRv6_small/detection"])
-        assert client.post("/predict").json()["lists"] == []
 
 
 @pytest.mark.parametrize(
