@@ -9,6 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 from mt_photos_ml.api.errors import TooLarge
 from mt_photos_ml.api.middleware.body_limit import BodyLimitMiddleware
 
+pytestmark = pytest.mark.anyio
 CHUNKED = {"transfer-encoding": "chunked"}
 
 
@@ -36,7 +37,6 @@ async def sent_to_limited(headers: dict[str, str], *pieces: int) -> list[Message
     return answers
 
 
-@pytest.mark.anyio
 async def test_a_body_of_just_the_limit_is_taken_and_a_byte_more_is_refused() -> None:
     for headers in ({"content-length": "1000000"}, CHUNKED):
         assert await sent_to_limited(headers, 600_000, 400_000) == [{"size": 1_000_000}]
@@ -46,7 +46,6 @@ async def test_a_body_of_just_the_limit_is_taken_and_a_byte_more_is_refused() ->
         await sent_to_limited(CHUNKED, 999_999, 2, 1)
 
 
-@pytest.mark.anyio
 async def test_a_body_with_a_length_and_chunks_is_refused_and_its_connection_closed() -> None:
     start, body = await sent_to_limited({"content-length": "1", **CHUNKED}, 1)
     assert (start["status"], (b"connection", b"close") in start["headers"]) == (400, True)

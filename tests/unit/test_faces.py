@@ -5,6 +5,7 @@ import importlib.util
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from demo.graph import Graph
 from demo.models import build_faces
-from demo.pictures import DrawnFace, group_photo
+from demo.pictures import DrawnFace, colour_photo, group_photo
 from mt_photos_ml.photo import Photo
 from mt_photos_ml.runtime.ort import OrtSession
 from mt_photos_ml.tasks import faces
@@ -23,8 +23,6 @@ from photos import turned
 from recorded import Recorded
 
 _PACKAGE = importlib.util.find_spec("insightface")
-_FOLDER = Path(_PACKAGE.origin).parent / "data" / "images" if _PACKAGE and _PACKAGE.origin else None
-PHOTOGRAPHS = sorted(_FOLDER.glob("*.[jp][pn]g")) if _FOLDER else []
 
 pytestmark = [
     pytest.mark.skipif(_PACKAGE is None, reason="insightface, the reference, is not installed"),
@@ -51,10 +49,10 @@ class Both:
     theirs: Any
 
     @classmethod
-    def of(cls, model: Path) -> "Both":
+    def of(cls, session: Any) -> "Both":
+        """session: onnxruntime's."""
         from insightface.model_zoo.retinaface import RetinaFace
 
-        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
         theirs = RetinaFace(session=session)
         theirs.prepare(ctx_id=0, det_thresh=0.5, input_size=(640, 640))
         return cls(faces.Detector(OrtSession(session)), theirs)
@@ -105,29 +103,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def drawn_faces(model: Path) -> Both:
-    return Both.of(model / "detection" / "model.onnx")
+    return Both.of(onnxruntime.InferenceSession(model / "detection" / "model.onnx"))
 
 
 @pytest.fixture(scope="module")
-def anything(tmp_path_factory: pytest.TempPathFactory) -> Both:
-    """A detector with random weights: it sees hundreds of overlapping faces in whatever it is shown."""
-    rng, graph, outputs = np.random.default_rng(7), Graph(), dict[str, list[int | str]]()
-    for kind, width in (("score", 1), ("box", 4), ("points", 10)):
-        for stride in (8, 16, 32):
-            weight = rng.normal(0, 1.5 / stride, (2 * width, 3, stride, stride)).astype(np.float32)
-            bias = rng.normal(1, 1, 2 * width)
-            place = np.zeros((1, 2 * width, 640 // stride, 640 // stride))
-            if kind == "score":
-                weight += 1 / stride**2 - weight.mean(axis=(1, 2, 3), keepdims=True)
-                bias[:] = -3
-                place = rng.normal(0, 0.5, place.shape)  # what is flat would have equal scores, and those no order
-            cells = graph("Add", graph("Conv", "input.1", weight, bias, strides=[stride] * 2), place)
-            rows = graph("Reshape", graph("Transpose", cells, perm=[0, 2, 3, 1]), [-1, width])
-            name = graph({"score": "Sigmoid", "box": "Softplus"}.get(kind, "Identity"), rows, out=f"{kind}_{stride}")
-            outputs[name] = [f"anchors_{stride}", width]
-    path = tmp_path_factory.mktemp("anything") / "model.onnx"
-    graph.save(path, {"input.1": [1, 3, "height", "width"]}, outputs)
-    return Both.of(path)
+def anything() -> Both:
+    """A detector that sees thousands of overlapping faces in whatever it is shown."""
+    rng, cells = np.random.default_rng(7), [2 * (640 // stride) ** 2 for stride in (8, 16, 32)]
+    scores = [1 / (1 + np.exp(3 - rng.normal(0, 1.5, (count, 1)))) for count in cells]
+    boxes = [rng.uniform(0, 4, (count, 4)) for count in cells]
+    points = [rng.normal(0, 2, (count, 10)) for count in cells]
+    answer = [output.astype(np.float32) for output in (*scores, *boxes, *points)]
+    session: Any = SimpleNamespace(run=lambda names, feed: answer)
+    session.get_inputs = lambda: [SimpleNamespace(name="input.1", shape=[1, 3, "height", "width"])]
+    session.get_outputs = lambda: [SimpleNamespace(name=str(i), shape=array.shape) for i, array in enumerate(answer)]
+    session.get_modelmeta = lambda: SimpleNamespace(custom_metadata_map={})
+    return Both.of(session)
 
 
 @pytest.fixture
@@ -160,16 +151,10 @@ def test_faces_are_where_people_see_them_in_a_turned_photo(
     assert drawn_faces.agree(_file(family[0], orientation=6)) == 6
 
 
-@pytest.mark.parametrize(
-    "photo",
-    [*(group_photo(size, range(3))[0] for size in ((640, 427), (300, 640), (320, 240), (1280, 960))), *PHOTOGRAPHS],
-    ids=lambda photo: photo.name if isinstance(photo, Path) else str(photo.size),
-)
-def test_boxes_that_overlap_a_surer_one_are_dropped_as_insightface_does(
-    anything: Both, photo: Image.Image | Path
-) -> None:
+@pytest.mark.parametrize("size", [(640, 427), (300, 640), (320, 240), (1280, 960)])
+def test_boxes_that_overlap_a_surer_one_are_dropped_as_insightface_does(anything: Both, size: tuple[int, int]) -> None:
     """The surest 200 boxes and what these overlap."""
-    data = _file(Image.open(photo).convert("RGB") if isinstance(photo, Path) else photo, "PNG")
+    data = _file(colour_photo("green", size), "PNG")
     scores = faces.detect(Photo.open(data), anything.ours, 0.0)[1]
     anything.agree(data, filtered=True, pixels=0.1, least=float(scores[200]), unsure=3)
 
@@ -220,25 +205,17 @@ def test_crops_and_vectors_are_insightfaces(
             assert face.embedding @ vector / np.linalg.norm(vector) >= 0.9999
 
 
-def test_vectors_have_length_one_and_are_the_same_from_a_recogniser_of_one_face_at_a_time(
-    drawn_faces: Both,
-    recogniser: faces.Recogniser,
-    recorded: Recorded,
-    family: tuple[Image.Image, list[DrawnFace]],
-    tmp_path: Path,
+def test_a_recogniser_of_one_face_at_a_time_gives_the_same_vectors(
+    drawn_faces: Both, recogniser: faces.Recogniser, family: tuple[Image.Image, list[DrawnFace]], tmp_path: Path
 ) -> None:
     build_faces(tmp_path, batch=1)
     single = Recorded(OrtSession(onnxruntime.InferenceSession(tmp_path / "recognition" / "model.onnx")))
-    data = _file(family[0])
     together, alone = (
-        np.stack([face.embedding for face in faces.find(Photo.open(data), drawn_faces.ours, which)])
+        np.stack([face.embedding for face in faces.find(Photo.open(_file(family[0])), drawn_faces.ours, which)])
         for which in (recogniser, faces.Recogniser.load(single, tmp_path))
     )
-    assert (len(recorded.feeds), len(single.feeds)) == (1, 6)
+    assert (len(single.feeds), together.shape, together.dtype.name) == (6, (6, 512), "float32")
     np.testing.assert_allclose(alone, together, atol=1e-5)
-    assert (together.shape, together.dtype.name) == ((6, 512), "float32")
-    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
-    assert (together @ together.T - np.eye(6)).max() < 0.5, "it does not tell people apart"
 
 
 def test_a_crowd_goes_through_the_recogniser_in_parts_and_in_order(

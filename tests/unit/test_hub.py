@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from pytest import MonkeyPatch
 
 from hub_files import DETECTION, NAME, PATH, REPOSITORY, VISUAL, WEIGHTS, files, nobody_listens, stage
 from hub_server import HubServer, sha256
@@ -28,7 +27,7 @@ ONNX = {"visual/model.onnx", "visual/onnx__MatMul_1"}
 
 
 @pytest.fixture
-def ocr(server: HubServer, monkeypatch: MonkeyPatch) -> ModelRef:
+def ocr(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> ModelRef:
     """An OCR model that no wheel carries, with weights of the test's own."""
     path = OCR_MODELS["PP-OCRv5_mobile"]["recognition"].path
     monkeypatch.setitem(OCR_MODELS, "PP-OCRv5_mobile", {"recognition": OcrFile(path, sha256(WEIGHTS), "")})
@@ -58,7 +57,12 @@ def why(hub: Hub, ref: ModelRef = VISUAL) -> str:
     ],
 )
 def test_only_the_files_that_a_part_needs_are_fetched_and_without_a_token(
-    server: HubServer, tmp_path: Path, ref: ModelRef, npu: str | None, fetched: set[str], monkeypatch: MonkeyPatch
+    server: HubServer,
+    tmp_path: Path,
+    ref: ModelRef,
+    npu: str | None,
+    fetched: set[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     model = Hub(tmp_path, server.endpoint, npu_file=npu).fetch(ref)
@@ -146,7 +150,7 @@ def test_an_error_names_every_mirror_what_it_answered_and_what_to_do(
     ],
 )
 def test_an_ocr_model_that_its_release_does_not_serve_is_refused_in_seconds(
-    server: HubServer, tmp_path: Path, ocr: ModelRef, monkeypatch: MonkeyPatch, fault: str, reason: str
+    server: HubServer, tmp_path: Path, ocr: ModelRef, monkeypatch: pytest.MonkeyPatch, fault: str, reason: str
 ) -> None:
     monkeypatch.setattr(transfer, "STALL_SECONDS", 60.0)
     setattr(server, fault, True)
@@ -213,7 +217,7 @@ def test_threads_and_processes_that_want_one_model_share_a_download(server: HubS
 
 
 def test_all_files_are_on_the_disk_before_one_is_in_its_place(
-    server: HubServer, tmp_path: Path, monkeypatch: MonkeyPatch
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, synced = tmp_path / CLIP / NAME, set[str]()
 
@@ -240,7 +244,7 @@ def test_the_model_file_is_put_in_place_last_and_a_cache_that_cannot_be_written_
 
 
 def test_a_disk_must_have_room_for_the_bytes_that_are_not_here_yet(
-    server: HubServer, tmp_path: Path, monkeypatch: MonkeyPatch
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage(tmp_path, DETECTION, WEIGHTS[:100_000])
     hub, disk = Hub(tmp_path, server.endpoint), SimpleNamespace(free=199_999)

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mt_photos_ml.api.middleware import lifecycle
 from mt_photos_ml.api.middleware.lifecycle import Lifecycle, LifecycleMiddleware
 
+pytestmark = pytest.mark.anyio
 Headers = list[tuple[bytes, bytes]]
 CLOSE = (b"connection", b"close")
 LENGTH: Headers = [(b"host", b"x"), (b"content-length", b"4")]
@@ -35,7 +36,6 @@ def ended() -> Iterator[list[int]]:
         assert signal.signal(number, handler) is server, "ours are not taken back"
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("answered", [True, False])
 async def test_a_stop_waits_for_requests_in_flight_but_not_for_ever(
     ended: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answered: bool
@@ -56,7 +56,6 @@ async def test_a_stop_waits_for_requests_in_flight_but_not_for_ever(
     assert "stopping once 3 requests are answered" in caplog.text
 
 
-@pytest.mark.anyio
 async def test_sigint_ends_the_server_at_once_for_another_process(ended: list[int]) -> None:
     """Upstream's app sends it to its own process when it is idle."""
     cycle = Lifecycle()
@@ -101,7 +100,6 @@ def answering(cycle: Lifecycle, then: str = "", *, reads: int = 0) -> ASGIApp:
     return LifecycleMiddleware(app, cycle)
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("then", ["", "is_stopping", "is_restarting"])
 @pytest.mark.parametrize(
     ("headers", "pieces", "reads", "is_read"),
@@ -124,7 +122,6 @@ async def test_a_reply_closes_its_connection_if_the_process_ends_and_the_request
     assert (body["body"], cycle.in_flight) == (b"!", 0)
 
 
-@pytest.mark.anyio
 async def test_a_request_that_fails_is_in_flight_no_more() -> None:
     async def fail(scope: Scope, receive: Receive, send: Send) -> None:
         raise OSError
@@ -135,7 +132,6 @@ async def test_a_request_that_fails_is_in_flight_no_more() -> None:
     assert cycle.in_flight == 0
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("headers", "pieces", "end", "seconds", "closes"),
     [

@@ -2,12 +2,14 @@
 """The log: ours and that of others, each line once, to standard error, for a person or as JSON."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from demo.__main__ import environment as demo_environment
-from service import post, running
+from service import post, running, until
 
 PROGRAM = """
 import logging
@@ -36,9 +38,11 @@ def test_as_json_each_line_is_an_object_with_the_request_in_it(cache: Path, tmp_
     with running(tmp_path, {**demo_environment(cache), "LOG_FORMAT": "json"}) as service:
         post(service, "/ocr", photo)
         post(service, "/ocr", b"no photo")
+        os.kill(service.pid, signal.SIGKILL)
+        until(lambda: "SIGKILL" in service.log.read_text())
     lines = [json.loads(line) for line in service.log.read_text().splitlines()]
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
-    assert any(line["logger"] == "gunicorn.error" for line in lines)
+    assert any(line["logger"] == "gunicorn.error" and "SIGKILL" in line["message"] for line in lines)
     good, bad = [line["request"] for line in lines if "request" in line and line["request"]["path"] == "/ocr"]
     assert (good["status"], good["photo"]) == (200, "JPEG 2400x1800")
     assert good["total_ms"] >= good["model_ms"] > 0

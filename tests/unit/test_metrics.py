@@ -44,13 +44,10 @@ def test_a_running_service_tells_requests_errors_steps_queues_models_and_memory(
     assert told["mt_photos_ml_errors_total"][("path", "/ocr"), ("reason", "PhotoError")] == 1
     assert told["mt_photos_ml_step_seconds_count"][("path", "/ocr"), ("step", "model")] == 1
     assert told["mt_photos_ml_step_seconds_sum"][("path", "/ocr"), ("step", "total")] > 0
+    assert {"mt_photos_ml_upload_bytes", "mt_photos_ml_model_loaded", "mt_photos_ml_info"} <= told.keys()
     assert told["mt_photos_ml_waiting"] == {(("queue", name),): 0 for name in ("photos", "texts", "uploads")}
-    assert told["mt_photos_ml_upload_bytes"] == {(): 0}
-    assert len(told["mt_photos_ml_model_loaded"]) == 2
     assert told["mt_photos_ml_memory_bytes"][(("kind", "anonymous"),)] > 10_000_000
     assert abs(told["mt_photos_ml_start_time_seconds"][()] - time.time()) < 100
-    (labels,) = told["mt_photos_ml_info"]
-    assert labels[0][0] == "version"
 
 
 @pytest.mark.parametrize(("setting", "without", "with_key"), [("open", 200, 200), ("off", 401, 404)])

@@ -45,9 +45,6 @@ def test_the_speed_leaves_out_what_an_earlier_run_left_and_reports_are_few(
     assert caplog.messages[1] == f"downloaded {VISUAL}: 8.0 MB in 1 s, from a mirror"
 
 
-@pytest.mark.parametrize(
-    ("done", "total", "words"),
-    [(0, 0, "0.0 of 0.0 MB (0%), 1.9 MB/s"), (9_440_000, 19_500_000, "9.4 of 20 MB (48%), 1.9 MB/s")],
-)
-def test_a_report_reads_well(done: int, total: int, words: str) -> None:
-    assert str(Download(VISUAL, done, total, 1_949_999.0, "")) == words
+def test_a_report_reads_well() -> None:
+    assert str(Download(VISUAL, 0, 0, 0.0, "")) == "0.0 of 0.0 MB (0%), 0.0 MB/s"
+    assert str(Download(VISUAL, 9_440_000, 19_500_000, 1_949_999.0, "")) == "9.4 of 20 MB (48%), 1.9 MB/s"

@@ -120,22 +120,15 @@ def test_an_empty_key_is_a_mistake_and_no_key_opens_the_api(env: Environment, va
     assert env.load(API_AUTH_KEY="no-key").open_to_all
 
 
-def test_another_empty_variable_counts_as_unset(env: Environment) -> None:
-    settings = env.load(HF_ENDPOINT="", OCR_MODEL_NAME="")
-    assert (settings.hf_endpoint, settings.ocr_model_name) == (None, "PP-OCRv6_small")
-
-
-def test_tasks_are_a_list_in_any_case(env: Environment) -> None:
-    settings = env.load(TASKS="OCR, faces,", INT8_TASKS=" Faces,clip ")
-    assert settings.tasks == {"ocr", "faces"}
-    assert settings.int8_tasks == {"clip", "faces"}
-
-
 def test_names_are_cleaned_as_the_base_image_cleans_them() -> None:
     assert clean_name("immich-app/ViT-B-32::openai") == "ViT-B-32__openai"
     assert clean_name("../../etc/passwd") == "passwd"
     assert "." not in clean_name("..")
 
 
-def test_the_cache_folder_may_begin_with_a_tilde(env: Environment) -> None:
-    assert env.load(MACHINE_LEARNING_CACHE_FOLDER="~/models").cache_folder == Path.home() / "models"
+def test_a_list_may_be_in_any_case_a_folder_begin_with_a_tilde_and_a_variable_be_empty(env: Environment) -> None:
+    folder = {"MACHINE_LEARNING_CACHE_FOLDER": "~/models"}
+    settings = env.load(TASKS="OCR, faces,", INT8_TASKS=" Faces,clip ", HF_ENDPOINT="", OCR_MODEL_NAME="", **folder)
+    assert (settings.tasks, settings.int8_tasks) == ({"ocr", "faces"}, {"clip", "faces"})
+    assert settings.cache_folder == Path.home() / "models"
+    assert (settings.hf_endpoint, settings.ocr_model_name) == (None, "PP-OCRv6_small")
