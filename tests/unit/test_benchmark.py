@@ -5,15 +5,7 @@ import json
 from pathlib import Path
 
 from demo.__main__ import environment as demo_environment
-from mt_photos_ml.engine.benchmark import make_photo
-from mt_photos_ml.photo import Photo
 from service import run_command, running
-
-
-def test_its_photo_is_as_large_as_one_of_a_phone() -> None:
-    data = make_photo()
-    photo = Photo.open(data)
-    assert (photo.width, photo.height, 800_000 < len(data) < 8_000_000) == (4000, 3000, True)
 
 
 def test_every_task_is_measured_and_what_would_help_is_told(cache: Path, tmp_path: Path) -> None:

@@ -91,10 +91,9 @@ async def test_unused_models_are_listed_and_deleted(old: Path, caplog: pytest.Lo
         assert (old / "clip" / "RN50__openai").is_dir()
         with caplog.at_level("INFO", "mt_photos_ml"):
             assert (await client.delete("/api/models/unused")).json() == {"result": sizes}
-            assert list((old / "clip").iterdir()) == []
-            assert (await client.delete("/api/models/unused")).json() == {"result": {}}
-    said = [record.getMessage() for record in caplog.records if record.name == "mt_photos_ml"]
-    assert said == ["deleted clip/RN50__openai, clip/ViT-B-32__openai", "deleted nothing"]
+        assert "deleted clip/RN50__openai, clip/ViT-B-32__openai" in caplog.messages
+        assert list((old / "clip").iterdir()) == []
+        assert (await client.delete("/api/models/unused")).json() == {"result": {}}
 
 
 async def test_unused_models_in_a_read_only_cache_answer_503(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What the engine remembers of a request and of texts; its results: tests/contract."""
+"""The texts whose vectors the engine remembers; what it recognises: tests/contract."""
 
 import contextlib
 import os
@@ -14,7 +14,6 @@ from demo.__main__ import environment
 from mt_photos_ml import engine as module
 from mt_photos_ml.engine import Engine
 from mt_photos_ml.engine.trace import Trace
-from mt_photos_ml.photo.decoders import PhotoError
 from mt_photos_ml.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -26,13 +25,6 @@ def engine_of(cache: Path, **settings: Any) -> Iterator[Engine]:
     engine = Engine(Settings(**given))
     yield engine
     engine.close()
-
-
-async def test_a_bad_photo_has_a_size_in_its_trace_and_no_kind(cache: Path) -> None:
-    trace = Trace()
-    with engine_of(cache) as engine, pytest.raises(PhotoError):
-        await engine.embed_photo(b"no photo", trace)
-    assert (trace.photo, trace.megabytes, trace.model_ms) == (None, 8e-6, None)
 
 
 async def are_remembered(engine: Engine, *texts: str) -> list[bool]:
