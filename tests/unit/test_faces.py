@@ -111,7 +111,7 @@ def anything() -> Both:
     """A detector that sees thousands of overlapping faces in whatever it is shown."""
     rng, cells = np.random.default_rng(7), [2 * (640 // stride) ** 2 for stride in (8, 16, 32)]
     scores = [1 / (1 + np.exp(3 - rng.normal(0, 1.5, (count, 1)))) for count in cells]
-    boxes = [rng.uniform(0, 4, (count, 4)) for count in cells]
+    boxes = [rng.uniform(3, 6, (count, 4)) for count in cells]
     points = [rng.normal(0, 2, (count, 10)) for count in cells]
     answer = [output.astype(np.float32) for output in (*scores, *boxes, *points)]
     session: Any = SimpleNamespace(run=lambda names, feed: answer)
