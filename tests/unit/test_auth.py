@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """What a client that guesses the key is answered. Over HTTP the key is tested in tests/contract and tests/trust."""
 
-import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -36,25 +35,25 @@ def client(clock: list[float]) -> TestClient:
     return TestClient(app, client=("::ffff:1.2.3.4", 50_000))
 
 
-def ask(client: TestClient, *keys: str) -> httpx.Response:
-    return client.post("/ocr", headers=[("api-key", key) for key in keys])
+def headers(*keys: str) -> list[tuple[str, str]]:
+    return [("api-key", key) for key in keys]
 
 
 def test_ten_wrong_keys_are_heard_in_the_minute_from_the_first_and_two_at_once_are_two(
     client: TestClient, clock: list[float]
 ) -> None:
-    assert ask(client).status_code == 401  # no key: the minute has not begun
+    assert client.post("/ocr", headers=headers()).status_code == 401  # no key: the minute has not begun
     clock[0] += 30
     for number in range(0, 10, 2):
-        assert ask(client, f"{number}", f"{number + 1}").status_code == 401
+        assert client.post("/ocr", headers=headers(f"{number}", f"{number + 1}")).status_code == 401
         clock[0] += 2.9
-    answer = ask(client, "right")
+    answer = client.post("/ocr", headers=headers("right"))
     assert (answer.status_code, answer.json()) == (429, {"detail": "Too many wrong API keys"})
     assert answer.headers["retry-after"] == "46"
     clock[0] += 45.4
-    assert ask(client, "wrong").headers["retry-after"] == "1"
+    assert client.post("/ocr", headers=headers("wrong")).headers["retry-after"] == "1"
     clock[0] += 0.2
-    assert ask(client, "right").status_code == 200
+    assert client.post("/ocr", headers=headers("right")).status_code == 200
 
 
 def test_a_websocket_needs_the_key_too(client: TestClient) -> None:
