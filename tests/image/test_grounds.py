@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The overlay, unedited, on all that it is laid over: other releases of upstream, the libraries of other devices,
-another machine. tests/image/test_container.py has the first of them, v2.5.6 on the processor. By default two are tried
-as processes; --long tries all, as containers."""
+another machine. tests/image/test_container.py has the first of them, v2.5.6 on the processor. By default one is tried
+as a process, and arm64 with a photo; --long tries all."""
 
 import contextlib
 import os
@@ -119,7 +119,8 @@ def _answers(url: str, service: subprocess.Popen[bytes], log: Path) -> bool:
     ("release", "python", "runtime", "device"),
     [
         pytest.param("v3.3.0", "3.13", None, "cpu", id="v3.3.0"),
-        pytest.param("v2.5.6", "3.12", "onnxruntime==1.22.1", "rocm", id="rocm"),  # its base is 30 GB
+        # whose base is 30 GB
+        pytest.param("v2.5.6", "3.12", "onnxruntime==1.22.1", "rocm", id="rocm", marks=pytest.mark.long),
     ],
 )
 def test_it_answers_on_the_libraries_of(
