@@ -38,6 +38,7 @@ def test_as_json_each_line_is_an_object_with_the_request_in_it(cache: Path, tmp_
     with running(tmp_path, {**demo_environment(cache), "LOG_FORMAT": "json"}) as service:
         post(service, "/ocr", photo)
         post(service, "/ocr", b"no photo")
+        until(lambda: service.log.read_text().count('"/ocr"') == 2)
         os.kill(service.pid, signal.SIGKILL)
         until(lambda: "SIGKILL" in service.log.read_text())
     lines = [json.loads(line) for line in service.log.read_text().splitlines()]

@@ -280,12 +280,14 @@ async function measure() {
 }
 
 async function restart() {
+  const clicked = Date.now();
   $("said").textContent = say("restarting");
   await ask("/restart_v2", { method: "POST" }).catch(() => 0);
   let isBack = false;
   for (let tries = 0; tries < 60 && !isBack; tries++) {
     await new Promise((done) => setTimeout(done, 1000));
-    isBack = await fetch("/ping").then((reply) => reply.ok, () => false);
+    const status = await answer("/api/status"); // of the old process as long as that finishes what it was asked
+    isBack = Date.now() - 1000 * status.uptime_s > clicked - 1000;
   }
   $("said").textContent = say(isBack ? "restarted" : "away");
   refresh();
