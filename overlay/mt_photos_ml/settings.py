@@ -74,13 +74,15 @@ Threads = Annotated[int, Field(le=256)]
 Score = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["FP32", "FP16"]
 Access = Literal["key", "open", "off"]
+DeviceName = Annotated[
+    Literal["auto", "cpu", "cuda", "rocm", "migraphx", "openvino:gpu", "openvino:cpu", "openvino:npu", "coreml"],
+    BeforeValidator(str.lower),
+]
 Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_split)]
 Tasks = Annotated[
     Names, _expect(f"one or more of {', '.join(TASKS)}, with commas between", lambda names: names and names <= {*TASKS})
 ]
-Int8Tasks = Annotated[
-    Names, _expect(f"one or both of {', '.join(INT8_TASKS)}, with a comma between", {*INT8_TASKS}.issuperset)
-]
+Int8Tasks = Annotated[Names, _expect(f"one or both of {', '.join(INT8_TASKS)}", {*INT8_TASKS}.issuperset)]
 Card = Annotated[str, _expect("the number of a graphics card, such as 0", str.isdecimal)]
 Cards = Annotated[
     str, _expect("the numbers of graphics cards, such as 0,1", re.compile(r"\s*\d+\s*(,\s*\d+\s*)*").fullmatch)
@@ -156,6 +158,11 @@ class Settings(BaseSettings):
     preload_ocr_recognition: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION")
     """the name of the model in use: it is loaded at the start and kept, so that no search waits for it
     填正在使用的模型名称，启动时就加载并一直保留，搜索不用等"""
+    ocr_device: DeviceName = "auto"
+    clip_device: DeviceName = "auto"
+    face_device: DeviceName = "auto"
+    """what a task runs on, see [devices](devices.md); `auto`: a device that is right and faster than the processor
+    各项识别用什么设备，见[设备](devices.zh-CN.md)；`auto`：结果正确且比 CPU 快的设备"""
     device_id: Card = Field("0", validation_alias="MACHINE_LEARNING_DEVICE_ID")
     """which graphics card, if there are several / 有多块显卡时用哪一块"""
     openvino_precision: Precision = Field("FP32", validation_alias="MACHINE_LEARNING_OPENVINO_PRECISION")
@@ -198,15 +205,8 @@ class Settings(BaseSettings):
         """What is wrong with the key on a port that others can reach."""
         if self.open_to_all:
             return "there is no key: whoever reaches the port can use the service; set API_AUTH_KEY"
-        if self.api_auth_key == DEFAULT_KEY:
-            return "the key is the default one, which everybody knows; set API_AUTH_KEY"
-        return None
-
-    @property
-    def demo(self) -> bool:
-        """Whether a model in use is one of the demo's, which recognise drawings and colours only."""
-        names = (self.clip_visual_model_name, self.face_detection_model_name, self.face_recognition_model_name)
-        return any(name.startswith("demo-") for name in names)
+        is_default = self.api_auth_key == DEFAULT_KEY
+        return "the key is the default one, which everybody knows; set API_AUTH_KEY" if is_default else None
 
 
 def variable(field: str) -> str:

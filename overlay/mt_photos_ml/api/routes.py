@@ -13,7 +13,7 @@ from starlette.routing import Route
 from .. import version
 from ..engine import Engine
 from ..engine.trace import Trace
-from ..models.choice import clip_vector_length
+from ..models.choice import clip_vector_length, is_demo
 from . import replies
 from .disconnect import unless_disconnected
 from .forms import read_file, read_text
@@ -91,7 +91,7 @@ class Routes:
                 "ocr_model": settings.ocr_model_name,
                 "tasks": sorted(settings.tasks),
                 "loaded": self._engine.store.loaded,
-                "demo": settings.demo,
+                "demo": is_demo(settings),
                 "warnings": [*self._warnings],
                 "version": version(),
             }

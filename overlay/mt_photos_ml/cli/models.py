@@ -76,11 +76,10 @@ def verify() -> None:
     """Check the files in use, and that the runtime can open them."""
     from ..models.hub import Hub
     from ..models.sources import file_in_wheel
-    from ..runtime.devices import Devices
     from ..runtime.ort import OrtRuntime
 
     settings, failed = settings_or_exit(check=False), False
-    hub, runtime = Hub(settings.cache_folder, settings.hf_endpoint), OrtRuntime(devices=Devices.of(settings))
+    hub, runtime = Hub(settings.cache_folder, settings.hf_endpoint), OrtRuntime()
     for ref in selection.in_use(settings).values():
         in_wheel = file_in_wheel(ref) if ref.missing(settings.cache_folder) else None
         wrong = None if in_wheel else hub.verify(ref)

@@ -19,7 +19,7 @@ from .. import version
 from ..api.errors import Conflict, NotThere
 from ..api.replies import failure, reply
 from ..machine.files import size_of
-from ..models.choice import clip_vector_length
+from ..models.choice import clip_vector_length, is_demo
 from ..models.loader import Model, ModelKey
 from ..models.prune import delete, find_unused
 from .status import Status
@@ -60,7 +60,7 @@ class Dashboard:
             "version": version(),
             "address": str(request.base_url).removesuffix("/"),
             "length": clip_vector_length(settings) or "?",
-            "demo": str(settings.demo).lower(),
+            "demo": str(is_demo(settings)).lower(),
             "warned": str(bool(self._status.warnings)).lower(),
             "open": str(settings.open_to_all).lower(),
         }

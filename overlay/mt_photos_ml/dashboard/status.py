@@ -10,7 +10,7 @@ from .. import version
 from ..api.uploads import Uploads
 from ..engine import Engine
 from ..machine import memory
-from ..models.choice import clip_vector_length
+from ..models.choice import clip_vector_length, is_demo
 from ..settings import TASKS
 from .metrics import Metrics, Sample
 
@@ -30,7 +30,7 @@ class Status:
         engine = await asyncio.to_thread(self.engine.status)
         return {
             "version": version(),
-            "demo": settings.demo,
+            "demo": is_demo(settings),
             "warnings": list(self.warnings),
             "tasks": {task: task in settings.tasks for task in TASKS},
             "clip_vector_length": clip_vector_length(settings),

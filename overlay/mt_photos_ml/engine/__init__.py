@@ -21,6 +21,7 @@ from ..runtime.npu import NpuRuntime
 from ..runtime.ort import OrtRuntime
 from ..runtime.prepared.runtime import PreparedRuntime
 from ..runtime.scheduler import CpuScheduler
+from ..runtime.shaped import ShapedRuntime
 from ..settings import Settings
 from ..tasks import clip, faces, ocr
 from ..tasks.networks import Networks
@@ -47,20 +48,23 @@ class Engine:
     PhotoError and DecoderMissing. A photo is the bytes of its file. The trace is filled in on the way.
     """
 
-    def __init__(self, settings: Settings, restart: Callable[[], None] = lambda: None) -> None:
-        """settings: checked already. restart: ends the process so that another takes its place."""
-        self.settings, self.devices = settings, Devices.of(settings)
+    def __init__(
+        self, settings: Settings, restart: Callable[[], None] = lambda: None, devices: Devices | None = None
+    ) -> None:
+        """settings: checked already. restart: ends the process so that another takes its place. devices: those of this
+        machine, as the settings choose them."""
+        self.settings, self.devices = settings, devices or Devices.of(settings, inference_threads(settings))
         self.networks = Networks.of(settings)
-        self._runtime, self._prepared = _runtimes(settings, self.devices)
+        self._runtime, self._shaped, self._prepared = _runtimes(settings, self.devices)
         self._downloads: dict[ModelRef, Download] = {}  # the last state of each that was begun
         npu_file = self.devices.npu.file if self.devices.npu else None
         hub = Hub(settings.cache_folder, settings.hf_endpoint, npu_file=npu_file, progress=self._note_download)
-        self._scheduler = CpuScheduler(cores(), inference_threads(settings))
+        self._scheduler = CpuScheduler(cores())
         loader, at_start = Loader(self._runtime, hub, self._scheduler), preloaded(settings)
         keys = [key for key in self.networks.all() if key.ref in at_start]
-        prepare = [self._prepared.prepare] if self._prepared else []
+        hooks = {"prepare": self._prepared.prepare} if self._prepared else {}
         ttl, told = settings.model_ttl, self._describe_download
-        self.store = Store(loader, self.devices, ttl, keys, restart, told, *prepare)
+        self.store = Store(loader, self.devices, ttl, keys, restart, told, plan=self._shaped.plan, **hooks)
         self._photos = Workers("photo", settings.request_threads)
         self._texts = Workers("text", 1)  # a search does not wait behind photos
         self._remembered = lru_cache(REMEMBERED_TEXTS)(lambda stamp, text: list[clip.Float]())
@@ -143,9 +147,17 @@ class Engine:
         for role, key in self.networks.by_role().items():
             if role.task in self.settings.tasks:
                 runs_on, state = self._runtime.runs_on(key.ref.path(cache)), self.store.state(key.ref)
-                download = self._downloads.get(key.ref)
-                models.append(ModelStatus.of(role, key.ref, cache, state, runs_on, download))
-        return EngineStatus(self.devices.describe(), list(self.devices.refused), models)
+                download, plans = self._downloads.get(key.ref), self._shaped.plans(key.ref.path(cache))
+                models.append(ModelStatus.of(role, key.ref, cache, state, runs_on, download, plans))
+        unused = [*self.devices.refused, *self.devices.distrusted.values()]
+        return EngineStatus(self.devices.describe(), unused, models)
+
+    def runs_on(self) -> dict[str, str]:
+        """What the networks of each task run on, such as CUDA, or CUDA, CPU. Reads the disk."""
+        found = dict[str, list[str]]()
+        for role, key in self.networks.by_role().items():
+            found.setdefault(role.task, []).append(self._runtime.runs_on(key.ref.path(self.settings.cache_folder)))
+        return {task: ", ".join(dict.fromkeys(names)) for task, names in found.items() if task in self.settings.tasks}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -172,13 +184,14 @@ class Engine:
         return f"downloaded: {self._downloads[ref]}" if ref in self._downloads else "downloaded"
 
 
-def _runtimes(settings: Settings, devices: Devices) -> tuple[Runtime, PreparedRuntime | None]:
-    """What opens the sessions, and the part of it that prepares models, if they are to be."""
+def _runtimes(settings: Settings, devices: Devices) -> tuple[Runtime, ShapedRuntime, PreparedRuntime | None]:
+    """What opens the sessions, the part of it that plans shapes, and the one that prepares models, if any does."""
     threads, prepared = inference_threads(settings), None
-    runtime: Runtime = OrtRuntime(threads, devices)
+    processor: Runtime = OrtRuntime(threads)
     if settings.prepare_models:
-        runtime = prepared = PreparedRuntime(runtime, OrtRuntime(1, devices), settings.cache_folder, threads)
-    return NpuRuntime(devices.npu, runtime) if devices.npu else runtime, prepared
+        processor = prepared = PreparedRuntime(processor, OrtRuntime(1), settings.cache_folder, threads)
+    shaped = ShapedRuntime(devices, processor)
+    return NpuRuntime(devices.npu, shaped) if devices.npu else shaped, shaped, prepared
 
 
 def inference_threads(settings: Settings) -> int:

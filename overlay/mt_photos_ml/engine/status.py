@@ -11,6 +11,7 @@ from ..models.progress import Download
 from ..models.sources import file_in_wheel
 from ..models.store import ModelState
 from ..runtime.prepared.runtime import FOLDER
+from ..runtime.shaped import Plans
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class ModelStatus:
     """A model in use. task: as TASKS calls it. state: a name of ModelState, or "missing" if it must be downloaded.
 
     idle_s: seconds since it was last used. memory_mb: that it took to load. error: why it can't be had. download: how
-    far that is, while it is downloaded.
+    far that is, while it is downloaded. plans: how far it is on its device, if it runs on one.
     """
 
     task: str
@@ -33,10 +34,18 @@ class ModelStatus:
     prepared: bool
     variant: str
     download: dict[str, object] | None
+    plans: Plans | None
 
     @classmethod
     def of(
-        cls, role: Role, ref: ModelRef, cache: Path, state: ModelState, runs_on: str, download: Download | None
+        cls,
+        role: Role,
+        ref: ModelRef,
+        cache: Path,
+        state: ModelState,
+        runs_on: str,
+        download: Download | None,
+        plans: Plans | None,
     ) -> Self:
         """Looks at the files in the cache, too."""
         folder = ref.path(cache).parent
@@ -54,6 +63,7 @@ class ModelStatus:
             prepared=(folder / FOLDER).is_dir(),
             variant=ref.variant,
             download=asdict(download) | {"ref": str(ref)} if download and state.name == "downloading" else None,
+            plans=plans,
         )
 
 

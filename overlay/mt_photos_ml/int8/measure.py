@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..models.catalog import FACES, ModelRef
 from ..photo import Photo
 from ..photo.decoders import DecoderMissing, PhotoError
-from ..runtime import Node, Session, Tensors
+from ..runtime import Node, PlainSession, Session, Tensors
 from ..runtime.ort import OrtSession, session_options
 from ..settings import Settings
 from ..tasks import clip, faces
@@ -65,10 +65,10 @@ def _open(model: Path, threads: int) -> OrtSession:
         raise OptimizeError(f"{model} can't be opened: {error}") from error
 
 
-class _RecordingSession:
+class _RecordingSession(PlainSession):
     """Stands in for a session and remembers what it is asked."""
 
-    one_thread = None
+    cores = 1
     outputs: Sequence[Node] = ()
     metadata: Mapping[str, str] = {}
 

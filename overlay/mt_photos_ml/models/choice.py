@@ -15,6 +15,12 @@ def model_of(settings: Settings, role: Role) -> ModelRef:
     return ModelRef(ref.group, ref.name, ref.type, INT8) if wants_int8 else ref
 
 
+def is_demo(settings: Settings) -> bool:
+    """Whether a model in use is one of the demo's, which recognise drawings and colours only."""
+    names = settings.clip_visual_model_name, settings.face_detection_model_name, settings.face_recognition_model_name
+    return any(name.startswith("demo-") for name in names)
+
+
 def in_use(settings: Settings) -> dict[Role, ModelRef]:
     """The models of all tasks that are on."""
     return {role: model_of(settings, role) for role in ROLES if role.task in settings.tasks}

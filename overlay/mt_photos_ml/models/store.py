@@ -47,6 +47,7 @@ class Store:
         restart: Callable[[], None] = lambda: None,
         progress: Callable[[ModelRef], str] = lambda ref: "downloaded",
         prepare: Callable[[Path, Sequence[int]], bool] = lambda model, shape: False,
+        plan: Callable[[Path], None] = lambda model: None,
         *,
         patience_seconds: float = _PATIENCE_SECONDS,
         pause_seconds: float = _PAUSE_SECONDS,
@@ -56,11 +57,13 @@ class Store:
 
         preloaded: kept when idle. restart: replaces the process, the only way to give a card's memory back. progress:
         "downloaded", and how far that is. prepare: writes the prepared form of a model file, for inputs of this shape;
-        True if the loader now finds it. patience_seconds: that a request waits for a model. pause_seconds: without a
-        request, after which models are prepared; after max_delay_seconds they are prepared without a pause.
+        True if the loader now finds it. plan: has a device plan the shapes of a loaded model. patience_seconds: that a
+        request waits for a model. pause_seconds: without a request, after which models are prepared and planned; after
+        max_delay_seconds that is done without a pause.
         """
         self._loader, self._devices, self._ttl, self._progress = loader, devices, ttl, progress
         self._preloaded, self._restart, self._prepare = {key.ref: key for key in preloaded}, restart, prepare
+        self._plan = plan
         self._patience_seconds, self._pause_seconds = patience_seconds, pause_seconds
         self._max_delay_seconds = max_delay_seconds
         self._loaded: dict[ModelRef, Loaded[Any]] = {}
@@ -124,7 +127,8 @@ class Store:
         """Loads the preloaded models, one after the other. A failure is logged; the first request tries again."""
         for key in self._preloaded.values():
             with contextlib.suppress(ModelUnavailable):
-                await self._get(key)
+                loaded = await self._get(key)
+                await asyncio.wrap_future(background.run(partial(self._plan, loaded.path)))
 
     def _failure(self, ref: ModelRef) -> ModelUnavailable | None:
         """Why the model failed a moment ago, with the seconds that are left until it is tried again."""
@@ -181,12 +185,13 @@ class Store:
         await self._drop([ref for ref in idle if ref not in self._preloaded])
 
     async def prepare(self) -> None:
-        """Writes the prepared forms of models that have none, and loads those."""
+        """Writes the prepared forms of models that have none, loads those, and has devices plan their shapes."""
         for loaded in [loaded for loaded in self._loaded.values() if not loaded.is_settled]:
             loaded.is_settled = True
             write = partial(self._prepare, loaded.path, loaded.model.example_shape)
             if await asyncio.wrap_future(background.run(write)):
                 await self._reload(loaded)
+            await asyncio.wrap_future(background.run(partial(self._plan, loaded.path)))
 
     async def _reload(self, loaded: Loaded[Any]) -> None:
         """Loads a model again, unless it was dropped meanwhile. If that fails, the old one stays."""

@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from numpy.typing import NDArray
 
@@ -21,6 +21,10 @@ class Node(Protocol):
     def shape(self) -> Sequence[int | str | None]:
         """A number for an axis that the model fixes; a name or None for a free one."""
 
+    @property
+    def type(self) -> str:
+        """Of its numbers, such as tensor(float)."""
+
 
 class Session(Protocol):
     """A model that is loaded. Any number of threads may run it at once."""
@@ -37,11 +41,34 @@ class Session(Protocol):
         """The metadata in the model file, such as the characters that a text recogniser knows."""
 
     @property
-    def one_thread(self) -> "Session | None":
-        """The same model on one thread, to run beside others; None if that would take more memory."""
+    def cores(self) -> int:
+        """That an inference takes; 0 if a device computes it."""
+
+    @property
+    def few_shapes(self) -> bool:
+        """Whether a task is to pad its inputs to the shapes that it declared, since planning one takes seconds."""
+
+    def declare(self, shapes: Sequence[Sequence[int]]) -> None:
+        """Says which shapes inputs have if there are to be few. What has another shape runs on the processor."""
+
+    def choose(self, feed: Tensors, is_busy: bool) -> "Session":
+        """The session that is to run this: itself, the same model on one thread if other inferences run beside it, or
+        on a device if that is ready for these shapes."""
 
     def run(self, feed: Tensors) -> list[NDArray[Any]]:
         """All outputs, in the model's order."""
+
+
+class PlainSession:
+    """What a session has that is always chosen itself, and takes inputs of any shape."""
+
+    few_shapes = False
+
+    def declare(self, shapes: Sequence[Sequence[int]]) -> None:
+        pass
+
+    def choose(self, feed: Tensors, is_busy: bool) -> "Session":
+        return cast("Session", self)
 
 
 class ModelDamaged(RuntimeError):
@@ -53,7 +80,8 @@ class InferenceError(RuntimeError):
 
 
 class Runtime(Protocol):
-    """Opens sessions. Runtimes wrap each other: one for NPUs, one for prepared models, onnxruntime innermost."""
+    """Opens sessions. Runtimes wrap each other: for NPUs, for devices that plan shapes, for prepared models; the
+    innermost is onnxruntime on the processor."""
 
     def open(self, model: Path) -> Session:
         """Loads a model file of the cache layout, `…/TASK/NAME/TYPE/model.onnx`. Raises ModelDamaged, MemoryError."""

@@ -1,80 +1,158 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The devices that onnxruntime can use on this machine, and the same options for each as the base image sets."""
+"""The devices that this build of onnxruntime can use on this machine: which are there, and which task runs on which."""
 
 import contextlib
 import io
 import logging
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
 from ..settings import Settings
+from . import Session
 from .npu import Npu, find_npu
+from .ort import IDENTITY, PROCESSOR, open_session
 
 log = logging.getLogger("mt_photos_ml")
 
-CPU = "CPUExecutionProvider"
-
-_HINTS = {
-    "CUDAExecutionProvider": "a container is given an Nvidia card by --gpus all, a bare machine by Nvidia's driver",
-    "ROCMExecutionProvider": "a container is given an AMD card by --device /dev/kfd --device /dev/dri",
-    "MIGraphXExecutionProvider": "a container is given an AMD card by --device /dev/kfd --device /dev/dri",
-    "OpenVINOExecutionProvider": "a container is given an Intel GPU by --device /dev/dri",
-    "CoreMLExecutionProvider": "it is for Apple's processors",
+_NVIDIA = "a container is given an Nvidia card by --gpus all, a bare machine by Nvidia's driver"
+_AMD = "a container is given an AMD card by --device /dev/kfd --device /dev/dri"
+_INTEL = "a container is given an Intel GPU by --device /dev/dri"
+_KINDS = {
+    "cuda": ("CUDA", "CUDAExecutionProvider", _NVIDIA),
+    "rocm": ("ROCM", "ROCMExecutionProvider", _AMD),
+    "migraphx": ("MIGraphX", "MIGraphXExecutionProvider", _AMD),
+    "openvino:gpu": ("OpenVINO", "OpenVINOExecutionProvider", _INTEL),
+    "openvino:cpu": ("OpenVINO CPU", "OpenVINOExecutionProvider", "it is for processors of Intel and AMD"),
+    "openvino:npu": ("OpenVINO NPU", "OpenVINOExecutionProvider", "a container is given it by --device /dev/accel"),
+    "coreml": ("CoreML", "CoreMLExecutionProvider", "it is for Apple's processors"),
 }
-"""The providers that we use, the preferred first, and a hint for each that can't be used."""
+"""What the settings call a device, the preferred first: its name, its provider, and what helps if it is not there."""
 
-IDENTITY = bytes.fromhex(
-    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02080142040a001011"
-)
-"""A model that does nothing: y = Identity(x), of one float, as onnx.helper writes it."""
+GROUPS = ("clip", "facial-recognition", "ocr")
+"""Of models, as the folders of the cache are called."""
+
+_NEVER_BY_ITSELF = ("openvino:npu",)
 
 
+@dataclass(frozen=True)
+class Device:
+    """A device of onnxruntime. name: for people. is_card: whether only the end of the process gives its memory back.
+    threads: of an inference, if the processor computes it."""
+
+    name: str
+    provider: str
+    options: Mapping[str, str]
+    cache_option: str | None = None
+    threads: int = 0
+
+    @property
+    def is_card(self) -> bool:
+        return not self.threads
+
+    def open(self, model: Path, axes: Mapping[str, int]) -> Session:
+        """A session with these free axes fixed. What the device compiles is kept beside the model, if it can be."""
+        options = dict(self.options)
+        if "ocr" in model.parts[-4:-3] and "precision" in options:
+            options["precision"] = "FP32"  # in half precision OCR reads nothing (upstream's issue 27941)
+        if self.cache_option and (
+            folder := _writable(model.parent / self.provider.removesuffix("ExecutionProvider").lower())
+        ):
+            options[self.cache_option] = str(folder)
+        session = open_session(model, self.threads, [(self.provider, options), PROCESSOR], axes)
+        session.cores = self.threads
+        return session
+
+    def min_cosine(self, model: Path) -> float:
+        """Of its answer to the processor's: 0.9999 is what people's databases allow, 0.99 of faces and in half
+        precision."""
+        is_half = "FP16" in self.options.values() or "migraphx_fp16_enable" in self.options
+        is_face = model.parts[-4:-3] == ("facial-recognition",) and model.parent.name == "recognition"
+        return 0.99 if is_half or is_face else 0.9999
+
+    def failure(self) -> str | None:
+        """Why a model that does nothing fails on it; None if it runs."""
+        import onnxruntime as ort
+
+        try:
+            # onnxruntime prints there that it falls back to the CPU
+            with contextlib.redirect_stdout(io.StringIO()) as stdout:
+                session = ort.InferenceSession(IDENTITY, providers=[(self.provider, dict(self.options))])
+                session.run(None, {"x": np.zeros(1, np.float32)})
+        except Exception as error:  # onnxruntime has no class for its errors
+            return _one_line(str(error))
+        if session.get_providers()[0] == self.provider:
+            return None
+        errors = (line for line in stdout.getvalue().splitlines() if "EP Error" in line)
+        return _one_line(next(errors, "onnxruntime finds no such device"))
+
+
+@dataclass
 class Devices:
-    """The devices of this machine, not touched before the first model is opened. refused: those that this build
-    supports and that did not work, each with the reason. holds_memory: whether a session was opened on a card,
-    whose memory only the end of the process gives back."""
+    """The devices of this machine, not touched before the first model is opened.
 
-    def __init__(
-        self, number: str = "0", openvino_precision: str = "FP32", rocm_precision: str = "FP32", npu: Npu | None = None
-    ) -> None:
-        """number: of the card, counted from 0. Precision: FP32 or FP16."""
-        self._number, self._openvino_precision, self._rocm_precision = number, openvino_precision, rocm_precision
-        self.npu = npu
-        self.refused: list[str] = []
-        self.holds_memory = False
+    wanted: by group of models, the device that the settings name; "auto" takes the preferred one that works. refused:
+    those that did not work, each with the reason. distrusted: by group, why a device is not used for it any more.
+    holds_memory: whether a model was opened on a card, whose memory only the end of the process gives back.
+    """
+
+    number: str = "0"
+    openvino_precision: str = "FP32"
+    rocm_precision: str = "FP32"
+    npu: Npu | None = None
+    wanted: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 4
+    refused: list[str] = field(default_factory=list)
+    distrusted: dict[str, str] = field(default_factory=dict)
+    holds_memory: bool = False
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
-        return cls(settings.device_id, settings.openvino_precision, settings.rocm_precision, find_npu(settings))
+    def of(cls, settings: Settings, threads: int = 4) -> Self:
+        """threads: of an inference, if the processor computes it."""
+        wanted = dict(zip(GROUPS, (settings.clip_device, settings.face_device, settings.ocr_device), strict=True))
+        precisions = settings.openvino_precision, settings.rocm_precision
+        return cls(settings.device_id, *precisions, find_npu(settings), wanted, threads)
+
+    def device_of(self, model: Path) -> Device | None:
+        """The device that a model of the cache layout is to run on; None for the processor."""
+        group = group_of(model)
+        if not group or group in self.distrusted:
+            return None
+        wanted = self.wanted.get(group, "auto")
+        return self.named(wanted)
+
+    def is_measured(self, model: Path) -> bool:
+        """Whether the device is to be used only if it is faster than the processor."""
+        return self.wanted.get(group_of(model), "auto") == "auto"
+
+    def distrust(self, model: Path, device: str, reason: str) -> None:
+        """Has the models of this group run on the processor from now on. Logs it once."""
+        group, name = group_of(model), "/".join(model.parts[-4:-1])
+        if group not in self.distrusted:
+            self.distrusted[group] = f"{device}: {name}: {reason}"
+            log.warning("%s is not used for %s any more, the processor is: %s: %s", device, group, name, reason)
+
+    @cached_property
+    def preferred(self) -> Device | None:
+        """The preferred device that works here. Logs why a more preferred one does not."""
+        names = [name for name in _KINDS if name not in _NEVER_BY_ITSELF]
+        return next((device for name in names if self._is_built_for(name) and (device := self.named(name))), None)
 
     @property
     def is_accelerated(self) -> bool:
-        """Whether models run on a device other than the CPU."""
-        return self.npu is not None or self.provider != CPU
-
-    @cached_property
-    def provider(self) -> str:
-        """The preferred provider of this build of onnxruntime that works here. Logs why a preferred one does not."""
-        import onnxruntime as ort  # imported late: it takes 40 MB and 0.2 s
-
-        if find_spec("nvidia") and hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # the CUDA libraries that our extra installs
-        for provider in [name for name in _HINTS if name in ort.get_available_providers()]:
-            failure = self._failure(provider)
-            if failure is None:
-                return provider
-            name, reason = provider.removesuffix("ExecutionProvider"), f"{failure} ({_HINTS[provider]})"
-            self.refused.append(f"{name}: {reason}")
-            log.warning("%s can't be used here, the processor is used instead: %s", name, reason)
-        return CPU
+        """Whether models may run on a device other than the CPU."""
+        return self.npu is not None or self.preferred is not None
 
     @property
     def name(self) -> str:
         """Of the device that onnxruntime uses, such as CPU or CUDA."""
-        return self.provider.removesuffix("ExecutionProvider")
+        return self.preferred.name if self.preferred else "CPU"
 
     def describe(self) -> str:
         """The runtime, its version and its device, in one line for users."""
@@ -82,52 +160,66 @@ class Devices:
 
         return f"{f'{self.npu.name}, else ' if self.npu else ''}onnxruntime {ort.__version__} on {self.name}"
 
-    def providers(self, model: Path) -> list[tuple[str, dict[str, str]]]:
-        """The providers for a session of this model, each with its options; the CPU runs what the device can't."""
-        if self.provider == CPU:
-            return [(CPU, {})]
-        self.holds_memory = True
-        return [(self.provider, self._options(self.provider, model)), (CPU, {})]
+    def _is_built_for(self, name: str) -> bool:
+        import onnxruntime as ort  # imported late: it takes 40 MB and 0.2 s
 
-    def _failure(self, provider: str) -> str | None:
-        """Why a model that does nothing fails on it; None if it runs."""
-        import numpy as np
-        import onnxruntime as ort
+        if find_spec("nvidia") and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # the CUDA libraries that our extra installs
+        return _KINDS[name][1] in ort.get_available_providers()
 
-        try:
-            # onnxruntime prints there that it falls back to the CPU
-            with contextlib.redirect_stdout(io.StringIO()) as stdout:
-                session = ort.InferenceSession(IDENTITY, providers=[(provider, self._options(provider, None))])
-                session.run(None, {"x": np.zeros(1, np.float32)})
-        except Exception as error:  # onnxruntime has no class for its errors
-            return _one_line(str(error))
-        if session.get_providers()[0] == provider:
-            return None
-        errors = (line for line in stdout.getvalue().splitlines() if "EP Error" in line)
-        return _one_line(next(errors, "onnxruntime finds no such device"))
+    def named(self, wanted: str) -> Device | None:
+        """This device, if it works; "auto" is the preferred one that does. Logs once why a device does not."""
+        if wanted in ("auto", "cpu"):
+            return self.preferred if wanted == "auto" else None
+        if wanted in self._found:
+            return self._found[wanted]
+        name, provider, hint = _KINDS[wanted]
+        device = Device(name, provider, *self._options(wanted))
+        failure = device.failure() if self._is_built_for(wanted) else "this build of onnxruntime does not support it"
+        if failure:
+            self.refused.append(f"{name}: {failure} ({hint})")
+            log.warning("%s can't be used here, the processor is used instead: %s (%s)", name, failure, hint)
+        self._found[wanted] = None if failure else device
+        return self._found[wanted]
 
-    def _options(self, provider: str, model: Path | None) -> dict[str, str]:
-        """model: compiled forms are kept beside it."""
-        match provider:
-            case "CUDAExecutionProvider" | "ROCMExecutionProvider":
-                return {"arena_extend_strategy": "kSameAsRequested", "device_id": self._number}
-            case "MIGraphXExecutionProvider":
-                fp16 = {"migraphx_fp16_enable": "1"} if self._rocm_precision == "FP16" else {}
-                return {"device_id": self._number, **fp16, **_cache("migraphx_model_cache_dir", model, "migraphx")}
-            case "OpenVINOExecutionProvider":
-                # in half precision OCR reads nothing (upstream's issue 27941)
-                is_ocr = model is not None and "ocr" in model.parts[-4:-3]
-                options = {"device_type": f"GPU.{self._number}"} | _cache("cache_dir", model, "openvino")
-                return options | {"precision": "FP32" if is_ocr else self._openvino_precision}
+    @cached_property
+    def _found(self) -> dict[str, Device | None]:
         return {}
 
+    def _options(self, wanted: str) -> tuple[dict[str, str], str | None, int]:
+        """Options of the provider, the one that names the folder of its cache, and the threads of the processor."""
+        match wanted:
+            case "cuda" | "rocm":
+                options = {"arena_extend_strategy": "kSameAsRequested", "device_id": self.number}
+                # planning takes 0.35 s in place of 0.9 to 2.2, and inferences are as fast
+                return options | ({"cudnn_conv_algo_search": "HEURISTIC"} if wanted == "cuda" else {}), None, 0
+            case "migraphx":
+                fp16 = {"migraphx_fp16_enable": "1"} if self.rocm_precision == "FP16" else {}
+                return {"device_id": self.number} | fp16, "migraphx_model_cache_dir", 0
+            case "openvino:cpu":
+                return (
+                    {"device_type": "CPU", "num_of_threads": str(self.threads), "precision": "FP32"},
+                    None,
+                    self.threads,
+                )
+            case "openvino:gpu" | "openvino:npu":
+                kind = {"openvino:gpu": f"GPU.{self.number}", "openvino:npu": "NPU"}[wanted]
+                return {"device_type": kind, "precision": self.openvino_precision}, "cache_dir", 0
+        return {}, None, 0
 
-def _cache(option: str, model: Path | None, name: str) -> dict[str, str]:
-    """The option with a folder of this name beside the model, made if it is missing; empty if it can't be written."""
-    folder = model.parent / name if model else Path()
+
+def group_of(model: Path) -> str:
+    """The group of a model file of the cache layout, `…/GROUP/NAME/TYPE/model.onnx`; "" for other files, such as int8
+    variants, which are for the processor."""
+    group = model.parts[-4] if len(model.parts) > 3 else ""
+    return group if group in GROUPS else ""
+
+
+def _writable(folder: Path) -> Path | None:
+    """The folder, made if it is missing; None if it can't be written."""
     with contextlib.suppress(OSError):
         folder.mkdir(exist_ok=True)
-    return {option: str(folder)} if model and os.access(folder, os.W_OK) else {}
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _one_line(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..settings import Settings
-from . import Node, Runtime, Session, Tensors
+from . import Node, PlainSession, Runtime, Session, Tensors
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -53,10 +53,10 @@ def find_npu(settings: Settings, compatible: Path = _COMPATIBLE) -> Npu | None:
     return None
 
 
-class NpuSession:
+class NpuSession(PlainSession):
     """One of upstream's sessions behind the seam. One run at a time, because Rockchip's mixes up parallel answers."""
 
-    one_thread = None
+    cores = 0
     outputs: Sequence[Node] = ()
     metadata: Mapping[str, str] = {}
 

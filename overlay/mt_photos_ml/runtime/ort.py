@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Sessions of onnxruntime, on every device that it supports."""
+"""Sessions of onnxruntime, on the processor and on every device that it supports."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import ModelDamaged, Node, Session, Tensors
-from .devices import IDENTITY, Devices
+from . import ModelDamaged, Node, PlainSession, Session, Tensors
 
 if TYPE_CHECKING:
     import onnxruntime
 
 # onnxruntime does not export its error classes; these mean that the file is damaged, others may be about the device
 _FILE_ERRORS = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoSuchFile", "UnicodeDecodeError")
+
+IDENTITY = bytes.fromhex(
+    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02080142040a001011"
+)
+"""A model that does nothing: y = Identity(x), of one float, as onnx.helper writes it."""
 
 
 @cache
@@ -56,13 +60,11 @@ def session_options(threads: int) -> "onnxruntime.SessionOptions":
     return options
 
 
-class OrtSession:
-    """An onnxruntime session behind the seam."""
+class OrtSession(PlainSession):
+    """An onnxruntime session behind the seam. cores: that an inference takes."""
 
-    one_thread = None
-
-    def __init__(self, session: "onnxruntime.InferenceSession") -> None:
-        self._session = session
+    def __init__(self, session: "onnxruntime.InferenceSession", cores: int = 1) -> None:
+        self._session, self.cores = session, cores
         self.inputs: Sequence[Node] = session.get_inputs()
         self.outputs: Sequence[Node] = session.get_outputs()
         self.metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
@@ -71,23 +73,38 @@ class OrtSession:
         return list(self._session.run(None, dict(feed)))
 
 
-class OrtRuntime:
-    """Opens models with onnxruntime, on the best device that works."""
+Provider = tuple[str, Mapping[str, str]]
+"""The name of an execution provider, and its options."""
 
-    def __init__(self, threads: int = 0, devices: Devices | None = None) -> None:
+PROCESSOR: Provider = ("CPUExecutionProvider", {})
+
+
+def open_session(
+    model: Path, threads: int, providers: Sequence[Provider] = (PROCESSOR,), axes: Mapping[str, int] = {}
+) -> OrtSession:
+    """axes: the lengths that free axes are fixed to, by their names. Raises ModelDamaged."""
+    import onnxruntime as ort
+
+    try:
+        options = session_options(threads)
+        for axis, length in axes.items():
+            options.add_free_dimension_override_by_name(axis, length)
+        return OrtSession(ort.InferenceSession(model, options, providers=list(providers)), max(threads, 1))
+    except Exception as error:
+        if type(error).__name__ in _FILE_ERRORS or "xternal" in str(error):  # of weights in a file beside it
+            raise ModelDamaged(f"{model}: {error}") from error
+        raise
+
+
+class OrtRuntime:
+    """Opens models with onnxruntime on the processor."""
+
+    def __init__(self, threads: int = 0) -> None:
         """threads: for one inference; 0 leaves the choice to onnxruntime."""
-        self._threads, self._devices = threads, devices or Devices()
+        self._threads = threads
 
     def open(self, model: Path) -> Session:
-        import onnxruntime as ort
-
-        try:
-            providers = self._devices.providers(model)
-            return OrtSession(ort.InferenceSession(model, session_options(self._threads), providers=providers))
-        except Exception as error:
-            if type(error).__name__ in _FILE_ERRORS or "xternal" in str(error):  # of weights in a file beside it
-                raise ModelDamaged(f"{model}: {error}") from error
-            raise
+        return open_session(model, self._threads)
 
     def runs_on(self, model: Path) -> str:
-        return self._devices.name
+        return "CPU"

@@ -28,9 +28,8 @@ class Usage(threading.local):
 class CpuScheduler:
     """Gives a lone inference several cores, and each one if there are as many workers as cores; they wait for those."""
 
-    def __init__(self, cores: int, threads: int) -> None:
-        """threads: of a lone inference."""
-        self._cores, self._threads = cores, min(threads, cores)
+    def __init__(self, cores: int) -> None:
+        self._cores = cores
         self._free = threading.Semaphore(cores)
         self._turn, self._counting = threading.Lock(), threading.Lock()
         self._workers = 0
@@ -49,17 +48,18 @@ class CpuScheduler:
                 self._workers -= 1
 
     def run(self, session: Session, feed: Tensors) -> list[NDArray[Any]]:
-        one_thread = session.one_thread if self._workers >= self._cores else None
-        chosen, threads = (one_thread, 1) if one_thread else (session, self._threads)
+        chosen = session.choose(feed, self._workers >= self._cores)
+        cores = min(chosen.cores, self._cores)
         with self._turn:  # one at a time takes cores, so that an inference that needs several gets them
-            for _ in range(threads):
+            for _ in range(cores):
                 self._free.acquire()
         try:
             started = time.perf_counter()
             return chosen.run(feed)
         finally:
             self._usage.model_ms += (time.perf_counter() - started) * 1000
-            self._free.release(threads)
+            if cores:
+                self._free.release(cores)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,20 @@ class ScheduledSession:
     name: str
     opening: Future[Session]
     scheduler: CpuScheduler
-    one_thread = None
+
+    @property
+    def cores(self) -> int:
+        return self.opening.result().cores
+
+    @property
+    def few_shapes(self) -> bool:
+        return self.opening.result().few_shapes
+
+    def declare(self, shapes: Sequence[Sequence[int]]) -> None:
+        self.opening.result().declare(shapes)
+
+    def choose(self, feed: Tensors, is_busy: bool) -> Session:
+        return self.opening.result().choose(feed, is_busy)
 
     @property
     def inputs(self) -> Sequence[Node]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 from .. import version
-from ..models.choice import clip_vector_length, in_use
+from ..models.choice import clip_vector_length, in_use, is_demo
 from ..settings import KEY_FILE, Settings, variable
 
 log = logging.getLogger("mt_photos_ml")
@@ -34,7 +34,7 @@ def announce(settings: Settings, *, in_image: bool, is_exposed: bool) -> None:
         names = dict.fromkeys(ref.name for role, ref in refs.items() if role.task == task)
         length = f", vectors of {clip_vector_length(settings) or '?'} numbers" if task == "clip" else ""
         log.info("%s: %s%s", task, ", ".join(names), length)
-    if settings.demo:
+    if is_demo(settings):
         log.warning("this is the demo: it knows colours and drawn faces only")
     log.info("models are kept in %s", settings.cache_folder)
     log.info("next: open %s in a browser; it says what to type into MT Photos and takes a photo to try", address)

@@ -43,6 +43,7 @@ class Visual:
         mean, std = (np.array(config[name], np.float32) for name in ("mean", "std"))
         filter = Image.Resampling[str(config["interpolation"]).upper()]
         expect(session, [(None, 3, side, side)], [(None, None)])
+        session.declare([(1, 3, side, side)])
         return cls(session, side, mean, std, filter)
 
     @property
@@ -74,6 +75,7 @@ class Textual:
         tokenizer.enable_truncation(max_length=length)
         canonicalize = (text.get("tokenizer_kwargs") or {}).get("clean") == "canonicalize"
         expect(session, [(None, length)] * min(len(session.inputs), 2), [(None, None)])
+        session.declare([(1, length)])
         return cls(session, tokenizer, length, canonicalize, folder.parent.name.startswith("nllb"))
 
     @property

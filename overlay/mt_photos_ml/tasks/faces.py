@@ -23,6 +23,7 @@ _STRIDES_PX = (8, 16, 32)
 _ANCHORS_PER_CELL = 2
 _MAX_IOU = 0.4
 _BATCH_FACES = 32  # bounds the memory that a crowd takes
+_FEW_BATCHES = (1, 8)  # on a device that plans each
 _CROP_PX = 112
 
 # Where ArcFace wants eyes, nose and corners of the mouth in its 112 x 112 crop (insightface, face_align).
@@ -42,6 +43,7 @@ class Detector:
     def load(cls, session: Session, folder: Path) -> Self:
         """Raises ModelDamaged for another kind of model."""
         expect(session, [(None, 3, _INPUT_PX, _INPUT_PX)], [None] * 3 * len(_STRIDES_PX))
+        session.declare([cls.example_shape])
         return cls(session)
 
 
@@ -58,6 +60,7 @@ class Recogniser:
         """Raises ModelDamaged for another kind of model."""
         expect(session, [(None, 3, _CROP_PX, _CROP_PX)], [(None, None)])
         first = session.inputs[0].shape[0]
+        session.declare([(size, *cls.example_shape[1:]) for size in _FEW_BATCHES])
         return cls(session, first if isinstance(first, int) and first > 0 else None)
 
 
@@ -161,6 +164,9 @@ def embed(crops: NDArray[np.uint8], recogniser: Recogniser) -> Float:
     """(N, 512) vectors of unit length for crops (N, 112, 112, 3) in RGB."""
     name = recogniser.session.inputs[0].name
     pixels = (crops.transpose(0, 3, 1, 2).astype(np.float32) - 127.5) / 127.5
-    size = min(recogniser.batch or _BATCH_FACES, _BATCH_FACES)
-    batches = (pixels[i : i + size] for i in range(0, len(pixels), size))
-    return normalize(np.concatenate([recogniser.session.run({name: batch})[0] for batch in batches]))
+    most = recogniser.batch or _BATCH_FACES
+    if recogniser.session.few_shapes and not recogniser.batch:
+        most = next((size for size in _FEW_BATCHES if size >= len(pixels)), _FEW_BATCHES[-1])
+        pixels = np.pad(pixels, ((0, -len(pixels) % most), (0, 0), (0, 0), (0, 0)))
+    batches = (pixels[i : i + most] for i in range(0, len(pixels), most))
+    return normalize(np.concatenate([recogniser.session.run({name: batch})[0] for batch in batches])[: len(crops)])

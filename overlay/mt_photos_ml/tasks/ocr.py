@@ -25,12 +25,16 @@ _MIN_BOX_PROBABILITY = 0.5
 _UNCLIP_RATIO = 1.6
 _MAX_BOXES = 1000
 
+# On a device that plans each shape, the photo is padded to one of these (width, height).
+_CANVASES_PX = ((992, 736), (1312, 736), (1632, 736), (736, 992), (736, 1312), (736, 1632), (736, 3392))
+
 # Recognition (CTC)
 _LINE_HEIGHT_PX = 48
 _MIN_WIDTH_PX = 320
 _WIDTH_STEP_PX = 32
 _MAX_WIDTH_PX = 3200
 _BATCH_LINES = 3  # of similar width, since padding costs as much time as text
+_FEW_WIDTHS_PX, _FEW_BATCH_LINES = (480, 960, 1600, 3200), 4  # on a device that plans each
 _SURE_SCORE = 0.9  # a line with a lower score is read upside down too; the better reading counts
 
 
@@ -45,6 +49,7 @@ class Detector:
     def load(cls, session: Session, folder: Path) -> Self:
         """Raises ModelDamaged for another kind of model."""
         expect(session, [(None, 3, None, None)], [(None, None, None, None)])
+        session.declare([(1, 3, height, width) for width, height in _CANVASES_PX])
         return cls(session)
 
 
@@ -63,6 +68,7 @@ class Recogniser:
             raise ModelDamaged("it is another kind of model, it carries no list of characters")
         characters = ("", *session.metadata["character"].rstrip("\n").split("\n"), " ")
         expect(session, [(None, 3, _LINE_HEIGHT_PX, None)], [(None, None, len(characters))])
+        session.declare([(_FEW_BATCH_LINES, 3, _LINE_HEIGHT_PX, width) for width in _FEW_WIDTHS_PX])
         return cls(session, characters)
 
 
@@ -125,9 +131,22 @@ def detect(photo: Photo, detector: Detector) -> Float:
     found = pixels.rgb.shape[1::-1]
     filter = cv2.INTER_AREA if found[0] > size[0] else cv2.INTER_LINEAR
     rgb = np.asarray(cv2.resize(pixels.rgb, size, interpolation=filter), np.uint8)
+    if detector.session.few_shapes:
+        rgb = _pad(rgb)
     (output,) = detector.session.run({detector.session.inputs[0].name: _normalize(rgb)})
-    quads = (_find_quads(output[0, 0]) * np.divide(found, size) - pixels.origin) / pixels.scale
+    quads = (
+        _find_quads(np.ascontiguousarray(output[0, 0, : size[1], : size[0]])) * np.divide(found, size) - pixels.origin
+    ) / pixels.scale
     return np.asarray(np.clip(quads, 0, (width, height)), np.float32)
+
+
+def _pad(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """On the smallest canvas that holds it, mirrored there: the network weighs a text by the mean of the whole."""
+    height, width = rgb.shape[:2]
+    if fits := [(w, h) for w, h in _CANVASES_PX if w >= width and h >= height]:
+        w, h = min(fits, key=math.prod)
+        rgb = np.asarray(cv2.copyMakeBorder(rgb, 0, h - height, 0, w - width, cv2.BORDER_REFLECT), np.uint8)
+    return rgb
 
 
 def _find_quads(probability: Float) -> Float:
@@ -178,16 +197,20 @@ def recognise(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> lis
     widths = [min(max(math.ceil(ratio), 1), _MAX_WIDTH_PX) for ratio in ratios]
     order = sorted(range(len(crops)), key=widths.__getitem__)
     readings: list[tuple[str, float]] = [("", 0.0)] * len(crops)
-    for start in range(0, len(order), _BATCH_LINES):
-        chosen = order[start : start + _BATCH_LINES]
+    few = recogniser.session.few_shapes
+    step = _FEW_BATCH_LINES if few else _BATCH_LINES
+    for start in range(0, len(order), step):
+        chosen = order[start : start + step]
         width = max(_MIN_WIDTH_PX, math.ceil(widths[chosen[-1]] / _WIDTH_STEP_PX) * _WIDTH_STEP_PX)
-        batch = np.zeros((len(chosen), 3, _LINE_HEIGHT_PX, width), np.float32)
-        for row, i in zip(batch, chosen, strict=True):
+        if few:
+            width = next(each for each in _FEW_WIDTHS_PX if each >= width)
+        batch = np.zeros((step if few else len(chosen), 3, _LINE_HEIGHT_PX, width), np.float32)
+        for row, i in zip(batch, chosen, strict=False):
             filter = cv2.INTER_AREA if crops[i].shape[0] > 2 * _LINE_HEIGHT_PX else cv2.INTER_LINEAR
             scaled = cv2.resize(crops[i], (widths[i], _LINE_HEIGHT_PX), interpolation=filter)
             row[:, :, : widths[i]] = _normalize(np.asarray(scaled, np.uint8))[0]
         (output,) = recogniser.session.run({recogniser.session.inputs[0].name: batch})
-        for i, reading in zip(chosen, _decode(output, recogniser.characters), strict=True):
+        for i, reading in zip(chosen, _decode(output[: len(chosen)], recogniser.characters), strict=True):
             readings[i] = reading
     return readings
 

@@ -21,7 +21,7 @@ from threading import Lock
 from typing import Any
 
 from ...machine.files import locked, sync
-from .. import Runtime, Session
+from .. import PlainSession, Runtime, Session, Tensors
 from .fingerprint import Fingerprint, cache_key, fingerprint, model_files
 from .write import MODEL, REFUSED, PrepareError, check_answer
 
@@ -155,18 +155,20 @@ class PreparedRuntime:
         return model.parent.relative_to(self._cache)
 
 
-class _MappedSession:
+class _MappedSession(PlainSession):
     """A prepared model for several threads, and on demand for one; both sessions share the mapped weights."""
 
     def __init__(self, session: Session, open_one_thread: Callable[[], Session]) -> None:
         self.inputs, self.outputs, self.metadata = session.inputs, session.outputs, session.metadata
-        self.run = session.run
+        self.cores, self.run = session.cores, session.run
         self._open_one_thread = open_one_thread
         self._opening = Lock()
         self._one_thread: Session | None = None
 
-    @property
-    def one_thread(self) -> Session | None:
+    def choose(self, feed: Tensors, is_busy: bool) -> Session:
+        return (self._on_one_thread() if is_busy else None) or self
+
+    def _on_one_thread(self) -> Session | None:
         with self._opening:
             if self._one_thread is None:
                 with suppress(Exception):  # its files may have been deleted since; the other session still works

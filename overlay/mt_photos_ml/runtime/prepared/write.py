@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import Session, Tensors
+from .. import Session
+from ..example import example, shapes_like
 from .layout import align
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ REFUSED = 30
 """Exit status if the model can never be prepared; 3 and 4 mean something to gunicorn."""
 
 _MIN_MAPPED_BYTES = 65_536
-_DTYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int32)": "i4", "tensor(int64)": "i8"}
 
 
 class PrepareError(RuntimeError):
@@ -41,7 +41,10 @@ def prepare(
         "save_external_prepacked_constant_initializers": "1",
     }
     original = _open(model, threads, folder / MODEL, entries)
-    feed = _example(original, shape)
+    try:
+        feed = example(shapes_like(original.get_inputs(), shape))
+    except ValueError as error:
+        raise PrepareError(str(error)) from error
     expected = original.run(None, feed)
     del original
     if (folder / WEIGHTS).is_file():
@@ -74,20 +77,6 @@ def _open(
     for name, value in entries.items():
         options.add_session_config_entry(f"session.{name}", value)
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def _example(session: "onnxruntime.InferenceSession", like: Sequence[int]) -> Tensors:
-    """Random inputs of the model's own shapes; a free axis has the length that `like` gives."""
-    random, feed = np.random.default_rng(0), {}
-    for node in session.get_inputs():
-        if node.type not in _DTYPES:
-            raise PrepareError(f"its input {node.name} is a {node.type}")
-        if len(node.shape) != len(like):
-            raise PrepareError(f"its input {node.name} has {len(node.shape)} axes, {len(like)} are given to it")
-        shape = [n if isinstance(n, int) and n > 0 else free for n, free in zip(node.shape, like, strict=True)]
-        values = random.normal(size=shape) if "float" in node.type else random.integers(0, 2, shape)
-        feed[node.name] = values.astype(_DTYPES[node.type])
-    return feed
 
 
 def _close(answers: list[NDArray[Any]], expected: list[NDArray[Any]]) -> bool:

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Built-in inputs for a model, by which its answers in two places are compared."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from . import Node, Tensors
+
+Shapes = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""The name, the type of number (such as "float32") and the shape of each input, in the order of the names."""
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+
+
+def shapes_like(inputs: Sequence[Node], like: Sequence[int]) -> Shapes:
+    """The model's own shapes; a free axis has the length that `like` gives. Raises ValueError for other inputs."""
+    shapes = list[tuple[str, str, tuple[int, ...]]]()
+    for node in inputs:
+        if node.type not in _DTYPES:
+            raise ValueError(f"its input {node.name} is a {node.type}")
+        if len(node.shape) != len(like):
+            raise ValueError(f"its input {node.name} has {len(node.shape)} axes, {len(like)} are given to it")
+        lengths = (n if isinstance(n, int) and n > 0 else free for n, free in zip(node.shape, like, strict=True))
+        shapes.append((node.name, _DTYPES[node.type], tuple(lengths)))
+    return tuple(sorted(shapes))
+
+
+def shapes_of(feed: Tensors) -> Shapes:
+    """The shapes of these inputs."""
+    return tuple(sorted((name, str(value.dtype), value.shape) for name, value in feed.items()))
+
+
+def example(shapes: Shapes) -> Tensors:
+    """Random inputs of these shapes, always the same."""
+    random = np.random.default_rng(0)
+    return {
+        name: (random.normal(size=shape) if "float" in dtype else random.integers(0, 2, shape)).astype(dtype)
+        for name, dtype, shape in shapes
+    }

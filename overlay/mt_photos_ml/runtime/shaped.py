@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Models on a device, which plans or compiles for each shape of their inputs: a session a shape, opened in the
+background. Until it is ready, and if the device is wrong, slow or gone, the processor answers."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..machine import background
+from . import Node, PlainSession, Runtime, Session, Tensors
+from .devices import Device, Devices
+from .example import Shapes, example, shapes_like, shapes_of
+from .prepared.fingerprint import cache_key
+
+log = logging.getLogger("mt_photos_ml")
+
+RECORD = "devices.json"
+"""Beside a model: how long an inference takes on each device."""
+
+_AT_ONCE = 2  # inferences on a device
+_WORTH = 0.9  # of the processor's time, at most, for a device that nobody named
+_WORTH_IF_PADDED = 0.7  # padding takes about a fifth more
+_RUNS = 3  # of which the quickest counts
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of the same inference on a device and on the processor."""
+
+    device: float
+    processor: float
+    is_worth_it: bool
+
+
+@dataclass(frozen=True)
+class Plans:
+    """How far a model is on its device: how many shapes are ready, and how many are still to be planned."""
+
+    device: str
+    ready: int
+    waiting: int
+    times: Times | None
+
+
+class WrongAnswer(RuntimeError):
+    """A device answers otherwise than the processor."""
+
+
+class ShapedRuntime:
+    """Runs models on their device. Plans one shape at a time."""
+
+    def __init__(self, devices: Devices, processor: Runtime) -> None:
+        self._devices, self._processor = devices, processor
+        self._sessions = WeakValueDictionary[Path, ShapedSession]()
+        self._planning, self._turns = threading.Lock(), threading.Semaphore(_AT_ONCE)
+
+    def runs_on(self, model: Path) -> str:
+        device = self._device(model)
+        return device.name if device else self._processor.runs_on(model)
+
+    def open(self, model: Path) -> Session:
+        session, device = self._processor.open(model), self._device(model)
+        if device is None:
+            return session
+        self._devices.holds_memory |= device.is_card
+        self._sessions[model] = shaped = ShapedSession(
+            model, device, session, self._devices, self._planning, self._turns
+        )
+        return shaped
+
+    def plan(self, model: Path) -> None:
+        """Plans the declared shapes of an open model, one after the other: a second each, minutes on some devices."""
+        if session := self._sessions.get(model):
+            for shapes in session.declared:
+                session.plan(shapes)
+
+    def plans(self, model: Path) -> Plans | None:
+        """None if the model is not open, or not on a device."""
+        session, device = self._sessions.get(model), self._device(model)
+        if session is None or device is None:
+            return None
+        ready = len(session.ready)
+        return Plans(device.name, ready, len(session.declared) - ready, read_times(model, device))
+
+    def _device(self, model: Path) -> Device | None:
+        """The device that a model is to run on."""
+        device = self._devices.device_of(model)
+        times = read_times(model, device) if device and self._devices.is_measured(model) else None
+        return None if times and not times.is_worth_it else device
+
+
+class ShapedSession:
+    """A model on a device and on the processor. ready: sessions by shape."""
+
+    def __init__(
+        self,
+        model: Path,
+        device: Device,
+        processor: Session,
+        devices: Devices,
+        planning: threading.Lock,
+        turns: threading.Semaphore,
+    ) -> None:
+        self.inputs, self.outputs, self.metadata = processor.inputs, processor.outputs, processor.metadata
+        self.cores = processor.cores
+        self.declared, self.ready = tuple[Shapes, ...](), dict[Shapes, Session]()
+        self._asked = set[Shapes]()
+        self._model, self._device, self._processor, self._devices = model, device, processor, devices
+        self._planning, self._turns = planning, turns
+        self._is_slow = False
+
+    @property
+    def few_shapes(self) -> bool:
+        """Whether the device is used."""
+        return not self._is_slow and self._devices.device_of(self._model) is not None
+
+    def declare(self, shapes: Sequence[Sequence[int]]) -> None:
+        self.declared = tuple(shapes_like(self.inputs, shape) for shape in shapes)
+
+    def choose(self, feed: Tensors, is_busy: bool) -> Session:
+        shapes = shapes_of(feed)
+        if self.few_shapes and (session := self.ready.get(shapes)):
+            return session
+        if self.few_shapes and shapes in self.declared and shapes not in self._asked:
+            self._asked.add(shapes)
+            background.run(lambda: self.plan(shapes))
+        return self._processor.choose(feed, is_busy)
+
+    def run(self, feed: Tensors) -> list[NDArray[Any]]:
+        return self.choose(feed, False).run(feed)
+
+    def plan(self, shapes: Shapes) -> None:
+        """Opens a session for these shapes, and uses it if it answers as the processor does."""
+        with self._planning:
+            if shapes in self.ready or not self.few_shapes:
+                return
+            try:
+                self._plan(shapes)
+            except Exception as error:  # onnxruntime has no class for its errors
+                self._give_up(error)
+
+    def _plan(self, shapes: Shapes) -> None:
+        started, feed = time.perf_counter(), example(shapes)
+        session = self._device.open(self._model, _free_axes(self.inputs, shapes))
+        found = session.run(feed)
+        took = time.perf_counter() - started
+        expected = self._processor.run(feed)
+        if (cosine := min(map(_cosine, found, expected))) < self._device.min_cosine(self._model):
+            raise WrongAnswer(f"it answers otherwise than the processor (cosine {cosine:.4f})")
+        if not self.ready and read_times(self._model, self._device) is None:
+            device_ms, processor_ms = _milliseconds(session, feed), _milliseconds(self._processor, feed)
+            times = Times(device_ms, processor_ms, device_ms <= self._worth * processor_ms)
+            _write_times(self._model, self._device, times)
+            self._is_slow = self._devices.is_measured(self._model) and not times.is_worth_it
+            if self._is_slow:
+                log.info("%s is not faster than the processor for %s, which is used", self._device.name, self._name)
+                return
+        self.ready[shapes] = _OnDevice(session, self._device.threads, self._turns, self._give_up)
+        log.info("planned %s for %s in %.1f s", self._name, self._device.name, took)
+
+    def _give_up(self, error: Exception) -> None:
+        """Has the processor answer from now on."""
+        self._devices.distrust(self._model, self._device.name, " ".join(str(error).split())[:300])
+        self.ready.clear()
+
+    @property
+    def _worth(self) -> float:
+        return _WORTH_IF_PADDED if len(self.declared) > 1 else _WORTH
+
+    @property
+    def _name(self) -> str:
+        return "/".join(self._model.parts[-4:-1])
+
+
+class _OnDevice(PlainSession):
+    """A session for one shape. failed: is told of an error."""
+
+    def __init__(
+        self, session: Session, cores: int, turns: threading.Semaphore, failed: Callable[[Exception], None]
+    ) -> None:
+        self.inputs, self.outputs, self.metadata = session.inputs, session.outputs, session.metadata
+        self._session, self.cores, self._turns, self._failed = session, cores, turns, failed
+
+    def run(self, feed: Tensors) -> list[NDArray[Any]]:
+        with self._turns:
+            try:
+                return self._session.run(feed)
+            except Exception as error:
+                self._failed(error)
+                raise
+
+
+def _free_axes(inputs: Sequence[Node], shapes: Shapes) -> dict[str, int]:
+    """The lengths of the axes that have names."""
+    given = {name: shape for name, _, shape in shapes}
+    axes = ((axis, n) for node in inputs for axis, n in zip(node.shape, given[node.name], strict=True))
+    return {axis: length for axis, length in axes if isinstance(axis, str)}
+
+
+def _cosine(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """-1 for outputs that can't be compared."""
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return -1.0
+    a, b = found.ravel().astype(np.float64), expected.ravel().astype(np.float64)
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / lengths if lengths else float(not (a.any() or b.any()))
+
+
+def _milliseconds(session: Session, feed: Tensors) -> float:
+    """Of the quickest of some runs."""
+
+    def run() -> float:
+        started = time.perf_counter()
+        session.run(feed)
+        return (time.perf_counter() - started) * 1000
+
+    return min(run() for _ in range(_RUNS))
+
+
+def read_times(model: Path, device: Device) -> Times | None:
+    """What was measured of these very files, with this onnxruntime and processor; None if nothing was."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return Times(**json.loads((model.parent / RECORD).read_text())[f"{device.name} {cache_key(model)}"])
+    return None
+
+
+def _write_times(model: Path, device: Device, times: Times) -> None:
+    """Nothing is kept in a cache that can't be written."""
+    record, kept = model.parent / RECORD, dict[str, object]()
+    with suppress(OSError, ValueError):
+        kept = json.loads(record.read_text())
+    with suppress(OSError):
+        half = record.with_suffix(".half")
+        half.write_text(json.dumps({**kept, f"{device.name} {cache_key(model)}": asdict(times)}, indent=2))
+        half.replace(record)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Devices that plan each shape of a model's inputs: few shapes, planned beside the photos, and only right answers. No
+device is at hand: the processor pretends to be one."""
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+from counting_device import CountingDevice, TestDevices
+from demo.__main__ import build
+from demo.__main__ import environment as demo_environment
+from demo.pictures import group_photo
+from mt_photos_ml.engine import Engine
+from mt_photos_ml.engine.trace import Trace
+from mt_photos_ml.runtime import InferenceError
+from mt_photos_ml.settings import Settings
+from ocr_models import build_ocr
+from photos import jpeg
+
+pytestmark = pytest.mark.anyio
+
+SIZES = 300
+ALL = {"ocr/tiny": 11, "facial-recognition/demo-faces": 3, "clip/demo-colours": 2}
+"""How many shapes each model has."""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    build(folder)
+    build_ocr(folder / "ocr" / "tiny")
+    return folder
+
+
+@contextlib.contextmanager
+def engine_on(cache: Path, device: CountingDevice, wanted: str = "cuda", **more: Any) -> Iterator[Engine]:
+    given = {**demo_environment(cache), "PREPARE_MODELS": False, "OCR_MODEL_NAME": "tiny", **more}
+    engine = Engine(Settings(**given), devices=TestDevices(device, wanted))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def device() -> CountingDevice:
+    device = CountingDevice()
+    device.may_plan.set()
+    return device
+
+
+def page(size: tuple[int, int], lines: int = 1) -> bytes:
+    """Dark bars on white."""
+    image = Image.new("RGB", size, "white")
+    for i in range(lines):
+        top = size[1] * (i + 0.3) / lines
+        ImageDraw.Draw(image).rectangle((size[0] * 0.1, top, size[0] * 0.8, top + size[1] * 0.4 / lines), "black")
+    return jpeg(image)
+
+
+async def eventually(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+def planned(engine: Engine, task: str) -> list[tuple[int, int]]:
+    """Shapes that are ready and that are not yet, of each model of this task."""
+    plans = [model.plans for model in engine.status().models if model.task == task]
+    return [(each.ready, each.waiting) for each in plans if each]
+
+
+async def test_any_sizes_leave_every_session_at_one_shape_and_few_sessions(cache: Path, device: CountingDevice) -> None:
+    chance = random.Random(0)
+    people = [jpeg(group_photo((640, 480), range(count))[0]) for count in (1, 2, 12)]
+    with engine_on(cache, device) as engine:
+        for i in range(SIZES):
+            short = chance.randint(16, 700)
+            long = min(int(short * chance.choice([1, 4 / 3, 3 / 2, 16 / 9, 2.2, chance.uniform(1, 6)])), 3000)
+            size = (short, long) if chance.random() < 0.5 else (long, short)
+            photo = page(size, chance.randint(1, 5))
+            await engine.read_text(photo, Trace())
+            if i % 10 == 0:
+                await engine.find_faces(people[i // 10 % 3], Trace())
+                await engine.embed_photo(photo, Trace())
+        await engine.embed_text("red", Trace())
+        await engine.store.prepare()
+    assert all(len(shapes) == 1 for _, shapes in device.sessions)
+    assert Counter(name.rpartition("/")[0] for name, _ in device.sessions) == ALL
+    assert len(device.sessions) <= 16
+
+
+async def test_no_photo_waits_for_a_plan(cache: Path, device: CountingDevice) -> None:
+    device.may_plan.clear()
+    with engine_on(cache, device) as engine:
+        lines = await engine.read_text(page((900, 700), 3), Trace())
+        assert [line.text for line in lines] == ["a"] * 3
+        assert not device.sessions
+        device.may_plan.set()
+        await eventually(lambda: planned(engine, "ocr") == [(1, 6), (1, 3)])
+        again = await engine.read_text(page((900, 700), 3), Trace())
+        assert [line.text for line in again] == ["a"] * 3
+        await engine.store.prepare()
+        assert planned(engine, "ocr") == [(7, 0), (4, 0)]
+
+
+async def test_what_is_preloaded_is_planned_at_once(cache: Path, device: CountingDevice) -> None:
+    preload = {"OCR__DETECTION": "tiny", "CLIP__VISUAL": "demo-colours"}
+    given = {f"MACHINE_LEARNING_PRELOAD__{name}": model for name, model in preload.items()}
+    with engine_on(cache, device, **given) as engine:
+        await engine.store.preload()
+        assert planned(engine, "ocr") == [(7, 0)]
+        assert planned(engine, "clip") == [(1, 0)]
+
+
+@pytest.mark.parametrize("type", ["detection", "recognition"])
+async def test_a_device_that_is_wrong_is_not_used_for_that_task(
+    cache: Path, device: CountingDevice, type: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    device.lies.add(type)
+    with engine_on(cache, device, TASKS="ocr,clip") as engine:
+        for _ in range(3):
+            assert [line.text for line in await engine.read_text(page((900, 700)), Trace())] == ["a"]
+            await engine.embed_photo(page((90, 70)), Trace())
+            await engine.store.prepare()
+        assert engine.runs_on() == {"ocr": "CPU", "clip": "TestDevice"}
+        (unused,) = engine.status().refused
+        assert unused.startswith(f"TestDevice: ocr/tiny/{type}: it answers otherwise than the processor")
+    assert len([line for line in caplog.messages if "is not used for ocr any more" in line]) == 1
+
+
+async def test_a_device_that_breaks_fails_one_photo_and_the_processor_goes_on(
+    cache: Path, device: CountingDevice
+) -> None:
+    photo = page((900, 700))
+    with engine_on(cache, device) as engine:
+        await engine.embed_photo(photo, Trace())
+        await eventually(lambda: planned(engine, "clip")[0] == (1, 0))
+        before = await engine.embed_photo(photo, Trace())
+        device.breaks.add("visual")
+        with pytest.raises(InferenceError):
+            await engine.embed_photo(photo, Trace())
+        assert (await engine.embed_photo(photo, Trace()) @ before) > 0.9999
+        assert engine.runs_on()["clip"] == "CPU"
+
+
+async def test_a_slow_device_is_used_only_if_it_is_named(cache: Path, tmp_path: Path) -> None:
+    slow = CountingDevice(pause_s=0.3)
+    slow.may_plan.set()
+    build(tmp_path)
+    for wanted, expected in (("auto", "CPU"), ("cuda", "TestDevice"), ("auto", "CPU")):
+        with engine_on(tmp_path, slow, wanted) as engine:
+            await engine.embed_photo(page((90, 70)), Trace())
+            await engine.store.prepare()
+            assert engine.runs_on()["clip"] == f"{expected}, TestDevice".replace("TestDevice, TestDevice", "TestDevice")
+    assert len(slow.sessions) == 2, "it is kept that it is slow"
