@@ -12,7 +12,7 @@ from .api.middleware.auth import ApiKeyMiddleware
 from .api.middleware.body_limit import BodyLimitMiddleware
 from .api.middleware.lifecycle import Lifecycle, LifecycleMiddleware
 from .api.routes import Routes
-from .api.uploads import Uploads
+from .api.uploads import MAX_UPLOADS, Uploads
 from .api.upstream import Upstream
 from .dashboard.metrics import Metrics
 from .dashboard.routes import Dashboard
@@ -28,7 +28,8 @@ def create_app(
     """The service. settings: checked already. fallback: answers what is none of our routes. is_exposed: whether other
     machines can reach it."""
     engine, metrics = Engine(settings, lifecycle.restart), Metrics()
-    uploads = Uploads(2_000_000 * settings.max_upload_mb)
+    max_bytes = max(2_000_000 // settings.workers, 1_000_000) * settings.max_upload_mb
+    uploads = Uploads(max_bytes, MAX_UPLOADS // settings.workers)
     warnings = [settings.key_warning] if settings.key_warning and is_exposed else []
     routes = Routes(engine, uploads, lifecycle.restart, warnings)
     dashboard = Dashboard(Status(engine, uploads, metrics, warnings), lambda: measure(engine))

@@ -91,6 +91,7 @@ class Routes:
                 "ocr_model": settings.ocr_model_name,
                 "tasks": sorted(settings.tasks),
                 "loaded": self._engine.store.loaded,
+                "devices": self._engine.runs_on(),
                 "demo": is_demo(settings),
                 "warnings": [*self._warnings],
                 "version": version(),

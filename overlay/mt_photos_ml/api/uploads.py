@@ -17,7 +17,7 @@ UPLOAD_IDLE_TIMEOUT = 30.0
 YIELD_SECONDS = 2.0
 """Seconds without a byte after which an upload gives way if another needs its room."""
 MAX_UPLOADS = 512
-"""Uploads at once."""
+"""Uploads at once, to all processes of a service."""
 
 _MIN_BYTES_PER_SECOND = 50_000  # on average, once an upload has taken UPLOAD_IDLE_TIMEOUT
 
@@ -40,9 +40,9 @@ class _Upload:
 class Uploads:
     """The uploads of all requests, each from its first byte until its request is answered."""
 
-    def __init__(self, max_bytes: int) -> None:
-        """max_bytes: of all together."""
-        self._max_bytes = max_bytes
+    def __init__(self, max_bytes: int, max_uploads: int = MAX_UPLOADS) -> None:
+        """max_bytes: of all together. max_uploads: at once."""
+        self._max_bytes, self._max_uploads = max_bytes, max_uploads
         self.held_bytes = 0
         self._coming: dict[_Upload, None] = {}
 
@@ -56,7 +56,7 @@ class Uploads:
         """The pieces of a request's body, which count as held until the context ends. If there is no room, the upload
         that was silent longest is given up, if that was for over YIELD_SECONDS; else this one is refused. Raises Busy,
         as the pieces do; they also raise TooSlow, if the upload stalls."""
-        if len(self._coming) >= MAX_UPLOADS:
+        if len(self._coming) >= self._max_uploads:
             self._give_up_silent(self._coming)
         now = asyncio.get_running_loop().time()
         upload = _Upload(now, now)

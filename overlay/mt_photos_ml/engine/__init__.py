@@ -27,7 +27,7 @@ from ..tasks import clip, faces, ocr
 from ..tasks.networks import Networks
 from .status import EngineStatus, ModelStatus
 from .trace import Trace
-from .workers import Workers
+from .workers import MAX_WAITING, Workers
 
 REMEMBERED_TEXTS = 1000
 """Texts whose vectors are kept, 2 to 6 KB each."""
@@ -59,14 +59,15 @@ class Engine:
         self._downloads: dict[ModelRef, Download] = {}  # the last state of each that was begun
         npu_file = self.devices.npu.file if self.devices.npu else None
         hub = Hub(settings.cache_folder, settings.hf_endpoint, npu_file=npu_file, progress=self._note_download)
-        self._scheduler = CpuScheduler(cores())
+        self._scheduler = CpuScheduler(share(cores(), settings))
         loader, at_start = Loader(self._runtime, hub, self._scheduler), preloaded(settings)
         keys = [key for key in self.networks.all() if key.ref in at_start]
         hooks = {"prepare": self._prepared.prepare} if self._prepared else {}
         ttl, told = settings.model_ttl, self._describe_download
         self.store = Store(loader, self.devices, ttl, keys, restart, told, plan=self._shaped.plan, **hooks)
-        self._photos = Workers("photo", settings.request_threads)
-        self._texts = Workers("text", 1)  # a search does not wait behind photos
+        waiting = share(MAX_WAITING, settings)
+        self._photos = Workers("photo", share(settings.request_threads, settings), waiting)
+        self._texts = Workers("text", 1, waiting)  # a search does not wait behind photos
         self._remembered = lru_cache(REMEMBERED_TEXTS)(lambda stamp, text: list[clip.Float]())
 
     def require(self, task: str, *, text: bool = False) -> None:
@@ -153,11 +154,13 @@ class Engine:
         return EngineStatus(self.devices.describe(), unused, models)
 
     def runs_on(self) -> dict[str, str]:
-        """What the networks of each task run on, such as CUDA, or CUDA, CPU. Reads the disk."""
-        found = dict[str, list[str]]()
+        """What the loaded models of each task run on, such as CUDA, or CUDA, CPU."""
+        found, loaded = dict[str, dict[str, None]](), self.store.loaded
         for role, key in self.networks.by_role().items():
-            found.setdefault(role.task, []).append(self._runtime.runs_on(key.ref.path(self.settings.cache_folder)))
-        return {task: ", ".join(dict.fromkeys(names)) for task, names in found.items() if task in self.settings.tasks}
+            if str(key.ref) in loaded:
+                name = self._runtime.runs_on(key.ref.path(self.settings.cache_folder))
+                found.setdefault(role.task, {})[name] = None
+        return {task: ", ".join(names) for task, names in found.items()}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -194,6 +197,11 @@ def _runtimes(settings: Settings, devices: Devices) -> tuple[Runtime, ShapedRunt
     return NpuRuntime(devices.npu, shaped) if devices.npu else shaped, shaped, prepared
 
 
+def share(all: int, settings: Settings) -> int:
+    """Of what the machine or the service has, for one of its processes."""
+    return max(all // settings.workers, 1)
+
+
 def inference_threads(settings: Settings) -> int:
     """What is set, else the cores, up to four: beyond that a network of these sizes gains little."""
-    return settings.model_intra_op_threads or min(cores(), 4)
+    return settings.model_intra_op_threads or min(share(cores(), settings), 4)

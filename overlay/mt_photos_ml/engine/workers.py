@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 MAX_WAITING = 100
-"""Pieces of work that may wait for a worker; one more is refused."""
+"""Pieces of work that may wait in all processes of a service; one more is refused."""
 
 T = TypeVar("T")
 
@@ -17,12 +17,13 @@ class Busy(RuntimeError):
 
 
 class Workers:
-    """Does one piece of work a thread at once; further ones wait in order, up to MAX_WAITING."""
+    """Does one piece of work a thread at once; further ones wait in order, up to a bound."""
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, waiting: int = MAX_WAITING) -> None:
+        """threads: that work. waiting: pieces of work that may wait for one."""
         self._pool = ThreadPoolExecutor(threads, name)
         self._places = asyncio.Semaphore(threads)
-        self._most = threads + MAX_WAITING
+        self._most = threads + waiting
         self.present = 0
         """Pieces of work that wait or are being done."""
 

@@ -65,7 +65,8 @@ class ShapedRuntime:
         self._planning, self._turns = threading.Lock(), threading.Semaphore(_AT_ONCE)
 
     def runs_on(self, model: Path) -> str:
-        device = self._device(model)
+        session = self._sessions.get(model)
+        device = self._device(model) if session is None or session.few_shapes else None
         return device.name if device else self._processor.runs_on(model)
 
     def open(self, model: Path) -> Session:

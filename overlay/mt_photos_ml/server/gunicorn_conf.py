@@ -24,6 +24,10 @@ for _name in [name for name, value in os.environ.items() if not value and name !
 startup.check_machine()
 _settings = startup.settings_or_exit()
 
+if _settings.device == "openvino":  # as upstream's own start command has it, for Intel's i915
+    os.environ.setdefault("NEOReadDebugKeys", "1")
+    os.environ.setdefault("EnableDirectSubmission", "0")
+
 from .worker import Log, Worker  # noqa: E402
 
 MAPPING_GONE = "a mapped model file went away, as on a network share: models are read into memory from now on"
