@@ -5,13 +5,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mt_photos_ml.runtime import Session, Tensors
+from mt_photos_ml.runtime import PlainSession, Session, Tensors
 
 
-class Recorded:
+class Recorded(PlainSession):
     """A real session behind the seam."""
 
-    one_thread: Session | None = None
+    cores = 1
 
     def __init__(self, session: Session) -> None:
         self.session, self.feeds = session, list[Tensors]()

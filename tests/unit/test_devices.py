@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Which device sessions get, with which options. No card is at hand: onnxruntime's list of providers pretends one, on
+"""Which device a task gets, with which options. No card is at hand: onnxruntime's list of providers pretends one, on
 which a model fails for real; if the card is to work, onnxruntime's session is a stand-in that accepts it."""
 
 from pathlib import Path
@@ -8,10 +8,13 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from mt_photos_ml.runtime.devices import CPU, Devices
-from mt_photos_ml.runtime.ort import OrtRuntime
+from mt_photos_ml.runtime.devices import Devices
 
-CUDA, ROCM, OPENVINO, MIGRAPHX = (f"{name}ExecutionProvider" for name in ("CUDA", "ROCM", "OpenVINO", "MIGraphX"))
+CPU, CUDA, ROCM, OPENVINO, MIGRAPHX = (
+    f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "ROCM", "OpenVINO", "MIGraphX")
+)
+GIVEN: list[tuple[str, dict[str, str]]] = []
+"""The provider of each session of the stand-in, and its options."""
 
 
 @pytest.fixture
@@ -23,13 +26,21 @@ def model(tmp_path: Path) -> Path:
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *providers: str, works: bool = True) -> None:
     class Working:
-        def __init__(self, model: bytes, providers: list[tuple[str, dict[str, str]]]) -> None:
-            self._provider = providers[0][0]
+        def __init__(self, model: object, *options: object, providers: list[tuple[str, dict[str, str]]]) -> None:
+            GIVEN.append(providers[0])
 
         def run(self, names: None, feed: Any) -> None: ...
 
         def get_providers(self) -> list[str]:
-            return [self._provider]
+            return [GIVEN[-1][0]]
+
+        def get_inputs(self) -> list[object]:
+            return []
+
+        get_outputs = get_inputs
+
+        def get_modelmeta(self) -> Any:
+            return type("Meta", (), {"custom_metadata_map": {}})
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*providers, CPU])
     if works:
@@ -38,22 +49,21 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *providers: str, works: bool = True
 
 def test_a_build_for_the_cpu_uses_it_and_logs_nothing(model: Path, caplog: pytest.LogCaptureFixture) -> None:
     devices = Devices()
-    assert devices.providers(model) == [(CPU, {})]
+    assert devices.device_of(model) is None
     assert (devices.name, devices.is_accelerated, devices.holds_memory) == ("CPU", False, False)
     assert devices.describe() == f"onnxruntime {onnxruntime.__version__} on CPU"
-    assert OrtRuntime(1, devices).runs_on(model) == "CPU"
     assert not caplog.records
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")  # onnxruntime's, of one that it was not built with
-@pytest.mark.parametrize("provider", [CUDA, ROCM, OPENVINO, MIGRAPHX])
+@pytest.mark.parametrize("provider", [CUDA, ROCM, MIGRAPHX])
 def test_a_device_that_fails_is_logged_once_with_a_hint_and_the_cpu_is_used(
     provider: str, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pretend(monkeypatch, provider, works=False)
     devices = Devices()
     for _ in range(3):
-        assert devices.providers(model) == [(CPU, {})]
+        assert devices.device_of(model) is None
     assert (devices.is_accelerated, devices.holds_memory) == (False, False)
     (line,), (refused,) = caplog.messages, devices.refused
     name = provider.removesuffix("ExecutionProvider")
@@ -69,9 +79,9 @@ AMD = {"device_id": "2", "migraphx_fp16_enable": "1", "migraphx_model_cache_dir"
 
 
 @pytest.mark.parametrize(
-    ("provider", "task", "options"),
+    ("provider", "group", "options"),
     [
-        (CUDA, "clip", CARD),
+        (CUDA, "clip", CARD | {"cudnn_conv_algo_search": "HEURISTIC"}),
         (ROCM, "clip", CARD),
         (OPENVINO, "clip", INTEL),
         (OPENVINO, "ocr", INTEL | {"precision": "FP32"}),  # it reads nothing in half precision
@@ -79,23 +89,40 @@ AMD = {"device_id": "2", "migraphx_fp16_enable": "1", "migraphx_model_cache_dir"
     ],
 )
 def test_each_device_has_its_options_and_keeps_compiled_models_beside_the_model(
-    provider: str, task: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    provider: str, group: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pretend(monkeypatch, provider)
     devices = Devices("2", openvino_precision="FP16", rocm_precision="FP16")
-    assert not devices.holds_memory
-    model = tmp_path / task / "name" / "visual" / "model.onnx"
+    model = tmp_path / group / "name" / "visual" / "model.onnx"
     model.parent.mkdir(parents=True)
-    folders = [name for key, name in options.items() if key.endswith("cache_dir")]
-    expected = {key: str(model.parent / value) if value in folders else value for key, value in options.items()}
-    assert devices.providers(model) == [(provider, expected), (CPU, {})]
-    assert all((model.parent / folder).is_dir() for folder in folders)
-    assert (devices.is_accelerated, devices.holds_memory) == (True, True)
-    for key in [key for key in options if key.endswith("cache_dir")]:
-        ((_, elsewhere), _) = devices.providers(Path("/nowhere", task, "name", "visual", "model.onnx"))
-        assert elsewhere == {name: value for name, value in options.items() if name != key}, "it can't be written"
+    device = devices.device_of(model)
+    assert device
+    assert device.is_card
+    folders = [key for key in options if key.endswith("cache_dir")]
+    device.open(model, {})
+    assert GIVEN[-1] == (provider, options | {key: str(model.parent / options[key]) for key in folders})
+    assert all((model.parent / options[key]).is_dir() for key in folders)
+    device.open(Path("/nowhere", group, "name", "visual", "model.onnx"), {})
+    assert GIVEN[-1][1].keys() == options.keys() - folders, "it can't be written"
 
 
 def test_the_preferred_of_several_devices_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, OPENVINO, "TensorrtExecutionProvider", CUDA)
-    assert Devices().provider == CUDA
+    assert Devices().name == "CUDA"
+
+
+def test_each_task_runs_on_the_device_that_is_named_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pretend(monkeypatch, OPENVINO)
+    wanted = {"clip": "openvino:npu", "facial-recognition": "cpu", "ocr": "cuda"}
+    devices = Devices(wanted=wanted, threads=3)
+    models = {group: tmp_path / group / "name" / "detection" / "model.onnx" for group in wanted}
+    names = {group: device.name for group, model in models.items() if (device := devices.device_of(model))}
+    assert names == {"clip": "OpenVINO NPU"}
+    assert caplog.messages[0].startswith("CUDA can't be used here, the processor is used instead: this build of")
+    wanted["ocr"] = "openvino:cpu"
+    processor = devices.device_of(models["ocr"])
+    assert processor
+    assert (processor.threads, processor.is_card, processor.options["num_of_threads"]) == (3, False, "3")
+    assert devices.device_of(tmp_path / "clip" / "name" / "visual" / "int8" / "model.onnx") is None, "for the processor"

@@ -31,7 +31,7 @@ def source(tmp_path: Path) -> Folder:
 
 
 def load(source: Folder, key: ModelKey[Any] = VISUAL) -> Loaded[Any]:
-    return asyncio.run(Loader(OrtRuntime(1), source, CpuScheduler(1, 1)).load(key))
+    return asyncio.run(Loader(OrtRuntime(1), source, CpuScheduler(1)).load(key))
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b'{"version": "1.0", "trunc', None])
@@ -81,7 +81,7 @@ def test_an_error_of_the_runtime_is_told_in_one_line(source: Folder, error: Exce
             raise error
 
     with pytest.raises(ModelUnavailable) as raised:
-        asyncio.run(Loader(Failing(1), source, CpuScheduler(1, 1)).load(VISUAL))
+        asyncio.run(Loader(Failing(1), source, CpuScheduler(1)).load(VISUAL))
     assert str(raised.value) == words
     assert source.invalidated == []
 

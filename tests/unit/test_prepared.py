@@ -138,14 +138,15 @@ def test_for_one_thread_it_opens_the_same_files_when_they_are_needed(model: Path
     runtime = Recording()
     session = prepared(model, runtime, threads=2)
     assert runtime.opened == [folder / "model.onnx"]
-    one = session.one_thread
-    assert one
-    assert session.one_thread is one
+    assert session.choose(FEED, is_busy=False) is session
+    one = session.choose(FEED, is_busy=True)
+    assert (one.cores, session.cores) == (1, 2)
+    assert session.choose(FEED, is_busy=True) is one
     assert runtime.opened == [folder / "model.onnx"] * 2
     np.testing.assert_array_equal(one.run(FEED)[0], session.run(FEED)[0])
     other = prepared(model, threads=2)
     shutil.rmtree(folder)
-    assert other.one_thread is None
+    assert other.choose(FEED, is_busy=True) is other
     assert len(other.run(FEED)) == 1
 
 

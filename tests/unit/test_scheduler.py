@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mt_photos_ml.runtime import InferenceError, Node, Session, Tensors
+from mt_photos_ml.runtime import InferenceError, Node, PlainSession, Session, Tensors
 from mt_photos_ml.runtime.scheduler import CpuScheduler, ScheduledSession
 
 
-class Sleeping:
-    """A session that computes nothing for 20 ms. most: how many of all ran at a time."""
+class Sleeping(PlainSession):
+    """A session on two cores that computes nothing for 20 ms. most: how many of all ran at a time."""
 
     inputs: tuple[Node, ...] = ()
     outputs: tuple[Node, ...] = ()
@@ -25,8 +25,12 @@ class Sleeping:
     running = most = 0
     lock = threading.Lock()
 
-    def __init__(self, one_thread: "Sleeping | None" = None, error: Exception | None = None) -> None:
-        self.one_thread, self.error, self.runs = one_thread, error, 0
+    def __init__(self, one: "Sleeping | None" = None, error: Exception | None = None, cores: int = 2) -> None:
+        """one: what runs on one core."""
+        self.one, self.error, self.cores, self.runs = one, error, cores, 0
+
+    def choose(self, feed: Tensors, is_busy: bool) -> "Sleeping":
+        return self.one if self.one and is_busy else self
 
     def run(self, feed: Tensors) -> list[NDArray[Any]]:
         with self.lock:
@@ -42,7 +46,7 @@ class Sleeping:
 
 
 def test_no_more_inferences_run_at_once_than_there_are_cores() -> None:
-    scheduler, session, spent_ms = CpuScheduler(cores=4, threads=2), Sleeping(), list[float]()
+    scheduler, session, spent_ms = CpuScheduler(4), Sleeping(), list[float]()
     everybody, Sleeping.most = threading.Barrier(8), 0
 
     def work(_: int) -> None:
@@ -62,12 +66,24 @@ def test_no_more_inferences_run_at_once_than_there_are_cores() -> None:
 
 
 def test_a_lone_worker_gets_several_threads_and_each_of_many_gets_one() -> None:
-    scheduler, one = CpuScheduler(cores=2, threads=2), Sleeping()
+    scheduler, one = CpuScheduler(2), Sleeping(cores=1)
     several = Sleeping(one)
     for workers, expected in ((1, (1, 0)), (2, (1, 1)), (1, (2, 1))):
         with scheduler.worker(), scheduler.worker() if workers == 2 else nullcontext():
             scheduler.run(several, {})
         assert (several.runs, one.runs) == expected
+
+
+def test_an_inference_on_a_device_waits_for_no_core() -> None:
+    scheduler, on_device = CpuScheduler(1), Sleeping(cores=0)
+
+    class Waiting(Sleeping):
+        def run(self, feed: Tensors) -> list[NDArray[Any]]:
+            return scheduler.run(on_device, feed)
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(scheduler.run, Waiting(cores=1), {}).result(10)
+    assert on_device.runs == 1
 
 
 @pytest.mark.parametrize(
@@ -81,7 +97,7 @@ def test_a_lone_worker_gets_several_threads_and_each_of_many_gets_one() -> None:
 def test_an_inference_that_fails_names_its_model_or_a_lack_of_memory(
     error: Exception, raised: type[Exception], words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    opening, scheduler = Future[Session](), CpuScheduler(cores=1, threads=1)
+    opening, scheduler = Future[Session](), CpuScheduler(1)
     opening.set_result(Sleeping(error=error))
     session = ScheduledSession("ocr/small", opening, scheduler)
     for _ in range(2):  # its cores are free again

@@ -56,7 +56,7 @@ async def test_the_status_tells_what_each_part_knows(cache: Path) -> None:
 
 
 def status(cache: Path, state: ModelState, download: Download | None = None, ref: ModelRef = VISUAL) -> ModelStatus:
-    return ModelStatus.of(ROLE, ref, cache, state, "CPU", download)
+    return ModelStatus.of(ROLE, ref, cache, state, "CPU", download, None)
 
 
 def test_a_model_is_missing_until_all_of_its_files_are_there(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def source(tmp_path: Path) -> Folder:
 
 
 def make(source: Folder, ttl: float | None = 0, **given: Any) -> Store:
-    loader = Loader(given.pop("runtime", None) or OneAtATime(), source, CpuScheduler(1, 1))
+    loader = Loader(given.pop("runtime", None) or OneAtATime(), source, CpuScheduler(1))
     return Store(loader, given.pop("devices", Devices()), ttl, **given)
 
 
@@ -106,7 +106,7 @@ async def test_a_failure_is_remembered_for_a_while(source: Folder) -> None:
             except ModelUnavailable as failure:
                 raise ModelUnavailable(str(failure), retry_after=0.6) from failure
 
-    store = Store(HastyLoader(OrtRuntime(1), source, CpuScheduler(1, 1)), Devices(), 0)
+    store = Store(HastyLoader(OrtRuntime(1), source, CpuScheduler(1)), Devices(), 0)
     source.failure = "no mirror answers"
     for _ in range(3):
         with pytest.raises(ModelUnavailable, match=NO_MIRROR) as raised:

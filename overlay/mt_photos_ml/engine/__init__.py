@@ -62,9 +62,9 @@ class Engine:
         self._scheduler = CpuScheduler(share(cores(), settings))
         loader, at_start = Loader(self._runtime, hub, self._scheduler), preloaded(settings)
         keys = [key for key in self.networks.all() if key.ref in at_start]
-        hooks = {"prepare": self._prepared.prepare} if self._prepared else {}
+        prepare = self._prepared.prepare if self._prepared else lambda model, shape: False
         ttl, told = settings.model_ttl, self._describe_download
-        self.store = Store(loader, self.devices, ttl, keys, restart, told, plan=self._shaped.plan, **hooks)
+        self.store = Store(loader, self.devices, ttl, keys, restart, told, prepare, self._shaped.plan)
         waiting = share(MAX_WAITING, settings)
         self._photos = Workers("photo", share(settings.request_threads, settings), waiting)
         self._texts = Workers("text", 1, waiting)  # a search does not wait behind photos
