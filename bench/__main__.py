@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from bench import models, report
+from bench.device import device
 from bench.report import Table
 from bench.sections import SECTIONS, SLOW, Bench
 from bench.service import ROOT, Launcher
@@ -16,6 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("bench", description="The floor, ours and a straightforward service, in one run.")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and the core figures only: two minutes")
     parser.add_argument("--image", default="", help="measure a container of this image instead of the checkout")
+    parser.add_argument("--device", action="store_true", help="on a card: each task there and on the processor")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="this section; may be given several times")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and .svg (benchmarks-image)")
     parser.add_argument("--folder", type=Path, default=ROOT / ".bench", help="for models and logs (3 GB)")
@@ -29,6 +31,9 @@ def main() -> None:
     bench = Bench(Launcher(models.environment(folder / "cache"), folder / "logs", chosen.image), chosen.quick)
     tables = [report.machine(f"python -m bench {' '.join(sys.argv[1:])}", chosen.image)]
     tables[0].show()
+    if chosen.device:
+        Table("Devices", " ".join(str(device.__doc__).split()), device(bench)).show()
+        return
     if not bench.launcher.prepared():
         bench.launcher.prepare()
     for name in chosen.only or [name for name in SECTIONS if not (chosen.quick and name in SLOW)]:

@@ -9,12 +9,12 @@ from mt_photos_ml.runtime import PlainSession, Session, Tensors
 
 
 class Recorded(PlainSession):
-    """A real session behind the seam."""
+    """A real session behind the seam. few_shapes: whether it pretends to be on a device that plans each shape."""
 
     cores = 1
 
-    def __init__(self, session: Session) -> None:
-        self.session, self.feeds = session, list[Tensors]()
+    def __init__(self, session: Session, few_shapes: bool = False) -> None:
+        self.session, self.feeds, self.few_shapes = session, list[Tensors](), few_shapes
         self.inputs, self.outputs, self.metadata = session.inputs, session.outputs, session.metadata
 
     def run(self, feed: Tensors) -> list[NDArray[Any]]:

@@ -228,6 +228,20 @@ def test_a_crowd_goes_through_the_recogniser_in_parts_and_in_order(
     np.testing.assert_allclose(found[-1].embedding, alone[0], atol=1e-3)
 
 
+@pytest.mark.parametrize("count", [1, 2, 8, 11])
+def test_faces_that_are_padded_for_a_device_have_the_same_vectors(
+    drawn_faces: Both, recogniser: faces.Recogniser, recorded: Recorded, count: int
+) -> None:
+    photo = _file(group_photo((1600, 1200), range(count))[0])
+    expected = faces.find(Photo.open(photo), drawn_faces.ours, recogniser)
+    padded = Recorded(recorded.session, few_shapes=True)
+    found = faces.find(Photo.open(photo), drawn_faces.ours, faces.Recogniser(padded, None))
+    assert len(found) == count
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours.embedding, theirs.embedding, atol=1e-4)
+    assert {len(feed) for feed in given(padded)} <= {1, 8}
+
+
 @pytest.mark.parametrize(
     ("size", "count", "scale"), [((4000, 3000), 1, 1 / 4), ((4000, 3000), 12, 1 / 2), ((2000, 1500), 12, 1.0)]
 )

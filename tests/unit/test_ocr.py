@@ -23,7 +23,9 @@ from mt_photos_ml.runtime import Session
 from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.tasks import ocr
 from mt_photos_ml.tasks.ocr import Line
+from mt_photos_ml.tasks.padding import CANVASES_PX, LINE_WIDTHS_PX, LINES
 from photos import encoded
+from recorded import Recorded
 
 REFERENCE = """
 import json, sys
@@ -76,7 +78,7 @@ class Reading(NamedTuple):
 def _fixed(output: NDArray[np.float32]) -> Session:
     """A session that always answers the same."""
     pixels = SimpleNamespace(name="x", shape=(None, 3, None, None))
-    return cast(Session, SimpleNamespace(inputs=[pixels], one_thread=None, run=lambda feed: [output]))
+    return cast(Session, SimpleNamespace(inputs=[pixels], few_shapes=False, run=lambda feed: [output]))
 
 
 def _photo(image: Image.Image) -> Photo:
@@ -177,6 +179,22 @@ def test_repeated_characters_are_one_unless_a_blank_parts_them() -> None:
     (text, score), blank = ocr.recognise(crops, ocr.Recogniser(_fixed(output), ("", "a", "b", " ")))
     assert (text, blank) == ("aab ", ("", 0.0))
     assert score == pytest.approx((0.6 + 0.7 + 0.8 + 0.5) / 4)
+
+
+@pytest.mark.parametrize("size", [(900, 700), (1200, 1200), (600, 2600), (4000, 700)])
+def test_a_page_that_is_padded_for_a_device_is_read_as_without(reader: Reader, size: tuple[int, int]) -> None:
+    page, plain = text_page([*LATIN, *LATIN[::-1]], size, margin=0.03)[0], reader
+    sessions = [Recorded(each.session, few_shapes=True) for each in (plain.detector, plain.recogniser)]
+    padded = Reader(ocr.Detector(sessions[0]), ocr.Recogniser(sessions[1], plain.recogniser.characters))
+    expected, found = plain.read(page), padded.read(page)
+    assert [line.text for line in found] == [line.text for line in expected]
+    assert len(found) == 8
+    px = max(min(size) / 736, 1)  # of the photo, for one of those in which text is looked for
+    np.testing.assert_allclose([line.box for line in found], [line.box for line in expected], atol=4 * px)
+    assert {feed["x"].shape[1:] for feed in sessions[1].feeds} <= {(3, 48, width) for width in LINE_WIDTHS_PX}
+    assert {len(feed["x"]) for feed in sessions[1].feeds} == {LINES}
+    if size != (4000, 700):  # which fits none
+        assert sessions[0].feeds[0]["x"].shape[:1:-1] in CANVASES_PX
 
 
 def test_one_line_upside_down_is_read_among_upright_ones(reader: Reader, blank: Image.Image) -> None:

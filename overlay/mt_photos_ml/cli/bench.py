@@ -36,8 +36,8 @@ def bench(as_json: bool) -> None:
         rows = list[tuple[str, ...]]()
         for task in report.tasks:
             figures = (f"{task.milliseconds} ms", f"{task.per_day:,}") if task.per_day else (task.problem or "",)
-            rows.append((task.task, *figures))
-        print_table(("task", "one photo", "photos a day"), rows)
+            rows.append((task.task, task.device, *figures))
+        print_table(("task", "device", "one photo", "photos a day"), rows)
         for hint in report.hints:
             print(f"- {hint.text}")
     sys.exit(int(any(task.problem for task in report.tasks)))

@@ -18,6 +18,7 @@ from ..models.choice import in_use
 from ..models.hub import DEFAULT_ENDPOINTS
 from ..models.sources import file_in_wheel
 from ..runtime.devices import Devices
+from ..runtime.shaped import read_times
 from ..server.startup import settings_or_exit
 from ..settings import Settings, SettingsError
 
@@ -48,7 +49,9 @@ def checks(settings: Settings) -> Iterator[Check]:
     yield "warn" if settings.key_warning else "ok", "key", settings.key_warning or "of your own"
     yield from _decoders()
     try:
-        yield "ok", "runtime", Devices.of(settings).describe()
+        devices = Devices.of(settings)
+        yield "ok", "runtime", devices.describe()
+        yield from _devices(settings, devices)
     except ImportError as error:
         yield "FAIL", "runtime", f"{error}; install the extra cpu, cuda or openvino"
     folder = settings.cache_folder
@@ -81,6 +84,22 @@ def _decoders() -> Iterator[Check]:
         yield "ok", "decoder", f"HEIC (pillow-heif {pillow_heif.__version__})"
     except ImportError:
         yield "warn", "decoder", "HEIC is missing: pip install pillow-heif"
+
+
+def _devices(settings: Settings, devices: Devices) -> Iterator[Check]:
+    """What each model runs on, if there is a choice, and what was measured."""
+    for ref in in_use(settings).values() if devices.is_accelerated else ():
+        path = ref.path(settings.cache_folder)
+        device = devices.device_of(path)
+        times = read_times(path, device) if device else None
+        is_slow = times and devices.is_measured(path) and not times.is_worth_it
+        name = device.name if device and not is_slow else "the processor"
+        if devices.npu and (path.parent / devices.npu.file).is_file():
+            name = devices.npu.name
+        ms = f" ({times.device:.1f} ms, on the processor {times.processor:.1f})" if times else ""
+        yield "ok", "device", f"{ref} runs on {name}{ms}"
+    for said in devices.refused:
+        yield "warn", "device", said
 
 
 def _endpoints(settings: Settings, needed: bool) -> Iterator[Check]:

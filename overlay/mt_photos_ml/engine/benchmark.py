@@ -28,6 +28,7 @@ class Measured:
     """milliseconds: of a photo alone. per_day: photos, as many at a time as the service takes. problem: why not."""
 
     task: str
+    device: str = ""
     milliseconds: float | None = None
     per_day: int | None = None
     problem: str | None = None
@@ -85,7 +86,7 @@ async def _measure(engine: Engine, task: str, look: Callable[[Trace], Awaitable[
         together = await _rate(look, _TOGETHER_SECONDS, engine.settings.request_threads)
     except ModelUnavailable as error:
         return Measured(task, problem=str(error))
-    return Measured(task, round(1000 / alone, 1), round(together * _DAY_SECONDS))
+    return Measured(task, engine.runs_on().get(task, ""), round(1000 / alone, 1), round(together * _DAY_SECONDS))
 
 
 async def _rate(look: Callable[[Trace], Awaitable[object]], seconds: float, at_once: int) -> float:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..photo import Photo
 from ..runtime import Session
+from . import padding
 from .shapes import expect
 from .vectors import normalize
 
@@ -23,7 +24,6 @@ _STRIDES_PX = (8, 16, 32)
 _ANCHORS_PER_CELL = 2
 _MAX_IOU = 0.4
 _BATCH_FACES = 32  # bounds the memory that a crowd takes
-_FEW_BATCHES = (1, 8)  # on a device that plans each
 _CROP_PX = 112
 
 # Where ArcFace wants eyes, nose and corners of the mouth in its 112 x 112 crop (insightface, face_align).
@@ -60,7 +60,7 @@ class Recogniser:
         """Raises ModelDamaged for another kind of model."""
         expect(session, [(None, 3, _CROP_PX, _CROP_PX)], [(None, None)])
         first = session.inputs[0].shape[0]
-        session.declare([(size, *cls.example_shape[1:]) for size in _FEW_BATCHES])
+        session.declare([(size, *cls.example_shape[1:]) for size in padding.FACES])
         return cls(session, first if isinstance(first, int) and first > 0 else None)
 
 
@@ -166,7 +166,7 @@ def embed(crops: NDArray[np.uint8], recogniser: Recogniser) -> Float:
     pixels = (crops.transpose(0, 3, 1, 2).astype(np.float32) - 127.5) / 127.5
     most = recogniser.batch or _BATCH_FACES
     if recogniser.session.few_shapes and not recogniser.batch:
-        most = next((size for size in _FEW_BATCHES if size >= len(pixels)), _FEW_BATCHES[-1])
+        most = padding.fit(len(pixels), padding.FACES)
         pixels = np.pad(pixels, ((0, -len(pixels) % most), (0, 0), (0, 0), (0, 0)))
     batches = (pixels[i : i + most] for i in range(0, len(pixels), most))
     return normalize(np.concatenate([recogniser.session.run({name: batch})[0] for batch in batches])[: len(crops)])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..photo import Photo, Pixels
 from ..runtime import ModelDamaged, Session
+from . import padding
 from .shapes import expect
 
 Float = NDArray[np.float32]
@@ -25,16 +26,12 @@ _MIN_BOX_PROBABILITY = 0.5
 _UNCLIP_RATIO = 1.6
 _MAX_BOXES = 1000
 
-# On a device that plans each shape, the photo is padded to one of these (width, height).
-_CANVASES_PX = ((992, 736), (1312, 736), (1632, 736), (736, 992), (736, 1312), (736, 1632), (736, 3392))
-
 # Recognition (CTC)
 _LINE_HEIGHT_PX = 48
 _MIN_WIDTH_PX = 320
 _WIDTH_STEP_PX = 32
 _MAX_WIDTH_PX = 3200
 _BATCH_LINES = 3  # of similar width, since padding costs as much time as text
-_FEW_WIDTHS_PX, _FEW_BATCH_LINES = (480, 960, 1600, 3200), 4  # on a device that plans each
 _SURE_SCORE = 0.9  # a line with a lower score is read upside down too; the better reading counts
 
 
@@ -49,7 +46,7 @@ class Detector:
     def load(cls, session: Session, folder: Path) -> Self:
         """Raises ModelDamaged for another kind of model."""
         expect(session, [(None, 3, None, None)], [(None, None, None, None)])
-        session.declare([(1, 3, height, width) for width, height in _CANVASES_PX])
+        session.declare([(1, 3, height, width) for width, height in padding.CANVASES_PX])
         return cls(session)
 
 
@@ -68,7 +65,7 @@ class Recogniser:
             raise ModelDamaged("it is another kind of model, it carries no list of characters")
         characters = ("", *session.metadata["character"].rstrip("\n").split("\n"), " ")
         expect(session, [(None, 3, _LINE_HEIGHT_PX, None)], [(None, None, len(characters))])
-        session.declare([(_FEW_BATCH_LINES, 3, _LINE_HEIGHT_PX, width) for width in _FEW_WIDTHS_PX])
+        session.declare([(padding.LINES, 3, _LINE_HEIGHT_PX, width) for width in padding.LINE_WIDTHS_PX])
         return cls(session, characters)
 
 
@@ -132,21 +129,12 @@ def detect(photo: Photo, detector: Detector) -> Float:
     filter = cv2.INTER_AREA if found[0] > size[0] else cv2.INTER_LINEAR
     rgb = np.asarray(cv2.resize(pixels.rgb, size, interpolation=filter), np.uint8)
     if detector.session.few_shapes:
-        rgb = _pad(rgb)
+        rgb = padding.pad_photo(rgb)
     (output,) = detector.session.run({detector.session.inputs[0].name: _normalize(rgb)})
     quads = (
         _find_quads(np.ascontiguousarray(output[0, 0, : size[1], : size[0]])) * np.divide(found, size) - pixels.origin
     ) / pixels.scale
     return np.asarray(np.clip(quads, 0, (width, height)), np.float32)
-
-
-def _pad(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """On the smallest canvas that holds it, mirrored there: the network weighs a text by the mean of the whole."""
-    height, width = rgb.shape[:2]
-    if fits := [(w, h) for w, h in _CANVASES_PX if w >= width and h >= height]:
-        w, h = min(fits, key=math.prod)
-        rgb = np.asarray(cv2.copyMakeBorder(rgb, 0, h - height, 0, w - width, cv2.BORDER_REFLECT), np.uint8)
-    return rgb
 
 
 def _find_quads(probability: Float) -> Float:
@@ -198,12 +186,12 @@ def recognise(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> lis
     order = sorted(range(len(crops)), key=widths.__getitem__)
     readings: list[tuple[str, float]] = [("", 0.0)] * len(crops)
     few = recogniser.session.few_shapes
-    step = _FEW_BATCH_LINES if few else _BATCH_LINES
+    step = padding.LINES if few else _BATCH_LINES
     for start in range(0, len(order), step):
         chosen = order[start : start + step]
         width = max(_MIN_WIDTH_PX, math.ceil(widths[chosen[-1]] / _WIDTH_STEP_PX) * _WIDTH_STEP_PX)
         if few:
-            width = next(each for each in _FEW_WIDTHS_PX if each >= width)
+            width = padding.fit(width, padding.LINE_WIDTHS_PX)
         batch = np.zeros((step if few else len(chosen), 3, _LINE_HEIGHT_PX, width), np.float32)
         for row, i in zip(batch, chosen, strict=False):
             filter = cv2.INTER_AREA if crops[i].shape[0] > 2 * _LINE_HEIGHT_PX else cv2.INTER_LINEAR

@@ -23,6 +23,7 @@ const WORDS = {
     type: { detection: "检测", recognition: "识别", visual: "图像", textual: "文本" },
     state: { missing: "未下载", downloading: "下载中", loading: "加载中", ready: "已加载", "in use": "使用中", failed: "失败", "not loaded": "未加载" },
     idle: (n) => `空闲 ${n} 秒`, pull: "下载", load: "加载", unload: "卸载",
+    planned: (p) => `${p.ready}/${p.ready + p.waiting} 种尺寸`,
     off: (t) => `已关闭：${t}。要打开，在 TASKS 中加上它的名称后重新启动。`, prepared: "已准备",
     unused: (n, mb) => n ? `${n} 项，${mb} MB：` : "没有可删除的。", remove: "删除", removed: "已删除。", sure: "确定删除吗？",
     restarting: "正在重新启动……", restarted: "已重新启动。", text: "文字", faces: "人脸",
@@ -54,6 +55,7 @@ const WORDS = {
     type: { detection: "detection", recognition: "recognition", visual: "photos", textual: "words" },
     state: { missing: "not there", downloading: "downloading", loading: "loading", ready: "loaded", "in use": "in use", failed: "failed", "not loaded": "not loaded" },
     idle: (n) => `idle for ${n} s`, pull: "Download", load: "Load", unload: "Unload",
+    planned: (p) => `${p.ready} of ${p.ready + p.waiting} shapes`,
     off: (t) => `Switched off: ${t}. To switch it on add its name to TASKS and restart.`, prepared: "prepared",
     unused: (n, mb) => n ? `${n}, ${mb} MB:` : "There is nothing to delete.", remove: "Delete", removed: "Deleted.", sure: "Delete these?",
     restarting: "restarting …", restarted: "Restarted.", text: "Text", faces: "Faces",
@@ -184,13 +186,15 @@ function modelRow(model) {
   }
   const size = `${model.memory_mb ?? "–"} / ${model.disk_mb} MB${model.prepared ? `, ${say("prepared")}` : ""}`;
   const action = { missing: "pull", "not loaded": "load", failed: "load", ready: "unload" }[model.state];
-  const cell = element("td");
+  const plans = model.plans, times = plans?.times, cell = element("td");
+  const ms = times ? `, ${times.device.toFixed(1)} ms (CPU ${times.processor.toFixed(1)})` : "";
+  const device = plans ? `${model.runs_on}, ${say("planned")(plans)}${ms}` : model.runs_on;
   if (action) {
     const button = element("button", say(action), { type: "button", "aria-label": `${say(action)} ${model.task} ${model.type}` });
     button.onclick = async () => { button.disabled = true; $("said").textContent = (await answer(`/api/models/${model.task}/${model.type}/${action}`, { method: "POST" })).msg; refresh(); };
     cell.append(button);
   }
-  return [`${say("task")[model.task]}, ${say("type")[model.type]}: ${model.name}${model.variant ? ` (${model.variant})` : ""}`, model.runs_on, state, size, cell];
+  return [`${say("task")[model.task]}, ${say("type")[model.type]}: ${model.name}${model.variant ? ` (${model.variant})` : ""}`, device, state, size, cell];
 }
 
 async function tryPhoto(file) {

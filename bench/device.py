@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The one script for a machine with a card: what each task takes on its device and on the processor."""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from functools import partial
+from http.client import HTTPConnection
+from typing import Any
+
+import numpy as np
+
+from bench.measure import KEY, milliseconds, photo_request, text_request
+from bench.photos import CLIP, FACES, JPEG_12, JPEG_1440, OCR, PAGE_12, PAGE_1440, photo
+from bench.report import Rows
+from bench.sections import Bench
+from bench.service import Service
+
+_REQUESTS = {
+    "/clip/img 12 MP": photo_request(CLIP, photo(JPEG_12)),
+    "/clip/img 1440": photo_request(CLIP, photo(JPEG_1440)),
+    "/represent 12 MP": photo_request(FACES, photo(JPEG_12)),
+    "/represent 1440": photo_request(FACES, photo(JPEG_1440)),
+    "/ocr 12 MP page": photo_request(OCR, photo(PAGE_12)),
+    "/ocr 1440 page": photo_request(OCR, photo(PAGE_1440)),
+    "/ocr without text": photo_request(OCR, photo(JPEG_1440)),
+    "/clip/txt": text_request("机场的飞机"),
+}
+_CLIENTS, _PLAN_SECONDS = 32, 1200
+
+
+def device(bench: Bench) -> Rows:
+    """The first request after the start, one at a time once all shapes are planned (the median), and requests a second
+    with 32 clients; what the models of the task run on, sessions that are ready, and the memory of the card."""
+    rows: Rows = []
+    for wanted in ("auto", "cpu"):
+        settings = {f"{task}_DEVICE": wanted for task in ("OCR", "CLIP", "FACE")}
+        with bench.launcher.run("ours", settings) as service:
+            first = {name: milliseconds(partial(service.client.ask, request)) for name, request in _REQUESTS.items()}
+            models = _planned(service)
+            for name, request in _REQUESTS.items():
+                alone = [milliseconds(partial(service.client.ask, request)) for _ in range(bench.rounds(15, 5))]
+                a_second, _ = service.send([request] * bench.rounds(256, 32), _CLIENTS)
+                used = _card_mb()
+                rows.append(
+                    {"request": name, "wanted": wanted, **_where(models, name), "first, ms": first[name]}
+                    | {"alone, ms": float(np.median(alone)), "a second": a_second, "card, MB": used}
+                )
+    return rows
+
+
+def _planned(service: Service) -> list[Mapping[str, Any]]:
+    """The models, once their devices have planned all shapes."""
+    end = time.monotonic() + _PLAN_SECONDS
+    while True:
+        connection = HTTPConnection("127.0.0.1", service.client.port, timeout=60)
+        connection.request("GET", "/api/status", headers={"api-key": KEY})
+        models: list[Mapping[str, Any]] = json.loads(connection.getresponse().read())["models"]
+        connection.close()
+        if not any(model["plans"] and model["plans"]["waiting"] for model in models):
+            return models
+        assert time.monotonic() < end, "not all shapes were planned"
+        time.sleep(1)
+
+
+def _where(models: list[Mapping[str, Any]], name: str) -> dict[str, object]:
+    task = "ocr" if "ocr" in name else "faces" if "represent" in name else "clip"
+    ours = [model for model in models if model["task"] == task]
+    sessions = sum(model["plans"]["ready"] for model in ours if model["plans"])
+    return {"runs on": ", ".join(dict.fromkeys(model["runs_on"] for model in ours)), "sessions": sessions}
+
+
+def _card_mb() -> float:
+    """0 without a card of Nvidia."""
+    if not shutil.which("nvidia-smi"):
+        return 0.0
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0])
