@@ -34,7 +34,7 @@ _CLIENTS, _PLAN_SECONDS = 32, 1200
 def device(bench: Bench) -> Rows:
     """The first request after the start, one at a time once all shapes are planned (the median), and requests a second
     with 32 clients; what the models of the task run on, sessions that are ready, and the memory of the card."""
-    rows: Rows = []
+    rows = list[Mapping[str, object]]()
     for wanted in ("auto", "cpu"):
         settings = {f"{task}_DEVICE": wanted for task in ("OCR", "CLIP", "FACE")}
         with bench.launcher.run("ours", settings) as service:
