@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The texts whose vectors the engine remembers; what it recognises: tests/contract."""
+"""The texts whose vectors the engine remembers, and how much it takes on; what it recognises: tests/contract."""
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -11,10 +12,13 @@ from typing import Any
 import pytest
 
 from demo.__main__ import environment
+from demo.pictures import colour_photo
 from mt_photos_ml import engine as module
 from mt_photos_ml.engine import Engine
 from mt_photos_ml.engine.trace import Trace
+from mt_photos_ml.engine.workers import Busy
 from mt_photos_ml.settings import Settings
+from photos import jpeg
 
 pytestmark = pytest.mark.anyio
 
@@ -57,3 +61,14 @@ async def test_long_texts_and_those_asked_for_longest_ago_are_forgotten(
         assert await are_remembered(engine, "a" * 200, "a" * 200) == [False, True]
         assert await are_remembered(engine, "a" * 201, "a" * 201) == [False, False]
         assert await are_remembered(engine, "a", "b", "a", "c", "a", "b") == [False, False, True, False, True, False]
+
+
+async def test_the_processes_of_a_service_share_threads_and_queue(cache: Path) -> None:
+    red = jpeg(colour_photo("red", (64, 48)))
+    with engine_of(cache, MACHINE_LEARNING_WORKERS=4, MACHINE_LEARNING_REQUEST_THREADS=4) as engine:
+        await engine.embed_photo(red, Trace())
+        taken = [asyncio.ensure_future(engine.embed_photo(red, Trace())) for _ in range(26)]
+        await asyncio.sleep(0)
+        with pytest.raises(Busy):
+            engine.require("clip")
+        assert len(await asyncio.gather(*taken)) == 26

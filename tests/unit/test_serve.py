@@ -17,8 +17,10 @@ import httpx
 import pytest
 
 from demo.__main__ import environment as demo_environment
+from demo.pictures import colour_photo
 from hub_server import HubServer
 from mt_photos_ml.settings import DEFAULT_CLIP
+from photos import jpeg
 from service import Service, anonymous_mb, loaded, post, run_command, running, until
 from trust.raw import connect
 
@@ -167,3 +169,18 @@ def test_a_port_that_is_taken_ends_the_start_with_a_line() -> None:
     assert ended.returncode != 0
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"mt-photos-ml: can't listen on 127.0.0.1 port {port}: Address already in use")
+
+
+def test_two_processes_serve_behind_one_socket(cache: Path, tmp_path: Path) -> None:
+    red = jpeg(colour_photo("red", (640, 480)))
+    with running(tmp_path, {**demo_environment(cache), "MACHINE_LEARNING_WORKERS": "2"}) as service:
+
+        def both_serve() -> bool:
+            assert post(service, "/clip/img", red).status_code == 200
+            return service.log.read_text().count("loaded clip/demo-colours/visual") == 2
+
+        until(both_serve)
+        before = service.pid
+        os.kill(before, signal.SIGKILL)
+        assert [post(service, "/clip/img", red).status_code for _ in range(5)] == [200] * 5
+        wait_for_another(service, before)
