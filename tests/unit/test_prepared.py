@@ -140,7 +140,7 @@ def test_for_one_thread_it_opens_the_same_files_when_they_are_needed(model: Path
     assert runtime.opened == [folder / "model.onnx"]
     assert session.choose(FEED, is_busy=False) is session
     one = session.choose(FEED, is_busy=True)
-    assert (one.cores, session.cores) == (1, 2)
+    assert one is not session
     assert session.choose(FEED, is_busy=True) is one
     assert runtime.opened == [folder / "model.onnx"] * 2
     np.testing.assert_array_equal(one.run(FEED)[0], session.run(FEED)[0])

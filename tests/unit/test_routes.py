@@ -12,7 +12,6 @@ import pytest
 from demo.pictures import colour_photo
 from inside import Inside, asking, eventually
 from mt_photos_ml import version
-from mt_photos_ml.engine import workers
 from mt_photos_ml.tasks import clip
 from photos import jpeg
 from trust.traffic import form
@@ -83,10 +82,9 @@ async def test_a_task_that_is_off_is_404_before_the_upload_is_read(cache: Path, 
 
 
 async def test_a_search_is_answered_while_photos_are_indexed_and_a_full_queue_is_503_before_an_upload_is_read(
-    cache: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    cache: Path, gate: Gate
 ) -> None:
-    monkeypatch.setattr(workers, "MAX_WAITING", 1)
-    inside = Inside(cache)
+    inside = Inside(cache, MACHINE_LEARNING_WORKERS=64)  # of which each has room for one photo that waits
     async with asking(inside) as client:
         photos = [asyncio.create_task(client.post("/clip/img", files={"file": RED})) for _ in range(2)]
         await eventually(lambda: gate.reached == 1 and inside.engine.waiting == {"photos": 2, "texts": 0})

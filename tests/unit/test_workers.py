@@ -7,7 +7,6 @@ import threading
 import pytest
 
 from inside import eventually
-from mt_photos_ml.engine import workers as module
 from mt_photos_ml.engine.workers import Busy, Workers
 
 pytestmark = pytest.mark.anyio
@@ -29,9 +28,8 @@ class Gate:
         self._open.set()
 
 
-async def test_work_is_done_so_much_at_once_and_one_too_many_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING", 2)
-    gate, workers = Gate(), Workers("photo", 33)  # more threads than Python would take by itself
+async def test_work_is_done_so_much_at_once_and_one_too_many_is_refused() -> None:
+    gate, workers = Gate(), Workers("photo", 33, 2)  # more threads than Python would take by itself
     running = [asyncio.create_task(workers.run(gate.work)) for _ in range(35)]
     await eventually(lambda: len(gate.begun) == 33 and workers.present == 35)
     with pytest.raises(Busy, match=r"^35 requests are waiting already$"):
