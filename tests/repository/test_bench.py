@@ -36,7 +36,7 @@ def test_memory_that_is_mapped_twice_counts_once(tmp_path: Path) -> None:
     before = measure.memory([os.getpid()])
     mapped = [np.memmap(tmp_path / "mapped", np.uint8, "r") for _ in range(2)]
     assert sum(int(each.max()) for each in mapped) == 0
-    with mmap.mmap(-1, 20_000_000) as kept:
+    with mmap.mmap(-1, 20_000_000, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as kept:
         kept[:: mmap.PAGESIZE] = b"1" * -(-len(kept) // mmap.PAGESIZE)
         after = measure.memory([os.getpid()])
     assert 15 < after.anonymous - before.anonymous < 30
