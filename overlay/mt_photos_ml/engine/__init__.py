@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
 from typing import TypeVar
 
+from ..machine import card
 from ..machine.cpu import cores
 from ..models.catalog import ModelRef
 from ..models.choice import preloaded
@@ -151,7 +152,7 @@ class Engine:
                 download, plans = self._downloads.get(key.ref), self._shaped.plans(key.ref.path(cache))
                 models.append(ModelStatus.of(role, key.ref, cache, state, runs_on, download, plans))
         unused = [*self.devices.refused, *self.devices.distrusted.values()]
-        return EngineStatus(self.devices.describe(), unused, models)
+        return EngineStatus(self.devices.describe(), card.used_mb(int(self.devices.number)), unused, models)
 
     def runs_on(self) -> dict[str, str]:
         """What the loaded models of each task run on, such as CUDA, or CUDA, CPU."""

@@ -69,8 +69,10 @@ class ModelStatus:
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """runtime: it and its devices, for a person. refused: devices that can't be used, and why."""
+    """runtime: it and its devices, for a person. card_mb: memory in use on a card of Nvidia. refused: devices that
+    can't be used, and why."""
 
     runtime: str
+    card_mb: int | None
     refused: list[str]
     models: list[ModelStatus]

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,9 +74,10 @@ class ShapedRuntime:
         if device is None:
             return session
         self._devices.holds_memory |= device.is_card
-        self._sessions[model] = shaped = ShapedSession(
-            model, device, session, self._devices, self._planning, self._turns
-        )
+        shaped = ShapedSession(model, device, session, self._devices, self._planning, self._turns)
+        if (before := self._sessions.get(model)) and before.key == shaped.key:
+            shaped.ready = before.ready  # it is opened again, since the processor's session has changed
+        self._sessions[model] = shaped
         return shaped
 
     def plan(self, model: Path) -> None:
@@ -101,7 +102,7 @@ class ShapedRuntime:
 
 
 class ShapedSession:
-    """A model on a device and on the processor. ready: sessions by shape."""
+    """A model on a device and on the processor. ready: sessions by shape. key: of the model's files."""
 
     def __init__(
         self,
@@ -117,6 +118,7 @@ class ShapedSession:
         self.declared, self.ready = tuple[Shapes, ...](), dict[Shapes, Session]()
         self._asked = set[Shapes]()
         self._model, self._device, self._processor, self._devices = model, device, processor, devices
+        self.key = cache_key(model)
         self._planning, self._turns = planning, turns
         self._is_slow = False
 
@@ -148,7 +150,7 @@ class ShapedSession:
             try:
                 self._plan(shapes)
             except Exception as error:  # onnxruntime has no class for its errors
-                self._give_up(error)
+                self.give_up(error)
 
     def _plan(self, shapes: Shapes) -> None:
         started, feed = time.perf_counter(), example(shapes)
@@ -166,10 +168,10 @@ class ShapedSession:
             if self._is_slow:
                 log.info("%s is not faster than the processor for %s, which is used", self._device.name, self._name)
                 return
-        self.ready[shapes] = _OnDevice(session, self._device.threads, self._turns, self._give_up)
+        self.ready[shapes] = _OnDevice(session, self._device.threads, self._turns, self)
         log.info("planned %s for %s in %.1f s", self._name, self._device.name, took)
 
-    def _give_up(self, error: Exception) -> None:
+    def give_up(self, error: Exception) -> None:
         """Has the processor answer from now on."""
         self._devices.distrust(self._model, self._device.name, " ".join(str(error).split())[:300])
         self.ready.clear()
@@ -184,20 +186,20 @@ class ShapedSession:
 
 
 class _OnDevice(PlainSession):
-    """A session for one shape. failed: is told of an error."""
+    """A session of a model for one shape."""
 
-    def __init__(
-        self, session: Session, cores: int, turns: threading.Semaphore, failed: Callable[[Exception], None]
-    ) -> None:
+    def __init__(self, session: Session, cores: int, turns: threading.Semaphore, model: ShapedSession) -> None:
         self.inputs, self.outputs, self.metadata = session.inputs, session.outputs, session.metadata
-        self._session, self.cores, self._turns, self._failed = session, cores, turns, failed
+        self._session, self.cores, self._turns, self._model = session, cores, turns, model
 
     def run(self, feed: Tensors) -> list[NDArray[Any]]:
         with self._turns:
+            if not self._model.few_shapes:  # it failed while this waited
+                return self._model.run(feed)
             try:
                 return self._session.run(feed)
             except Exception as error:
-                self._failed(error)
+                self._model.give_up(error)
                 raise
 
 

@@ -15,7 +15,7 @@ const WORDS = {
     restart: "重新启动服务", api: "API 文档（OpenAPI）", leave: "退出", help: "MT Photos 使用文档", find_unused: "查找不再使用的模型文件",
     models_hint: "中文搜索：默认的 XLM-Roberta-Base 召回率 72.5%，XLM-Roberta-Large 77.2% 但慢十几倍，SigLIP2 反而更低（64–67%）。PP-OCRv6_small 与 PP-OCRv5_mobile 一样快，读得更准。buffalo_s 在东亚人脸上差很多（51 对 75），不建议。buffalo 和 antelopev2 的权重仅限非商业研究。换 CLIP 模型后要在 MT Photos 中重新识别。",
     wrong: "密钥不对。", slow: "错误的密钥太多，请一分钟后再试。", away: "连不上服务。", device: "运行于", card: "没有用上的显卡",
-    memory: "内存", memory_told: (s) => `${s.memory.anonymous_mb} MB，另映射 ${s.memory.mapped_mb} MB（系统可随时收回）`,
+    memory: "内存", card_memory: "显存", memory_told: (s) => `${s.memory.anonymous_mb} MB，另映射 ${s.memory.mapped_mb} MB（系统可随时收回）`,
     photos: "照片", photos_told: (s, m) => `启动以来 ${s.photos.total} 张，本分钟 ${m} 张`, waiting: "排队",
     waiting_told: (w) => `照片 ${w.photos}，搜索 ${w.texts}，上传 ${w.uploads}`, up: "已运行", none: "没有",
     step: ["接口", "次数", "等待", "解码", "模型", "共（毫秒）"], head: ["模型", "运行于", "状态", "内存 / 磁盘", ""],
@@ -46,7 +46,7 @@ const WORDS = {
     api: "API description (OpenAPI)", leave: "Leave", help: "MT Photos' documents", find_unused: "Find model files that are not used",
     models_hint: "Searches in Chinese: the default XLM-Roberta-Base finds 72.5% (recall), XLM-Roberta-Large 77.2% and is over ten times slower; SigLIP2 finds less (64 to 67%). PP-OCRv6_small costs what PP-OCRv5_mobile does and reads better. buffalo_s is far worse on East Asian faces (51 against 75). The weights of buffalo and antelopev2 are for non-commercial research. After a change of the CLIP model photos must be indexed again in MT Photos.",
     wrong: "The key is wrong.", slow: "Too many wrong keys; try again in a minute.", away: "The service does not answer.",
-    device: "Runs on", card: "A card that is not used", memory: "Memory",
+    device: "Runs on", card: "A card that is not used", memory: "Memory", card_memory: "Card memory",
     memory_told: (s) => `${s.memory.anonymous_mb} MB, and ${s.memory.mapped_mb} MB mapped, which the system can take back`,
     photos: "Photos", photos_told: (s, m) => `${s.photos.total} since the start, ${m} in this minute`, waiting: "Waiting",
     waiting_told: (w) => `${w.photos} photos, ${w.texts} searches, ${w.uploads} uploads`, up: "Up for", none: "none",
@@ -144,7 +144,8 @@ function show(status) {
   const minute = status.photos.per_minute.at(-1);
   const facts = [
     [say("device"), status.runtime], ...status.refused.map((card) => [say("card"), card]),
-    [say("memory"), say("memory_told")(status)], [say("photos"), say("photos_told")(status, minute)],
+    [say("memory"), say("memory_told")(status)], ...(status.card_mb === null ? [] : [[say("card_memory"), `${status.card_mb} MB`]]),
+    [say("photos"), say("photos_told")(status, minute)],
     [say("waiting"), say("waiting_told")(status.waiting)], [say("up"), span(status.uptime_s)],
   ];
   $("facts").replaceChildren(...facts.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
