@@ -6,6 +6,7 @@ as a process, and arm64 with a photo; --long tries all."""
 import contextlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -76,9 +77,17 @@ def python_of_this_machine(version: str) -> str:
 
 @contextlib.contextmanager
 def process(
-    folder: Path, models: Path, release: str, python: str, runtime: str | None, device: str, command: Sequence[str]
+    folder: Path,
+    models: Path,
+    release: str,
+    python: str,
+    runtime: str | None,
+    device: str,
+    command: Sequence[str],
+    **more: str,
 ) -> Iterator[str]:
-    """The overlay on a release's libraries, started by this command; its address, until the context ends."""
+    """The overlay on a release's libraries, started by this command; its address, until the context ends. more:
+    settings."""
     venv, source, port = folder / "venv", folder / "src", free_port()
     subprocess.run([python_of_this_machine(python), "-m", "venv", "--without-pip", venv], check=True)
     libraries = standin.lock(release, runtime=runtime)
@@ -97,6 +106,7 @@ def process(
         "IMMICH_PORT": str(port),
         "OCR_MODEL_NAME": "PP-OCRv5_mobile",
         "MACHINE_LEARNING_CACHE_FOLDER": str(models),
+        **more,
     }
     with (folder / "log").open("wb") as log:
         service = subprocess.Popen([venv / "bin" / command[0], *command[1:]], cwd=source, env=settings, stderr=log)
@@ -130,3 +140,15 @@ def test_it_answers_on_the_libraries_of(
     with process(tmp_path, models, release, python, runtime, device, START) as url:
         words = [] if long else ["-k", ONE_OF_EACH]
         passes("pytest", "tests/contract", "-q", *words, MT_PHOTOS_ML_URL=url, MT_PHOTOS_ML_KEY=KEY)
+
+
+@pytest.mark.long
+def test_openvino_compiles_few_shapes_and_answers_as_the_contract_says(cache: Path, tmp_path: Path) -> None:
+    models, runtime = shutil.copytree(cache, tmp_path / "cache"), standin.RUNTIMES["openvino"]
+    named = dict.fromkeys(("OCR_DEVICE", "CLIP_DEVICE", "FACE_DEVICE"), "openvino:cpu")
+    with process(tmp_path, models, "v2.5.6", "3.11", runtime, "openvino", START, **named) as url:
+        passes("pytest", "tests/contract", "-q", MT_PHOTOS_ML_URL=url, MT_PHOTOS_ML_KEY=KEY)
+    log = (tmp_path / "log").read_text()
+    planned = re.findall(r"planned (\S+) for OpenVINO CPU", log)
+    assert {name.partition("/")[0] for name in planned} == {"ocr", "clip", "facial-recognition"}
+    assert "is not used for" not in log
