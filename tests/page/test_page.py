@@ -240,8 +240,10 @@ def test_a_service_that_does_not_answer_is_told_wherever_one_asks(open_page: Ope
         page.click(press)
         sync.expect(page.locator(told)).to_have_text("The service does not answer.")
     page.set_input_files("#photo", photo_of(service, "people.jpg"))
+    for told in ("#text li", "#faces li"):
+        sync.expect(page.locator(told)).to_have_text("The service does not answer.")
     page.set_input_files("#second", photo_of(service, "second.jpg"))
     page.fill("#words", "red")
     page.press("#words", "Enter")
-    for told in ("#text li", "#faces li", "#compared", "#ranked"):
+    for told in ("#compared", "#ranked"):
         sync.expect(page.locator(told)).to_contain_text("The service does not answer.")

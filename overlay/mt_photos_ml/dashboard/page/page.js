@@ -243,7 +243,7 @@ const dot = (a, b) => a.reduce((sum, value, i) => sum + Number(value) * Number(b
 
 async function compare(file) {
   const { result: second = [], msg } = await send("/represent", file);
-  const rows = photo.faces.flatMap((one, i) => second.map((two, k) => {
+  const rows = (photo.faces || []).flatMap((one, i) => second.map((two, k) => {
     const alike = dot(one.embedding, two.embedding);
     return [i + 1, k + 1, alike.toFixed(3), alike >= SAME ? say("same") : say("other")];
   }));
