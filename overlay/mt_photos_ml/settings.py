@@ -171,7 +171,7 @@ class Settings(BaseSettings):
     rocm_precision: Precision = Field("FP32", validation_alias="MACHINE_LEARNING_ROCM_PRECISION")
     """`FP16`: the same on an AMD card, if onnxruntime has MIGraphX / `FP16`：AMD 显卡同上，需要 MIGraphX"""
     workers: int = Field(1, ge=1, le=64, validation_alias="MACHINE_LEARNING_WORKERS")
-    """processes that serve / 提供服务的进程数"""
+    """processes that serve, and share the cores / 提供服务的进程数，分享 CPU 核"""
     device_ids: Cards | None = Field(None, validation_alias="MACHINE_LEARNING_DEVICE_IDS")
     """cards for the processes in turn, such as `0,1` / 分给各进程的显卡，如 `0,1`"""
     worker_timeout: int = Field(300, ge=1, le=86400, validation_alias="MACHINE_LEARNING_WORKER_TIMEOUT")
