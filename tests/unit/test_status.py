@@ -11,8 +11,7 @@ from inside import Inside, asking
 from mt_photos_ml import version
 from mt_photos_ml.engine.status import ModelStatus
 from mt_photos_ml.models.catalog import ROLES, ModelRef
-from mt_photos_ml.models.progress import Download
-from mt_photos_ml.models.store import ModelState
+from mt_photos_ml.models.progress import Download, ModelState
 from mt_photos_ml.runtime.prepared.runtime import FOLDER
 from photos import jpeg
 

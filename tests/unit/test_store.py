@@ -16,7 +16,8 @@ from demo.models import build_faces
 from inside import eventually
 from model_folder import DETECTION, TEXTUAL, VISUAL, Folder
 from mt_photos_ml.models.loader import Loaded, Loader, ModelKey, ModelUnavailable, T
-from mt_photos_ml.models.store import ModelState, Store
+from mt_photos_ml.models.progress import ModelState
+from mt_photos_ml.models.store import Store
 from mt_photos_ml.runtime import Session
 from mt_photos_ml.runtime.devices import Devices
 from mt_photos_ml.runtime.ort import OrtRuntime

@@ -7,9 +7,8 @@ from typing import Self
 
 from ..machine.files import size_of
 from ..models.catalog import ModelRef, Role
-from ..models.progress import Download
+from ..models.progress import Download, ModelState
 from ..models.sources import file_in_wheel
-from ..models.store import ModelState
 from ..runtime.prepared.runtime import FOLDER
 from ..runtime.shaped import Plans
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""How far downloads are: for a callback, and now and then for the log."""
+"""How far models are: loaded or not, and how far a download is, for a callback and now and then for the log."""
 
 import logging
 import time
@@ -14,6 +14,16 @@ log = logging.getLogger("mt_photos_ml")
 
 LOG_SECONDS = 5.0
 CALLBACK_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """name: "ready", "in use", "downloading", "loading", "failed" or "not loaded". idle: seconds."""
+
+    name: str
+    idle: float | None = None
+    memory_mb: float | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ..runtime.devices import Devices
 from ..runtime.ort import shrink_arena
 from .catalog import ModelRef
 from .loader import Loaded, Loader, Model, ModelKey, ModelUnavailable, Stamp, T, stamp_of
+from .progress import ModelState
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -23,16 +23,6 @@ _PATIENCE_SECONDS = 30.0
 _CPU_TTL_SECONDS, _DEVICE_TTL_SECONDS = 60.0, 300.0  # loading a model again takes longest on a card
 _PAUSE_SECONDS = 5.0
 _MAX_DELAY_SECONDS = 600.0
-
-
-@dataclass(frozen=True)
-class ModelState:
-    """name: "ready", "in use", "downloading", "loading", "failed" or "not loaded". idle: seconds."""
-
-    name: str
-    idle: float | None = None
-    memory_mb: float | None = None
-    error: str | None = None
 
 
 class Store:
