@@ -69,7 +69,7 @@ image: $(VENV)/test.done
 	$(BIN)/python -m scripts.build --variant $(VARIANT)
 
 test-image: $(VENV)/test.done
-	$(BIN)/pytest tests/image $(if $(LONG),--long) $(ARGS)
+	$(BIN)/pytest tests/image -n 2 --dist loadfile $(if $(LONG),--long) $(ARGS)
 
 bump: $(VENV)/test.done
 	$(BIN)/python -m scripts.bump $(UPSTREAM)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The overlay, unedited, on all that it is laid over: other releases of upstream, the libraries of other devices,
-another machine. tests/image/test_container.py has the first of them, v2.5.6 on the processor. By default one is tried
-as a process, and arm64 with a photo; --long tries all."""
+another machine. tests/image/test_container.py has the first of them, v2.5.6 on the processor. By default arm64 is
+tried with a photo of each kind; --long tries all."""
 
 import contextlib
 import os
@@ -128,7 +128,7 @@ def _answers(url: str, service: subprocess.Popen[bytes], log: Path) -> bool:
 @pytest.mark.parametrize(
     ("release", "python", "runtime", "device"),
     [
-        pytest.param("v3.3.0", "3.13", None, "cpu", id="v3.3.0"),
+        pytest.param("v3.3.0", "3.13", None, "cpu", id="v3.3.0", marks=pytest.mark.long),
         # whose base is 30 GB
         pytest.param("v2.5.6", "3.12", "onnxruntime==1.22.1", "rocm", id="rocm", marks=pytest.mark.long),
     ],

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import pytest
 
 from demo.pictures import text_page
 from image.container import HARDENED, Container, Start, docker
@@ -28,6 +29,7 @@ def fresh(container: Container, than: set[str]) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_restarts_under_load_break_no_connection_and_lose_no_request(start: Start) -> None:
     with start() as container, container.client() as client:
         asked = answered(container.url, mixed(each=2))
@@ -52,6 +54,7 @@ def test_a_worker_that_is_killed_is_replaced(start: Start) -> None:
         assert answered(container.url, asked) == asked
 
 
+@pytest.mark.long
 def test_a_mapped_model_that_goes_away_is_not_mapped_again(start: Start, cache: Path) -> None:
     page = jpeg(text_page(["First line"], (1200, 400))[0])
     with start() as container, container.client() as client:
