@@ -15,7 +15,7 @@ def build_ocr(folder: Path) -> None:
     grey = graph("ReduceMean", "x", axes=[1], keepdims=1)
     graph("Sigmoid", graph("Mul", grey, -8.0), out="probability")
     detector = folder / "detection" / "model.onnx"
-    graph.save(detector, {"x": ["n", 3, "h", "w"]}, {"probability": ["n", 1, "h", "w"]})
+    graph.save(detector, {"x": ["n", 3, "?", "?"]}, {"probability": ["n", 1, "?", "?"]})
     graph = Graph()
     columns = graph("MaxPool", graph("Neg", "x"), kernel_shape=[48, 8], strides=[48, 8])
     darkest = graph("Unsqueeze", graph("ReduceMean", columns, axes=[1, 2], keepdims=0), [2])

@@ -204,10 +204,11 @@ class _OnDevice(PlainSession):
 
 
 def _free_axes(inputs: Sequence[Node], shapes: Shapes) -> dict[str, int]:
-    """The lengths of the axes that have names."""
+    """The lengths of the axes that have names, but for a name of several axes that differ, such as "?"."""
     given = {name: shape for name, _, shape in shapes}
-    axes = ((axis, n) for node in inputs for axis, n in zip(node.shape, given[node.name], strict=True))
-    return {axis: length for axis, length in axes if isinstance(axis, str)}
+    axes = {pair for node in inputs for pair in zip(node.shape, given[node.name], strict=True)}
+    names = [axis for axis, _ in axes]
+    return {axis: length for axis, length in axes if isinstance(axis, str) and names.count(axis) == 1}
 
 
 def _cosine(found: NDArray[Any], expected: NDArray[Any]) -> float:
