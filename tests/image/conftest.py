@@ -3,6 +3,7 @@
 
 import contextlib
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from image import standin
 from image.container import BASE, IMAGE, Container, Start, build, docker
+from mt_photos_ml.machine.files import locked
 from service import KEY, free_port, until
 
 
@@ -39,8 +41,9 @@ def image() -> str:
     """The image of the tests."""
     if shutil.which("docker") is None:
         pytest.skip("no docker on this machine")
-    standin.build()
-    build(BASE, IMAGE)
+    with locked(Path(tempfile.gettempdir(), "mt-photos-ml-test")):  # Docker fails if two processes build one image
+        standin.build()
+        build(BASE, IMAGE)
     return IMAGE
 
 

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
-from mt_photos_ml.machine.files import locked
-
 BASE = Path(__file__).with_name("base")
 RELEASES = {"v2.5.6": "bookworm", "v3.0.3": "bookworm", "v3.3.0": "trixie"}
 """The releases that are stood in for, and the Debian of their processor variant."""
@@ -182,10 +180,9 @@ def _hash(*recipe: str) -> str:
 
 def _kept(tag: str, make: Callable[[Path], None]) -> str:
     """The image's tag; where there is none yet, `make` is given a folder to make it in."""
-    with locked(Path(tempfile.gettempdir(), tag.replace(":", "-"))):  # several processes may want it
-        if subprocess.run(["docker", "image", "inspect", tag], capture_output=True, check=False).returncode != 0:
-            with tempfile.TemporaryDirectory() as folder:
-                make(Path(folder))
+    if subprocess.run(["docker", "image", "inspect", tag], capture_output=True, check=False).returncode != 0:
+        with tempfile.TemporaryDirectory() as folder:
+            make(Path(folder))
     return tag
 
 
