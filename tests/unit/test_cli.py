@@ -43,7 +43,12 @@ def test_the_doctor_has_a_line_for_each_check_and_an_exit_code(cache: Path, tmp_
         assert what in well.stdout
     file = tmp_path / "file"
     file.touch()
-    ill = run_command({"MACHINE_LEARNING_CACHE_FOLDER": str(file / "cache"), "OCR_MODEL_NAME": "nothing"}, "doctor")
+    ill = run_command(
+        {"MACHINE_LEARNING_CACHE_FOLDER": str(file / "cache"), "OCR_MODEL_NAME": "nothing", "CLIP_DEVICE": "cuda"},
+        "doctor",
+    )
     assert ill.returncode == 1
     assert "FAIL  cache" in ill.stdout
     assert "FAIL  settings: OCR_MODEL_NAME=nothing" in ill.stdout
+    assert "ok    device: clip/XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k/visual runs on CPU" in ill.stdout
+    assert "warn  device: CUDA: this build of onnxruntime does not support it" in ill.stdout

@@ -86,6 +86,7 @@ AMD = {"device_id": "2", "migraphx_fp16_enable": "1", "migraphx_model_cache_dir"
         (OPENVINO, "clip", INTEL),
         (OPENVINO, "ocr", INTEL | {"precision": "FP32"}),  # it reads nothing in half precision
         (MIGRAPHX, "clip", AMD),
+        (MIGRAPHX, "ocr", {key: value for key, value in AMD.items() if "fp16" not in key}),
     ],
 )
 def test_each_device_has_its_options_and_keeps_compiled_models_beside_the_model(
@@ -102,6 +103,7 @@ def test_each_device_has_its_options_and_keeps_compiled_models_beside_the_model(
     device.open(model, {})
     assert GIVEN[-1] == (provider, options | {key: str(model.parent / options[key]) for key in folders})
     assert all((model.parent / options[key]).is_dir() for key in folders)
+    assert device.min_cosine(model) == (0.99 if "FP16" in options.values() or "fp16" in str(options) else 0.9999)
     device.open(Path("/nowhere", group, "name", "visual", "model.onnx"), {})
     assert GIVEN[-1][1].keys() == options.keys() - folders, "it can't be written"
 

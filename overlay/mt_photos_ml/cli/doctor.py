@@ -17,8 +17,12 @@ from ..models.checks import check_models
 from ..models.choice import in_use
 from ..models.hub import DEFAULT_ENDPOINTS
 from ..models.sources import file_in_wheel
+from ..runtime import Runtime
 from ..runtime.devices import Devices
-from ..runtime.shaped import read_times
+from ..runtime.npu import NpuRuntime
+from ..runtime.ort import OrtRuntime
+from ..runtime.shaped import ShapedRuntime
+from ..runtime.times import read_times
 from ..server.startup import settings_or_exit
 from ..settings import Settings, SettingsError
 
@@ -87,17 +91,16 @@ def _decoders() -> Iterator[Check]:
 
 
 def _devices(settings: Settings, devices: Devices) -> Iterator[Check]:
-    """What each model runs on, if there is a choice, and what was measured."""
-    for ref in in_use(settings).values() if devices.is_accelerated else ():
+    """What each model runs on, if there is a choice or one was named, and what was measured."""
+    runtime: Runtime = ShapedRuntime(devices, OrtRuntime())
+    runtime = NpuRuntime(devices.npu, runtime) if devices.npu else runtime
+    is_named = not {*devices.wanted.values()} <= {"auto", "cpu"}
+    for ref in in_use(settings).values() if devices.is_accelerated or is_named else ():
         path = ref.path(settings.cache_folder)
         device = devices.device_of(path)
         times = read_times(path, device) if device else None
-        is_slow = times and devices.is_measured(path) and not times.is_worth_it
-        name = device.name if device and not is_slow else "the processor"
-        if devices.npu and (path.parent / devices.npu.file).is_file():
-            name = devices.npu.name
-        ms = f" ({times.device:.1f} ms, on the processor {times.processor:.1f})" if times else ""
-        yield "ok", "device", f"{ref} runs on {name}{ms}"
+        ms = f" ({device.name} {times.device:.1f} ms, CPU {times.processor:.1f})" if device and times else ""
+        yield "ok", "device", f"{ref} runs on {runtime.runs_on(path)}{ms}"
     for said in devices.refused:
         yield "warn", "device", said
 

@@ -43,24 +43,28 @@ _NEVER_BY_ITSELF = ("openvino:npu",)
 
 @dataclass(frozen=True)
 class Device:
-    """A device of onnxruntime. name: for people. is_card: whether only the end of the process gives its memory back.
-    threads: of an inference, if the processor computes it."""
+    """A device of onnxruntime. name: for people. cache_option: names the folder for what it compiles. threads: of an
+    inference, if the processor computes it. half: further options, of half precision, if that is wanted."""
 
     name: str
     provider: str
     options: Mapping[str, str]
     cache_option: str | None = None
     threads: int = 0
+    half: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_card(self) -> bool:
+        """Whether only the end of the process gives its memory back."""
         return not self.threads
+
+    def _is_half(self, model: Path) -> bool:
+        """Never for OCR, which reads nothing in half precision (upstream's issue 27941)."""
+        return bool(self.half) and group_of(model) != "ocr"
 
     def open(self, model: Path, axes: Mapping[str, int]) -> Session:
         """A session with these free axes fixed. What the device compiles is kept beside the model, if it can be."""
-        options = dict(self.options)
-        if "ocr" in model.parts[-4:-3] and "precision" in options:
-            options["precision"] = "FP32"  # in half precision OCR reads nothing (upstream's issue 27941)
+        options = {**self.options, **(self.half if self._is_half(model) else {})}
         if self.cache_option and (
             folder := _writable(model.parent / self.provider.removesuffix("ExecutionProvider").lower())
         ):
@@ -72,9 +76,8 @@ class Device:
     def min_cosine(self, model: Path) -> float:
         """Of its answer to the processor's: 0.9999 is what people's databases allow, 0.99 of faces and in half
         precision."""
-        is_half = "FP16" in self.options.values() or "migraphx_fp16_enable" in self.options
-        is_face = model.parts[-4:-3] == ("facial-recognition",) and model.parent.name == "recognition"
-        return 0.99 if is_half or is_face else 0.9999
+        is_face = group_of(model) == "facial-recognition" and model.parent.name == "recognition"
+        return 0.99 if is_face or self._is_half(model) else 0.9999
 
     def failure(self) -> str | None:
         """Why a model that does nothing fails on it; None if it runs."""
@@ -186,26 +189,25 @@ class Devices:
     def _found(self) -> dict[str, Device | None]:
         return {}
 
-    def _options(self, wanted: str) -> tuple[dict[str, str], str | None, int]:
-        """Options of the provider, the one that names the folder of its cache, and the threads of the processor."""
+    def _options(self, wanted: str) -> tuple[dict[str, str], str | None, int, dict[str, str]]:
+        """The fields of a Device from `options` on."""
         match wanted:
             case "cuda" | "rocm":
                 options = {"arena_extend_strategy": "kSameAsRequested", "device_id": self.number}
                 # planning takes 0.35 s in place of 0.9 to 2.2, and inferences are as fast
-                return options | ({"cudnn_conv_algo_search": "HEURISTIC"} if wanted == "cuda" else {}), None, 0
+                return options | ({"cudnn_conv_algo_search": "HEURISTIC"} if wanted == "cuda" else {}), None, 0, {}
             case "migraphx":
-                fp16 = {"migraphx_fp16_enable": "1"} if self.rocm_precision == "FP16" else {}
-                return {"device_id": self.number} | fp16, "migraphx_model_cache_dir", 0
+                half = {"migraphx_fp16_enable": "1"} if self.rocm_precision == "FP16" else {}
+                return {"device_id": self.number}, "migraphx_model_cache_dir", 0, half
             case "openvino:cpu":
-                return (
-                    {"device_type": "CPU", "num_of_threads": str(self.threads), "precision": "FP32"},
-                    None,
-                    self.threads,
-                )
+                threads = str(self.threads)
+                options = {"device_type": "CPU", "num_of_threads": threads, "precision": "FP32"}
+                return options, None, self.threads, {}
             case "openvino:gpu" | "openvino:npu":
                 kind = {"openvino:gpu": f"GPU.{self.number}", "openvino:npu": "NPU"}[wanted]
-                return {"device_type": kind, "precision": self.openvino_precision}, "cache_dir", 0
-        return {}, None, 0
+                half = {"precision": "FP16"} if self.openvino_precision == "FP16" else {}
+                return {"device_type": kind, "precision": "FP32"}, "cache_dir", 0, half
+        return {}, None, 0, {}
 
 
 def group_of(model: Path) -> str:

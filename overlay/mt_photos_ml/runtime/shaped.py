@@ -2,13 +2,11 @@
 """Models on a device, which plans or compiles for each shape of their inputs: a session a shape, opened in the
 background. Until it is ready, and if the device is wrong, slow or gone, the processor answers."""
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -21,25 +19,14 @@ from . import Node, PlainSession, Runtime, Session, Tensors
 from .devices import Device, Devices
 from .example import Shapes, example, shapes_like, shapes_of
 from .prepared.fingerprint import cache_key
+from .times import Times, read_times, write_times
 
 log = logging.getLogger("mt_photos_ml")
-
-RECORD = "devices.json"
-"""Beside a model: how long an inference takes on each device."""
 
 _AT_ONCE = 2  # inferences on a device
 _WORTH = 0.9  # of the processor's time, at most, for a device that nobody named
 _WORTH_IF_PADDED = 0.7  # padding takes about a fifth more
 _RUNS = 3  # of which the quickest counts
-
-
-@dataclass(frozen=True)
-class Times:
-    """Milliseconds of the same inference on a device and on the processor."""
-
-    device: float
-    processor: float
-    is_worth_it: bool
 
 
 @dataclass(frozen=True)
@@ -62,17 +49,21 @@ class ShapedRuntime:
     def __init__(self, devices: Devices, processor: Runtime) -> None:
         self._devices, self._processor = devices, processor
         self._sessions = WeakValueDictionary[Path, ShapedSession]()
+        self._on_processor = set[Path]()  # models that were opened there, since their device is slower or wrong
         self._planning, self._turns = threading.Lock(), threading.Semaphore(_AT_ONCE)
 
     def runs_on(self, model: Path) -> str:
-        session = self._sessions.get(model)
-        device = self._device(model) if session is None or session.few_shapes else None
+        if session := self._sessions.get(model):
+            return session.device.name if session.few_shapes else self._processor.runs_on(model)
+        device = None if model in self._on_processor else self._device(model)
         return device.name if device else self._processor.runs_on(model)
 
     def open(self, model: Path) -> Session:
         session, device = self._processor.open(model), self._device(model)
         if device is None:
+            self._on_processor.add(model)
             return session
+        self._on_processor.discard(model)
         self._devices.holds_memory |= device.is_card
         shaped = ShapedSession(model, device, session, self._devices, self._planning, self._turns)
         if (before := self._sessions.get(model)) and before.key == shaped.key:
@@ -117,7 +108,7 @@ class ShapedSession:
         self.cores = processor.cores
         self.declared, self.ready = tuple[Shapes, ...](), dict[Shapes, Session]()
         self._asked = set[Shapes]()
-        self._model, self._device, self._processor, self._devices = model, device, processor, devices
+        self._model, self.device, self._processor, self._devices = model, device, processor, devices
         self.key = cache_key(model)
         self._planning, self._turns = planning, turns
         self._is_slow = False
@@ -154,26 +145,26 @@ class ShapedSession:
 
     def _plan(self, shapes: Shapes) -> None:
         started, feed = time.perf_counter(), example(shapes)
-        session = self._device.open(self._model, _free_axes(self.inputs, shapes))
+        session = self.device.open(self._model, _free_axes(self.inputs, shapes))
         found = session.run(feed)
         took = time.perf_counter() - started
         expected = self._processor.run(feed)
-        if (cosine := min(map(_cosine, found, expected))) < self._device.min_cosine(self._model):
+        if (cosine := min(map(_cosine, found, expected))) < self.device.min_cosine(self._model):
             raise WrongAnswer(f"it answers otherwise than the processor (cosine {cosine:.4f})")
-        if not self.ready and read_times(self._model, self._device) is None:
+        if not self.ready and read_times(self._model, self.device) is None:
             device_ms, processor_ms = _milliseconds(session, feed), _milliseconds(self._processor, feed)
             times = Times(device_ms, processor_ms, device_ms <= self._worth * processor_ms)
-            _write_times(self._model, self._device, times)
+            write_times(self._model, self.device, times)
             self._is_slow = self._devices.is_measured(self._model) and not times.is_worth_it
             if self._is_slow:
-                log.info("%s is not faster than the processor for %s, which is used", self._device.name, self._name)
+                log.info("%s is not faster than the processor for %s, which is used", self.device.name, self._name)
                 return
-        self.ready[shapes] = _OnDevice(session, self._device.threads, self._turns, self)
-        log.info("planned %s for %s in %.1f s", self._name, self._device.name, took)
+        self.ready[shapes] = _OnDevice(session, self.device.threads, self._turns, self)
+        log.info("planned %s for %s in %.1f s", self._name, self.device.name, took)
 
     def give_up(self, error: Exception) -> None:
         """Has the processor answer from now on."""
-        self._devices.distrust(self._model, self._device.name, " ".join(str(error).split())[:300])
+        self._devices.distrust(self._model, self.device.name, " ".join(str(error).split())[:300])
         self.ready.clear()
 
     @property
@@ -230,21 +221,3 @@ def _milliseconds(session: Session, feed: Tensors) -> float:
         return (time.perf_counter() - started) * 1000
 
     return min(run() for _ in range(_RUNS))
-
-
-def read_times(model: Path, device: Device) -> Times | None:
-    """What was measured of these very files, with this onnxruntime and processor; None if nothing was."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return Times(**json.loads((model.parent / RECORD).read_text())[f"{device.name} {cache_key(model)}"])
-    return None
-
-
-def _write_times(model: Path, device: Device, times: Times) -> None:
-    """Nothing is kept in a cache that can't be written."""
-    record, kept = model.parent / RECORD, dict[str, object]()
-    with suppress(OSError, ValueError):
-        kept = json.loads(record.read_text())
-    with suppress(OSError):
-        half = record.with_suffix(".half")
-        half.write_text(json.dumps({**kept, f"{device.name} {cache_key(model)}": asdict(times)}, indent=2))
-        half.replace(record)
