@@ -28,7 +28,7 @@ from photos import jpeg
 
 pytestmark = pytest.mark.anyio
 
-SIZES = 300
+SIZES = 1000
 ALL = {"ocr/tiny": 11, "facial-recognition/demo-faces": 3, "clip/demo-colours": 2}
 """How many shapes each model has."""
 
