@@ -166,11 +166,12 @@ def test_tasks_that_are_off_are_not_shown_and_without_a_key_none_is_asked_for(
 
 def test_models_are_loaded_and_unloaded_and_the_service_is_restarted(open_page: Open, service: Service) -> None:
     page = open_page(locale="en-US")
-    for name in ("Unload clip textual", "Load clip textual"):
-        button = page.locator(f'button[aria-label="{name}"]')
-        if button.count():
-            button.click()
-    page.wait_for_selector('button[aria-label="Unload clip textual"]')
+    unload, load = (page.locator(f'button[aria-label="{verb} clip textual"]') for verb in ("Unload", "Load"))
+    sync.expect(unload.or_(load)).to_be_visible()
+    if unload.is_visible():
+        unload.click()
+    load.click()
+    sync.expect(unload).to_be_visible()
     before = service.pid
     page.click("#restart")
     sync.expect(page.locator("#said")).to_have_text("Restarted.", timeout=30_000)
