@@ -62,6 +62,27 @@ def test_a_body_without_a_text_is_told_what_is_wrong(api: Api, body: str) -> Non
     assert is_told_what_is_wrong(api.http.post("/clip/txt", content=BAD_TEXTS[body], headers=headers))
 
 
+@pytest.mark.parametrize("body", [b'\xef\xbb\xbf{"text": "red"}', rb'{"text": "red", "from": "\ud83d"}'])
+def test_a_text_may_follow_a_byte_order_mark_and_stand_beside_half_an_emoji(api: Api, body: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    answers = [api.http.post("/clip/txt", content=sent, headers=headers) for sent in (body, b'{"text": "red"}')]
+    assert (answers[0].status_code, answers[0].json()) == (200, answers[1].json())
+
+
+@pytest.mark.parametrize("text", [rb"\ud83d", rb"red \ud83d", rb"\ude00 red", rb"\ud83d\ud83d\ude00"])
+def test_a_text_that_was_cut_within_an_emoji_is_searched_for(api: Api, text: bytes) -> None:
+    body = b'{"text": "' + text + b'"}'
+    answer = api.http.post("/clip/txt", content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, len(answer.json()["result"])) == (200, len(api.understand("red")))
+
+
+@pytest.mark.parametrize("route", PHOTO_ROUTES)
+def test_words_before_the_first_part_are_passed_over(api: Api, route: str) -> None:
+    body = b"This is a form in several parts.\r\n" + BODY
+    answer = api.http.post(route, content=body, headers={"content-type": FORM_TYPE})
+    assert answer.json()["result"] == api.result(route, PHOTO)
+
+
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
 def test_other_fields_of_the_form_are_let_go_by(api: Api, route: str) -> None:
     others = {"name": "IMG_1.jpg", "size": "9"}

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 import pytest
 
 from mt_photos_ml.api import forms
-from mt_photos_ml.api.errors import TooLarge
+from mt_photos_ml.api.errors import BadForm, TooLarge
 
 FORM = "multipart/form-data; boundary=b"
 PHOTO = bytes(range(256)) * 40 + b"\r\n--not the boundary\r\n"
@@ -60,6 +60,42 @@ def test_the_field_is_known_however_its_header_is_written(header: str) -> None:
     large = PHOTO * 200  # over the limit of a field that is not a file
     body = f"--a b\r\n{header}\r\n\r\n".encode() + large + b"\r\n--a b--\r\n"
     assert read([body], 'multipart/form-data; boundary="a b"') == large
+
+
+@pytest.mark.parametrize("size", [1, 7, 1_000_000])
+@pytest.mark.parametrize(
+    "before", [b"A form in many parts.\r\n", b"\r\n\r\n", b"\n", b"--c\r\nnot --b\r\n", b"x" * 200_000]
+)
+def test_what_comes_before_the_first_boundary_is_passed_over(before: bytes, size: int) -> None:
+    body = before + b"\r\n" + part("file", PHOTO) + b"--b--\r\n"
+    assert read([body[i : i + size] for i in range(0, len(body), size)]) == PHOTO
+
+
+def test_a_boundary_that_no_body_can_have_is_a_damaged_form() -> None:
+    with pytest.raises(BadForm, match="damaged"):
+        read([part("file", PHOTO)], "multipart/form-data; boundary*=utf-8''%E9%A3%9E")
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'\xef\xbb\xbf{"text": "red"}', "red"),
+        (rb'{"text": "red \ud83d"}', "red \ufffd"),
+        (rb'{"text": "\ude00 red", "more": "\ud83d"}', "\ufffd red"),
+        (rb'{"text": "\ud83d\ude00"}', "😀"),
+        (b'{"text": "' + b"a" * 9_999 + rb'\ud83d\ude00"}', "a" * 9_999 + "😀"),
+    ],
+)
+def test_a_text_may_begin_with_a_byte_order_mark_and_hold_half_an_emoji(body: bytes, text: str) -> None:
+    assert read_text(body) == text
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 400_000, b'{"text":' * 90_000, b'{"text": ' + b"1" * 900_000 + b"}", b"\xff\xfe"]
+)
+def test_json_that_is_no_text_is_refused_whatever_it_is(body: bytes) -> None:
+    with pytest.raises(BadForm, match="expected JSON"):
+        read_text(body)
 
 
 def test_a_text_over_a_megabyte_is_too_large() -> None:

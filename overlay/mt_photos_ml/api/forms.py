@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """What a request carries: the file of a form, the text of a JSON body."""
 
+import json
 from collections.abc import AsyncGenerator
 from email.message import Message
 
-import orjson
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -28,10 +28,10 @@ async def read_file(content_type: str, pieces: AsyncGenerator[bytes, None], fiel
     if header.get_content_type() != "multipart/form-data" or not boundary:
         raise BadForm(f"expected a form (multipart/form-data) with the photo in the field {field!r}")
     # the parser decodes a field without a file name; latin-1 can decode and encode any bytes
-    headers = Headers({"content-type": f'multipart/form-data; charset=latin-1; boundary="{boundary}"'})
     try:
-        form = await _FormParser(headers, pieces, max_part_size=_UNLIMITED_BYTES).parse()
-    except (MultiPartException, FormParserError):
+        headers = Headers({"content-type": f'multipart/form-data; charset=latin-1; boundary="{boundary}"'})
+        form = await _FormParser(headers, _without_preamble(pieces, boundary), max_part_size=_UNLIMITED_BYTES).parse()
+    except (MultiPartException, FormParserError, UnicodeEncodeError):
         raise BadForm("the form is damaged") from None
     try:
         for value in form.getlist(field):
@@ -41,17 +41,31 @@ async def read_file(content_type: str, pieces: AsyncGenerator[bytes, None], fiel
     raise BadForm(f"the form has no field {field!r}, which must hold the photo, or was cut off before its end")
 
 
+async def _without_preamble(pieces: AsyncGenerator[bytes, None], boundary: str) -> AsyncGenerator[bytes, None]:
+    """From the first boundary on: what comes before it is for people to read (RFC 2046, 5.1.1)."""
+    start, seen = b"\n--" + boundary.encode("latin-1"), b"\n"
+    async for piece in pieces:
+        seen += piece
+        if (found := seen.find(start)) >= 0:
+            yield seen[found + 1 :]
+            break
+        seen = seen[-len(start) :]
+    async for piece in pieces:
+        yield piece
+
+
 async def read_text(pieces: AsyncGenerator[bytes, None]) -> str:
-    """The text of `{"text": "…"}`. Raises BadForm, TooLarge, and what the pieces of the body raise."""
+    """The text of `{"text": "…"}`, with U+FFFD for half an emoji, which a client has cut. Raises BadForm, TooLarge, and
+    what the pieces of the body raise."""
     body = bytearray()
     async for piece in pieces:
         body += piece
         if len(body) > _MAX_JSON_BYTES:
             raise TooLarge(_MAX_JSON_BYTES)
     try:
-        text = orjson.loads(body)["text"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+        text = json.loads(body)["text"]  # orjson refuses half an emoji, and a byte order mark
+    except (ValueError, KeyError, TypeError, RecursionError):
         text = None
     if not isinstance(text, str):
         raise BadForm('expected JSON such as {"text": "飞机"}')
-    return text[:_MAX_TEXT_CHARACTERS]
+    return text[:_MAX_TEXT_CHARACTERS].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
