@@ -11,6 +11,7 @@ from .api.middleware.access_log import AccessLogMiddleware
 from .api.middleware.auth import ApiKeyMiddleware
 from .api.middleware.body_limit import BodyLimitMiddleware
 from .api.middleware.lifecycle import Lifecycle, LifecycleMiddleware
+from .api.middleware.paths import PathsMiddleware
 from .api.routes import Routes
 from .api.uploads import MAX_UPLOADS, Uploads
 from .api.upstream import Upstream
@@ -51,4 +52,5 @@ def create_app(
         app.add_middleware(ApiKeyMiddleware, settings.api_auth_key, also_open)
     app.add_middleware(LifecycleMiddleware, lifecycle)
     app.add_middleware(AccessLogMiddleware, [metrics.observe])
+    app.add_middleware(PathsMiddleware, {route.path for route in routes.all() if "POST" in (route.methods or ())})
     return app

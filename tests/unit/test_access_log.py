@@ -30,6 +30,15 @@ def test_a_request_has_its_line_its_id_and_its_times(service: Service, photo: by
     assert line.endswith(f"id {headers['x-request-id']}")
 
 
+def test_a_request_is_logged_and_counted_under_the_path_of_its_route(service: Service) -> None:
+    with service.client() as client:
+        for path in ("//clip/txt", "/Clip/Txt/"):
+            id = client.post(f"{service.url}{path}", json={"text": "red"}).headers["x-request-id"]
+            line = re.compile(rf"POST /clip/txt 200 .* id {id}$", re.MULTILINE)
+            until(lambda line=line: line.search(service.log.read_text()))  # type: ignore[misc]
+        assert '{path="/clip/txt",status="200"} 2\n' in client.get("/metrics").text
+
+
 def test_the_log_level_hides_the_requests(cache: Path, tmp_path: Path) -> None:
     with running(tmp_path, {**demo_environment(cache), "IMMICH_LOG_LEVEL": "error"}) as service:
         with service.client() as client:
