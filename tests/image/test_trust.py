@@ -16,6 +16,7 @@ from demo.pictures import text_page
 from image.container import HARDENED, Container, Start, docker
 from photos import jpeg
 from service import KEY, until
+from trust.silence import outlast
 from trust.tally import count
 from trust.traffic import answered, mixed, running_traffic
 
@@ -52,6 +53,12 @@ def test_a_worker_that_is_killed_is_replaced(start: Start) -> None:
         os.kill(int(worker), 9)
         until(partial(fresh, container, before))
         assert answered(container.url, asked) == asked
+
+
+def test_a_thousand_silent_connections_keep_nobody_out_and_do_not_fill_the_log(start: Start) -> None:
+    with start("--ulimit=nofile=512:1024") as container:
+        outlast(container.url)
+        assert len(container.log) < 1_000_000
 
 
 @pytest.mark.long

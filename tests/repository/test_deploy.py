@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The unit of systemd: as systemd itself reads it, installed, upgraded and removed."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mt_photos_ml.server.connection import MOST_CONNECTIONS
 from mt_photos_ml.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +33,13 @@ def test_it_is_installed_upgraded_and_removed_and_the_settings_stay(tmp_path: Pa
     assert "are kept" in service("uninstall", tmp_path)
     assert not (tmp_path / UNIT).exists()
     assert (tmp_path / ENVIRONMENT).exists()
+
+
+def test_it_has_a_file_descriptor_for_each_connection_and_more() -> None:
+    (most,) = re.findall(
+        r"^LimitNOFILE=(\d+)$", (ROOT / "deploy/systemd/mt-photos-ml.service").read_text(), re.MULTILINE
+    )
+    assert int(most) >= 2 * MOST_CONNECTIONS, "half of them are for connections"
 
 
 def test_the_settings_that_it_names_are_ones_of_ours(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """gunicorn's configuration, in the image and on a bare machine. Upstream's variables keep their meaning."""
 
+import contextlib
 import errno
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -83,7 +85,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         dualstack = host == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=dualstack)
+        return socket.create_server((host, port), family=family, backlog=backlog, dualstack_ipv6=dualstack)
     except OSError as error:
         if host != "::" or error.errno == errno.EADDRINUSE:
             sys.exit(f"mt-photos-ml: can't listen on {host} port {port}: {error.strerror}")
@@ -91,6 +93,11 @@ def _listen(host: str, port: int) -> socket.socket:
     return _listen("0.0.0.0", port)
 
 
+with contextlib.suppress(OSError, ValueError):  # if the hard limit is more than the system allows
+    _most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_most, _most))
+
+backlog = 128  # the event loop accepts as many at once, and tries as often if no file descriptor is left
 bind = f"fd://{_listen(_settings.immich_host, _settings.immich_port).detach()}"
 wsgi_app = "mt_photos_ml.server.service:app"
 workers = _settings.workers

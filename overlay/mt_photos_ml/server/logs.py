@@ -6,6 +6,8 @@ import logging
 import time
 from dataclasses import asdict
 
+NO_DESCRIPTORS = "new connections have to wait: no file descriptors are left (ulimit -n), or no memory"
+
 _TEXT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
 
@@ -28,11 +30,29 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class _AcceptErrors(logging.Filter):
+    """Tells once a minute, in words, that no connection can be accepted; asyncio tells it over and over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._silent_until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.msg.startswith("socket.accept() out of system resource"):
+            return True
+        now = time.monotonic()
+        if now < self._silent_until:
+            return False
+        self._silent_until, record.msg, record.exc_info = now + 60, NO_DESCRIPTORS, None
+        return True
+
+
 def to_stderr(level: str, form: str = "text") -> None:
     """Our events from this level on, and what others, such as upstream's app, have to say. form: text or json."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else _TEXT)
     logging.getLogger().handlers = [handler]
     logging.getLogger("mt_photos_ml").setLevel(level.upper())
+    logging.getLogger("asyncio").filters = [_AcceptErrors()]
     for name in ("PIL", "python_multipart"):  # what is wrong with a photo or a form is in the request's own line
         logging.getLogger(name).setLevel(logging.CRITICAL)

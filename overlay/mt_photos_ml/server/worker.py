@@ -13,36 +13,18 @@ import warnings
 from types import FrameType
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # the base has no uvicorn-worker, the package that replaces it
     from uvicorn.workers import UvicornWorker
 
 from gunicorn.glogging import Logger
 
-LINGER_SECONDS = 1.0
-"""How long an idle connection stays open when the process ends, since a request may be on its way on it."""
+from .connection import LimitedH11Protocol
 
 _ENDED = b"ended"  # in a worker's report: it did not crash
 _SHORT_LIFE_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 60.0
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-
-
-class LingeringH11Protocol(H11Protocol):
-    """Uvicorn's connection, which closes only after LINGER_SECONDS when the server ends.
-
-    The one place that uses more than a library's public interface: uvicorn's h11_impl, its `loop`, `transport` and
-    `shutdown`. uvicorn has no setting for this, and a request that a client has just sent would be lost.
-    """
-
-    def shutdown(self) -> None:
-        self.loop.call_later(LINGER_SECONDS, self._close)
-
-    def _close(self) -> None:
-        if not self.transport.is_closing():
-            super().shutdown()
 
 
 class Log(Logger):
@@ -61,7 +43,7 @@ class Worker(UvicornWorker):
 
     CONFIG_KWARGS = {  # noqa: RUF012
         "loop": "auto",
-        "http": LingeringH11Protocol,  # h11 refuses endless headers; httptools takes them all
+        "http": LimitedH11Protocol,  # h11 refuses endless headers; httptools takes them all
         "ws": "none",
         "server_header": False,
         "timeout_graceful_shutdown": 60,

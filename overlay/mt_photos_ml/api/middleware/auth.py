@@ -4,13 +4,12 @@
 import hmac
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ipaddress import IPv6Address, IPv6Network
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ...machine.address import network
 from ..replies import reply
 
 WRONG_KEYS_A_MINUTE = 10
@@ -42,7 +41,7 @@ class ApiKeyMiddleware:
             return
         keys = [value for name, value in scope["headers"] if name == b"api-key"]
         is_right = len(keys) == 1 and hmac.compare_digest(keys[0], self._key)
-        wait = self._throttle.seconds_to_wait(_client_network(scope), keys, is_right, self._clock())
+        wait = self._throttle.seconds_to_wait(network((scope.get("client") or ("",))[0]), keys, is_right, self._clock())
         if is_right and not wait:
             await self._app(scope, receive, send)
         elif scope["type"] != "http":
@@ -83,12 +82,3 @@ class KeyThrottle:
                 client.minute_ends = now + _MINUTE_SECONDS
             client.wrong_keys.update(map(hash, keys))
         return client.minute_ends - now if is_slowed else 0
-
-
-def _client_network(scope: Scope) -> str:
-    """The client's address; for IPv6 its /64 network, in which one client has any number of addresses."""
-    host: str = (scope.get("client") or ("",))[0]
-    with suppress(ValueError):  # it is IPv4, or none
-        address = IPv6Address(host)
-        return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
-    return host

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Clients that connect and then say nothing, or never all of it."""
+
+import contextlib
+import resource
+import select
+import socket
+from collections.abc import Iterator, Sequence
+
+from service import until
+from trust.raw import connect
+from trust.tally import count
+from trust.traffic import answered, mixed, running_traffic
+
+BEGINNINGS = (b"", b"G", b"GET /ping HTTP/1.1\r\nHost: x\r\n")
+
+
+@contextlib.contextmanager
+def silent(url: str, number: int, sent: Sequence[bytes] = BEGINNINGS) -> Iterator[list[socket.socket]]:
+    """So many connections, on each of which one of these was sent."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    count("faults injected", number)
+    with contextlib.ExitStack() as stack:
+        connections = []
+        for i in range(number):
+            connection = stack.enter_context(connect(url))
+            with contextlib.suppress(ConnectionError):  # it may have had to go already
+                connection.sendall(sent[i % len(sent)])
+            connections.append(connection)
+        yield connections
+
+
+def closed(connections: Sequence[socket.socket]) -> list[socket.socket]:
+    """Those that the service has closed; on none of them it owes a reply."""
+    poll = select.poll()
+    for connection in connections:
+        poll.register(connection, select.POLLIN)
+    ready = {fd for fd, _ in poll.poll(0)}
+    return [connection for connection in connections if connection.fileno() in ready]
+
+
+def outlast(url: str, number: int = 1100) -> None:
+    """So many silent connections keep nobody waiting, and all of them are closed."""
+    asked = answered(url, mixed(each=1))
+    with running_traffic(url, asked, clients=4) as seen, silent(url, number) as connections:
+        before = seen.right
+        until(lambda: len(closed(connections)) == number)
+        until(lambda: seen.right > before)
+        assert answered(url, asked) == asked, "a new client is served"
+    seen.check()
+    assert seen.busy == 0
