@@ -64,16 +64,18 @@ def running(
     folder: Path,
     settings: Mapping[str, str],
     python: str = sys.executable,
-    host: str = "127.0.0.1",
+    host: str | None = "127.0.0.1",
     key: str | None = KEY,
     wrapper: Sequence[str] = (),
 ) -> Iterator[Service]:
     """The service with these settings, until the context ends. folder: for its log. python: with its libraries.
 
-    key: where the settings name none; None leaves it out. wrapper: a command that runs the service.
+    host: what it listens on. key: where the settings name none. None leaves either out. wrapper: a command that runs
+    the service.
     """
     port, log = free_port(), folder / "service.log"
-    command = [*wrapper, python, "-m", "mt_photos_ml", "serve", "--host", host, "--port", str(port)]
+    command = [*wrapper, python, "-m", "mt_photos_ml", "serve", "--port", str(port)]
+    command += ["--host", host] if host else []
     with log.open("wb") as output:
         given = environment({**({"API_AUTH_KEY": key} if key else {}), **settings})
         process = subprocess.Popen(command, env=given, stdout=output, stderr=output)

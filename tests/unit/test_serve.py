@@ -171,6 +171,42 @@ def test_a_port_that_is_taken_ends_the_start_with_a_line() -> None:
     assert line.startswith(f"mt-photos-ml: can't listen on 127.0.0.1 port {port}: Address already in use")
 
 
+def reached(port: int) -> list[str]:
+    """The addresses of this machine at which the service answers."""
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        there = []
+        for address in ("127.0.0.1", "[::1]"):
+            with contextlib.suppress(httpx.ConnectError):
+                assert httpx.get(f"http://{address}:{port}/ping").text == "pong"
+                there.append(address)
+        return there
+    pytest.skip("no IPv6 on this machine")
+
+
+@pytest.mark.parametrize(
+    ("host", "addresses"),
+    [(None, ["127.0.0.1", "[::1]"]), ("::", ["127.0.0.1", "[::1]"]), ("0.0.0.0", ["127.0.0.1"])],
+)
+def test_it_listens_on_ipv6_and_ipv4_if_it_is_not_told_which(
+    cache: Path, tmp_path: Path, host: str | None, addresses: list[str]
+) -> None:
+    with running(tmp_path, demo_environment(cache), host=host) as service:
+        port = int(service.url.rpartition(":")[2])
+        assert reached(port) == addresses
+        assert f"on port {port}\n" in service.log.read_text()
+
+
+def test_a_proxy_on_this_machine_is_believed_on_a_socket_of_both(cache: Path, tmp_path: Path) -> None:
+    """Its address is ::ffff:127.0.0.1 there."""
+    with running(tmp_path, demo_environment(cache), host="::") as service, service.client(None) as proxy:
+
+        def guess(client: str, key: str) -> int:
+            return proxy.post("/check", headers={"x-forwarded-for": client, "api-key": key}).status_code
+
+        assert [guess("203.0.113.5", f"guess {i}") for i in range(11)] == [401] * 10 + [429]
+        assert guess("203.0.113.6", "guess") == 401
+
+
 def test_two_processes_serve_behind_one_socket(cache: Path, tmp_path: Path) -> None:
     red = jpeg(colour_photo("red", (640, 480)))
     with running(tmp_path, {**demo_environment(cache), "MACHINE_LEARNING_WORKERS": "2"}) as service:

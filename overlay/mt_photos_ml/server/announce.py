@@ -45,8 +45,10 @@ def _places(settings: Settings, in_image: bool) -> tuple[str, str]:
     if in_image:
         return "the port of the container", "http://ADDRESS-OF-THIS-MACHINE:8060 (the port that it is published at)"
     host, port = settings.immich_host.strip("[]"), settings.immich_port
+    if host in ("0.0.0.0", "::"):
+        return f"port {port}", f"http://ADDRESS-OF-THIS-MACHINE:{port}"
     where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    return where, f"http://ADDRESS-OF-THIS-MACHINE:{port}" if host in ("0.0.0.0", "::") else where
+    return where, where
 
 
 def misspelt(names: Iterable[str]) -> Iterator[tuple[str, str]]:
