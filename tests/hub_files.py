@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hub_server import HubServer
-from mt_photos_ml.models import transfer
+from mt_photos_ml.models import network, transfer
 from mt_photos_ml.models.catalog import CLIP, FACES, ModelRef
 
 NAME = "ViT-B-32__openai"
@@ -51,8 +51,12 @@ def other() -> Iterator[HubServer]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("ANSWER_SECONDS", 2.0), ("STALL_SECONDS", 1.0), ("PAUSE_SECONDS", 0.01)):
-        monkeypatch.setattr(transfer, name, seconds)
+    for module, name, seconds in (
+        (network, "ANSWER_SECONDS", 2.0),
+        (network, "STALL_SECONDS", 1.0),
+        (transfer, "PAUSE_SECONDS", 0.01),
+    ):
+        monkeypatch.setattr(module, name, seconds)
 
 
 def files(folder: Path) -> set[str]:

@@ -4,9 +4,11 @@
 import hashlib
 import json
 import re
+import ssl
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Self
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -20,10 +22,12 @@ class HubServer:
     a byte at a time; `cuts` closes that many transfers of a model file after `after` bytes; `stalls` pauses that many
     there for ever; `spoiled` changes the bytes of all files or of the one named; `ignores_ranges` always sends all;
     `shifts` sends another piece than was asked for; `no_range` answers 416 to any file; `pause` waits before a file;
-    `sizes` off leaves sizes and checksums out of the list; `claimed` lists other sizes.
+    `sizes` off leaves sizes and checksums out of the list; `claimed` lists other sizes; `login_page` answers with a web
+    page; `elsewhere` redirects everything to that address.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path | None = None) -> None:
+        """certificate: and its key, for TLS; the name is localhost then."""
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.release: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
@@ -31,17 +35,22 @@ class HubServer:
         self.status = self.cuts = self.stalls = self.after = 0
         self.silent = self.drips = self.ignores_ranges = self.shifts = self.no_range = False
         self.spoiled: bool | str = False
-        self.sizes = True
+        self.sizes, self.login_page, self.elsewhere = True, False, ""
         self.claimed: dict[str, int] = {}
         self.pause = 0.0
         self.left = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self.name = "http://127.0.0.1"
+        if certificate:
+            self.name, context = "https://localhost", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property
     def endpoint(self) -> str:
         """What HF_ENDPOINT would be."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self.name}:{self._server.server_address[1]}"
 
     @property
     def release_address(self) -> str:
@@ -68,6 +77,11 @@ class HubServer:
         self._server.server_close()
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing of clients that end a connection."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: HubServer
@@ -83,6 +97,10 @@ class _Handler(BaseHTTPRequestHandler):
                 if not hub.left.wait(0.1):
                     self.wfile.write(bytes([byte]))
             self.close_connection = True
+        elif hub.elsewhere:
+            self._reply(302, b"", {"Location": hub.elsewhere})
+        elif hub.login_page:
+            self._reply(200, b"<!doctype html><title>Log in</title>", {"Content-Type": "text/html; charset=utf-8"})
         elif hub.status:
             self._reply(hub.status, b"<html>out of order</html>")
         elif (found := re.fullmatch(r"/api/models/([^/]+/[^/]+).*", path)) and found[1] in hub.repositories:

@@ -13,7 +13,7 @@ import pytest
 
 from hub_files import DETECTION, NAME, PATH, REPOSITORY, VISUAL, WEIGHTS, files, nobody_listens, stage
 from hub_server import HubServer, sha256
-from mt_photos_ml.models import transfer
+from mt_photos_ml.models import network
 from mt_photos_ml.models.catalog import CLIP, FACES, OCR, OCR_MODELS, ModelRef, OcrFile
 from mt_photos_ml.models.hub import DownloadError, Hub
 from mt_photos_ml.models.sources import file_in_wheel, offered_files
@@ -152,7 +152,7 @@ def test_an_error_names_every_mirror_what_it_answered_and_what_to_do(
 def test_an_ocr_model_that_its_release_does_not_serve_is_refused_in_seconds(
     server: HubServer, tmp_path: Path, ocr: ModelRef, monkeypatch: pytest.MonkeyPatch, fault: str, reason: str
 ) -> None:
-    monkeypatch.setattr(transfer, "STALL_SECONDS", 60.0)
+    monkeypatch.setattr(network, "STALL_SECONDS", 60.0)
     setattr(server, fault, True)
     began, release = time.monotonic(), server.release_address
     assert why(Hub(tmp_path, ocr_release=f"{release}/"), ocr) == (

@@ -8,14 +8,14 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from huggingface_hub.errors import OfflineModeIsEnabled
 
 from hub_files import NAME, VISUAL, WEIGHTS, stage
 from hub_server import HubServer
-from mt_photos_ml.models import transfer
+from mt_photos_ml.models import network, transfer
 from mt_photos_ml.models.catalog import CLIP
 from mt_photos_ml.models.hub import DownloadError, Hub
-from mt_photos_ml.models.transfer import RemoteFile, SourceError
+from mt_photos_ml.models.network import SourceError
+from mt_photos_ml.models.transfer import RemoteFile
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -94,7 +94,7 @@ def test_a_file_that_is_longer_or_shorter_than_its_size_is_not_taken(
 def test_a_transfer_that_always_stalls_is_given_up(
     server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(network, "STALL_SECONDS", 0.2)
     server.stalls, server.after = 99, 1000
     assert why(tmp_path, server) == broke_off("no byte came for 0.2 s")
 
@@ -131,14 +131,21 @@ def test_errors_of_the_disk_stay_what_they_are(server: HubServer, tmp_path: Path
         transfer.download(file, tmp_path / "a", full)
 
 
+def test_no_hub_is_asked_if_hugging_faces_own_programs_may_not(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "true")
+    assert why(tmp_path, server) == "HF_HUB_OFFLINE is set"
+    assert server.requests == []
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
         (ValueError("of a library"), "no usable answer (ValueError)"),
         (ssl.SSLError("handshake"), "no secure connection (TLS)"),
-        (OfflineModeIsEnabled("offline"), "HF_HUB_OFFLINE is set"),
     ],
 )
 def test_the_error_of_a_library_is_put_into_words(error: Exception, words: str) -> None:
-    with pytest.raises(SourceError, match=re.escape(words)), transfer.translate_source_errors():
+    with pytest.raises(SourceError, match=re.escape(words)), network.translate_source_errors():
         raise error

@@ -3,8 +3,6 @@
 
 import shutil
 import sys
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Iterator
 from tempfile import TemporaryFile
@@ -12,11 +10,12 @@ from tempfile import TemporaryFile
 import click
 from PIL import features
 
-from ..models.catalog import OCR_RELEASE
+from ..models.catalog import FACES, OCR, OCR_RELEASE, ModelRef
 from ..models.checks import check_models
 from ..models.choice import in_use
 from ..models.hub import DEFAULT_ENDPOINTS
-from ..models.sources import file_in_wheel
+from ..models.network import SourceError, say_once, without_login
+from ..models.sources import file_in_wheel, offered_files
 from ..runtime import Runtime
 from ..runtime.devices import Devices
 from ..runtime.npu import NpuRuntime
@@ -107,16 +106,15 @@ def _devices(settings: Settings, devices: Devices) -> Iterator[Check]:
 
 def _endpoints(settings: Settings, needed: bool) -> Iterator[Check]:
     hubs = [settings.hf_endpoint] if settings.hf_endpoint else DEFAULT_ENDPOINTS
-    reached = False
-    for address in (*hubs, "/".join(OCR_RELEASE.split("/")[:3])):
+    listed, file = ModelRef(FACES, "buffalo_l", "detection"), ModelRef(OCR, "PP-OCRv5_mobile", "detection")
+    asked, failures = [*((listed, address) for address in hubs), (file, OCR_RELEASE)], list[tuple[str, SourceError]]()
+    for ref, source in asked:
         try:
-            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5).close()
-        except urllib.error.HTTPError:
-            pass  # it answered
-        except OSError as error:
-            yield "warn", "endpoint", f"{address}: {getattr(error, 'reason', error)}"
-            continue
-        reached = True
-        yield "ok", "endpoint", address
-    if needed and not reached:
+            offered_files(ref, source)
+            yield "ok", "endpoint", without_login(source)
+        except SourceError as error:
+            failures.append((source, error))
+    for said in say_once(failures):
+        yield "warn", "endpoint", said
+    if needed and len(failures) == len(asked):
         yield "FAIL", "endpoint", "a model is missing and none can be reached: set HF_ENDPOINT, or put the files there"

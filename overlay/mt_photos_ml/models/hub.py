@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ..machine.files import has_sha256, locked, size_of, sync
 from .catalog import OCR, OCR_MODELS, OCR_RELEASE, ModelRef
+from .network import ProxyError, SourceError, say_once, without_login
 from .progress import Meter, Progress, megabytes
 from .sources import file_in_wheel, offered_files, repository
-from .transfer import RemoteFile, SourceError, download
+from .transfer import RemoteFile, download
 
 DEFAULT_ENDPOINTS = ("https://huggingface.co", "https://hf-mirror.com")
 
@@ -114,24 +115,24 @@ class Hub:
         return [npu, *missing] if ask and ref not in self._npu_asked else missing
 
     def _download(self, ref: ModelRef) -> None:
-        failures = []
+        failures = list[tuple[str, SourceError]]()
         for source in (self.ocr_release,) if ref.group == OCR else self.endpoints:
             try:
                 self._download_from(source, ref, offered_files(ref, source, self._npu(ref)))
                 self._npu_asked.add(ref)
                 return
             except SourceError as error:
-                failures.append(f"{source}: {error}")
+                failures.append((source, error))
         missing, folder = ", ".join(self._missing(ref, ask=False)), ref.folder(self.cache)
         if ref.group == OCR:
             address = f"{self.ocr_release}/{OCR_MODELS[ref.name][ref.type].path}"
-            remedy = f"Let HTTPS_PROXY name a proxy that reaches it, or save {address} as {folder / ref.files[0]}."
+            network, by_hand = "HTTPS_PROXY name a proxy that reaches it", f"save {address} as {folder / ref.files[0]}"
         else:
-            remedy = (
-                "Let HF_ENDPOINT name a mirror that can be reached, "
-                f"or put {missing} of https://huggingface.co/{repository(ref)} into {folder}."
-            )
-        raise DownloadError(f"No source could serve it ({'; '.join(failures)}). {remedy}")
+            network = "HF_ENDPOINT name a mirror that can be reached"
+            by_hand = f"put {missing} of https://huggingface.co/{repository(ref)} into {folder}"
+        if all(isinstance(error, ProxyError) for _, error in failures):
+            network = "HTTPS_PROXY name an HTTP proxy that works, or NO_PROXY the hosts that need none"
+        raise DownloadError(f"No source could serve it ({'; '.join(say_once(failures))}). Let {network}, or {by_hand}.")
 
     def _download_from(self, source: str, ref: ModelRef, files: Sequence[RemoteFile]) -> None:
         folder = ref.folder(self.cache)
@@ -143,7 +144,7 @@ class Hub:
                 f"It needs {megabytes(needed)} MB, but {self.cache} has only {megabytes(free)} MB free. "
                 "Make room, or let MACHINE_LEARNING_CACHE_FOLDER name a folder on a larger disk."
             )
-        meter = Meter(ref, list(lacking), total, source, self._progress, self._logs)
+        meter = Meter(ref, list(lacking), total, without_login(source), self._progress, self._logs)
         for staged, file in lacking.items():
             staged.parent.mkdir(parents=True, exist_ok=True)
             download(file, staged, meter.tick)

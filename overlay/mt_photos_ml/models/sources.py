@@ -4,11 +4,12 @@
 import importlib.util
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 from ..machine.files import has_sha256
-from . import transfer
 from .catalog import OCR, OCR_MODELS, ModelRef
-from .transfer import RemoteFile, SourceError, answer_soon, open_url, translate_source_errors
+from .network import SourceError, open_url, read_json, translate_source_errors
+from .transfer import RemoteFile
 
 _OTHER_FORMATS = (".armnn", ".rknn", ".onnx")
 
@@ -27,22 +28,19 @@ def offered_files(ref: ModelRef, source: str, npu: str | None = None) -> list[Re
             length = answer.headers.get("Content-Range", "").rpartition("/")[2] or answer.headers.get("Content-Length")
         return [RemoteFile(ref.files[0], address, int(length) if length else None, ref.sha256)]
 
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from huggingface_hub import HfApi, hf_hub_url  # slow to import, and most starts need no download
-
-    # without a token: the repositories are public, and a mirror must not see it
-    ask = HfApi(endpoint=source, token=False).model_info
-    found = answer_soon(lambda: ask(repository(ref), timeout=transfer.ANSWER_SECONDS, files_metadata=True))
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):  # as Hugging Face's programs read it
+        raise SourceError("HF_HUB_OFFLINE is set")
+    found = read_json(f"{source}/api/models/{repository(ref)}?blobs=true")
     files = [
         RemoteFile(
-            file.rfilename,
-            hf_hub_url(repository(ref), file.rfilename, revision=found.sha, endpoint=source),
-            file.size,
-            file.lfs.sha256 if file.lfs else None,
-            None if file.lfs else file.blob_id,
+            name,
+            f"{source}/{repository(ref)}/resolve/{found['sha']}/{quote(name)}",
+            file.get("size"),
+            file["lfs"]["sha256"] if file.get("lfs") else None,
+            None if file.get("lfs") else file.get("blobId"),
         )
-        for file in found.siblings or ()
-        if file.rfilename == npu or _is_needed(ref, file.rfilename)
+        for file in found["siblings"]
+        if (name := file["rfilename"]) == npu or _is_needed(ref, name)
     ]
     if npu in (offered := {file.path for file in files}):
         return [file for file in files if file.path == npu or file.path in ref.files[1:]]

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The way to the models: through the proxy of the environment or past it, and what is said when it is closed."""
+
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from PIL import Image
+
+from hub_files import NAME, REPOSITORY, VISUAL, WEIGHTS, nobody_listens
+from hub_server import HubServer
+from mt_photos_ml.models import transfer
+from mt_photos_ml.models.hub import DownloadError, Hub
+from mt_photos_ml.models.network import SourceError
+from mt_photos_ml.models.transfer import RemoteFile
+from photos import jpeg
+from proxy_server import ProxyServer, make_certificate
+from service import post, run_command, running
+
+ELSEWHERE = "http://mirror.invalid"  # a name that only the proxy knows
+ALWAYS = ("20200101000000Z", "20800101000000Z")
+
+pytestmark = pytest.mark.usefixtures("impatient", "no_proxies")
+
+
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def proxy(server: HubServer) -> Iterator[ProxyServer]:
+    with ProxyServer(server.endpoint) as proxy:
+        yield proxy
+
+
+Mirror = Callable[..., HubServer]
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
+    """Starts a mirror with TLS, whose certificate is valid from the one date to the other and trusted."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl on this machine, which makes certificates")
+    with ExitStack() as open_ones:
+
+        def start(*dates: str) -> HubServer:
+            (folder := tmp_path / "certificate").mkdir()
+            certificate = make_certificate(folder, *dates)
+            monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+            server = open_ones.enter_context(HubServer(certificate))
+            server.repositories[f"immich-app/{NAME}"] = dict(REPOSITORY)
+            return server
+
+        yield start
+
+
+def fetch(cache: Path, endpoint: str) -> bytes:
+    return Hub(cache / "cache", endpoint).fetch(VISUAL).read_bytes()
+
+
+def why(cache: Path, *endpoints: str) -> str:
+    """Why the model can't be downloaded, and what to do first."""
+    with pytest.raises(DownloadError) as raised:
+        Hub(cache / "cache", endpoints=endpoints).fetch(VISUAL)
+    return str(raised.value).partition(", or put ")[0].removeprefix("No source could serve it ")
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+def test_lists_and_files_come_through_the_proxy(
+    server: HubServer, proxy: ProxyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, proxy.address.removeprefix("http://"))
+    assert fetch(tmp_path, ELSEWHERE) == WEIGHTS
+    redirected = urlsplit(server.endpoint).netloc
+    assert proxy.asked.count("mirror.invalid") == 1 + len(server.sent)
+    assert proxy.asked.count(redirected) == 1
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
+def test_a_mirror_with_tls_is_reached_through_a_tunnel(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    server = mirror(*ALWAYS)
+    with ProxyServer(server.endpoint, "me:se/cret") as proxy:
+        monkeypatch.setenv("HTTP_PROXY", nobody_listens())
+        monkeypatch.setenv(name, proxy.address.replace("//", "//me:se%2Fcret@"))
+        assert fetch(tmp_path, server.endpoint) == WEIGHTS
+    assert set(proxy.asked) == {urlsplit(server.endpoint).netloc}
+
+
+@pytest.mark.parametrize(
+    ("listed", "is_past_it"),
+    [
+        ("127.0.0.0/8", True),
+        ("10.0.0.0/8, 127.0.0.1", True),
+        ("*", True),
+        ("127.0.0.1:{port}", True),
+        ("127.0.0.1:1", False),
+        ("192.168.0.0/16,127.0.0.1.example", False),
+        ("", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
+def test_what_no_proxy_names_is_reached_past_the_proxy(
+    server: HubServer,
+    proxy: ProxyServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    listed: str,
+    is_past_it: bool,
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy.address)
+    monkeypatch.setenv(name, listed.format(port=urlsplit(server.endpoint).port))
+    assert fetch(tmp_path, server.endpoint) == WEIGHTS
+    assert (not proxy.asked) == is_past_it
+
+
+@pytest.mark.parametrize(
+    ("listed", "is_past_it"), [("invalid", True), (".invalid", True), ("*.invalid", True), ("valid", False)]
+)
+def test_no_proxy_may_name_a_domain(
+    proxy: ProxyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, is_past_it: bool
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy.address)
+    monkeypatch.setenv("NO_PROXY", listed)
+    if is_past_it:
+        assert "(http://Mirror.invalid: its name is not known here (DNS))" in why(tmp_path, "http://Mirror.invalid")
+    else:
+        assert fetch(tmp_path, ELSEWHERE) == WEIGHTS
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    ("login", "status", "words"),
+    [("me:other", 0, "HTTP 407 Proxy Authentication Required"), ("", 503, "HTTP 503 Service Unavailable")],
+)
+def test_a_proxy_that_refuses_is_named_without_its_password(
+    proxy: ProxyServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scheme: str,
+    login: str,
+    status: int,
+    words: str,
+) -> None:
+    proxy.login, proxy.status = login, status
+    monkeypatch.setenv("ALL_PROXY", proxy.address.replace("//", "//me:secret@"))
+    said, named = why(tmp_path, f"{scheme}://mirror.invalid"), f"the proxy {proxy.address} (ALL_PROXY)"
+    assert f"{named}: {words}" in said or f"{words}, through {named}" in said
+    assert "secret" not in said
+
+
+def test_a_proxy_with_socks_is_refused_in_words_and_not_asked(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        monkeypatch.setenv("ALL_PROXY", f"socks5h://me:secret@127.0.0.1:{port}")
+        assert why(tmp_path, server.endpoint, "https://other.invalid") == (
+            f"({server.endpoint}, https://other.invalid: the proxy socks5h://127.0.0.1:{port} (ALL_PROXY): SOCKS5H is "
+            "not supported, only HTTP; name the program's HTTP port). Let HTTPS_PROXY name an HTTP proxy that works, "
+            "or NO_PROXY the hosts that need none"
+        )
+        listening.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            listening.accept()
+
+
+@pytest.mark.parametrize("value", ["http://127.0.0.1:port", "http://me:secret@", "http://[::1"])
+def test_a_proxy_that_is_no_address_is_told(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", value)
+    assert "HTTP_PROXY is not an address such as http://192.168.1.2:7890)" in why(tmp_path, server.endpoint)
+
+
+@pytest.mark.parametrize("route", ["direct", "proxied"])
+def test_a_silent_way_is_given_up(
+    server: HubServer, proxy: ProxyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    server.silent = True
+    if route == "proxied":
+        monkeypatch.setenv("HTTP_PROXY", proxy.address)
+        assert f"{ELSEWHERE}: the proxy {proxy.address} (HTTP_PROXY): no answer in time" in why(tmp_path, ELSEWHERE)
+    else:
+        assert f"{server.endpoint}: no answer in time" in why(tmp_path, server.endpoint)
+
+
+def test_a_dead_proxy_is_told_once_and_alike_in_reply_log_and_commands(tmp_path: Path) -> None:
+    dead = nobody_listens()
+    settings = {
+        "TASKS": "faces",
+        "MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path / "cache"),
+        "HTTPS_PROXY": dead.replace("//", "//me:secret@"),
+    }
+    told = f"https://huggingface.co, https://hf-mirror.com: the proxy {dead} (HTTPS_PROXY): connection refused"
+    with running(tmp_path, settings) as service:
+        answer = post(service, "/represent", jpeg(Image.new("RGB", (64, 64))))
+    assert answer.status_code == 503
+    pulled, doctor = run_command(settings, "models", "pull"), run_command(settings, "doctor")
+    assert (pulled.returncode, doctor.returncode) == (1, 1)
+    of_doctor = next(line for line in doctor.stdout.splitlines() if "endpoint: https" in line)
+    assert of_doctor.startswith(
+        "warn  endpoint: https://huggingface.co, https://hf-mirror.com, https://www.modelscope.cn"
+    )
+    for text in (answer.json()["msg"], service.log.read_text(), pulled.stderr):
+        assert told in text
+    for text in (answer.json()["msg"], service.log.read_text(), pulled.stderr + pulled.stdout, doctor.stdout):
+        assert f"the proxy {dead} (HTTPS_PROXY): connection refused" in text
+        assert "secret" not in text
+
+
+def test_a_login_page_is_no_list_and_no_file(server: HubServer, tmp_path: Path) -> None:
+    server.login_page = True
+    page = (
+        f"a web page came from {urlsplit(server.endpoint).netloc}; does this network want a login in a browser first?"
+    )
+    assert page in why(tmp_path, server.endpoint)
+    with pytest.raises(SourceError) as raised:
+        transfer.download(RemoteFile("a", f"{server.endpoint}/a", None, None), tmp_path / "a", lambda: None)
+    assert str(raised.value) == page
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_redirect_to_a_login_page_names_its_host(server: HubServer, other: HubServer, tmp_path: Path) -> None:
+    server.elsewhere, other.login_page = f"{other.endpoint}/login", True
+    assert f"{server.endpoint}: a web page came from {urlsplit(other.endpoint).netloc};" in why(
+        tmp_path, server.endpoint
+    )
+    server.elsewhere = f"{nobody_listens()}/login"
+    host = urlsplit(server.elsewhere).netloc
+    assert f"{server.endpoint}: connection refused (at {host})" in why(tmp_path, server.endpoint)
+
+
+def test_redirects_in_a_circle_end(server: HubServer, tmp_path: Path) -> None:
+    server.elsewhere = f"{server.endpoint}/again"
+    assert f"{server.endpoint}: its redirects lead nowhere (HTTP 302 Found)" in why(tmp_path, server.endpoint)
+
+
+def test_a_login_in_the_mirrors_address_is_sent_to_it_and_never_shown(
+    server: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = server.endpoint.replace("//", "//me:secret@")
+    with caplog.at_level("INFO"):
+        assert fetch(tmp_path, address) == WEIGHTS
+    assert "Basic bWU6c2VjcmV0" in server.tokens
+    server.status = 500
+    assert f"({server.endpoint}: HTTP 500" in why(tmp_path / "again", address)
+    assert "secret" not in caplog.text + why(tmp_path / "again", address)
+
+
+@pytest.mark.parametrize(
+    ("dates", "name", "file", "words"),
+    [
+        (ALWAYS, "localhost", None, None),
+        (ALWAYS, "127.0.0.1", None, "its certificate is for another name"),
+        (ALWAYS, "localhost", "/nowhere.pem", "is not known here; SSL_CERT_FILE=/nowhere.pem does not exist"),
+        (ALWAYS, "localhost", "/dev/null", "is not known here; SSL_CERT_FILE=/dev/null does not have it"),
+        (ALWAYS, "localhost", "", "is not known here; SSL_CERT_FILE can name a file with it"),
+        (("20200101000000Z", "20210101000000Z"), "localhost", None, "its certificate is not valid on 20"),
+        (("20700101000000Z", "20800101000000Z"), "localhost", None, "its certificate is not valid on 20"),
+    ],
+)
+def test_what_is_wrong_with_a_certificate_is_told(
+    mirror: Mirror,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dates: tuple[str, str],
+    name: str,
+    file: str | None,
+    words: str | None,
+) -> None:
+    endpoint = mirror(*dates).endpoint.replace("localhost", name)
+    if file is not None:
+        monkeypatch.setenv("SSL_CERT_FILE", file) if file else monkeypatch.delenv("SSL_CERT_FILE")
+    if words is None:
+        assert fetch(tmp_path, endpoint) == WEIGHTS
+    else:
+        assert words in why(tmp_path, endpoint)
+
+
+def test_plain_http_where_tls_is_expected_is_told(server: HubServer, tmp_path: Path) -> None:
+    assert "no secure connection (TLS)" in why(tmp_path, server.endpoint.replace("http:", "https:"))
