@@ -183,7 +183,7 @@ def _is_direct(host: str, host_and_port: str) -> bool:
                 return True
         except ValueError:  # a name
             name = entry.lower().lstrip("*.")
-            if any(f".{asked.lower()}".endswith(f".{name}") for asked in (host, host_and_port)) or entry == "*":
+            if any(f".{asked}".endswith(f".{name}") for asked in (host, host_and_port)) or entry == "*":
                 return True
     return False
 
