@@ -52,11 +52,13 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-def run_command(settings: Mapping[str, str], *arguments: object, answer: str = "") -> subprocess.CompletedProcess[str]:
-    """`mt-photos-ml …` with these settings. answer: what is typed."""
+def run_command(
+    settings: Mapping[str, str], *arguments: object, answer: str = "", encoding: str = "utf-8"
+) -> subprocess.CompletedProcess[str]:
+    """`mt-photos-ml …` with these settings. answer: what is typed. encoding: the terminal's."""
     command = [sys.executable, "-m", "mt_photos_ml", *map(str, arguments)]
     given = environment(settings)
-    return subprocess.run(command, env=given, input=answer, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=given, input=answer, capture_output=True, encoding=encoding, timeout=60)
 
 
 @contextlib.contextmanager

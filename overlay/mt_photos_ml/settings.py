@@ -69,7 +69,7 @@ def _absolute(value: Path) -> Path:
 Key = Annotated[
     str, _expect("a key without spaces around it and without line breaks", lambda k: k == k.strip() and k.isprintable())
 ]
-ModelName = Annotated[str, AfterValidator(lambda name: clean_name(name.strip())), _expect("the name of a model", bool)]
+ModelName = Annotated[str, AfterValidator(lambda n: clean_name(n.strip())), _expect("the name of a model", str.encode)]
 Threads = Annotated[int, Field(le=256)]
 Score = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["FP32", "FP16"]
@@ -90,7 +90,7 @@ Cards = Annotated[
 Address = Annotated[
     str, _expect("an address such as https://hf-mirror.com", _is_address), AfterValidator(lambda v: v.rstrip("/"))
 ]
-Folder = Annotated[Path, AfterValidator(_absolute)]
+Folder = Annotated[Path, AfterValidator(_absolute), _expect("a folder with a name in UTF-8", lambda f: str(f).encode())]
 LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"],
     BeforeValidator(lambda value: _LOG_LEVELS_OF_THE_BASE.get(str(value).lower(), str(value).lower())),

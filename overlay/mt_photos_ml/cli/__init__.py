@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The command mt-photos-ml: serve, doctor, bench and models."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from ..server.startup import check_machine
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. Ends the process."""
+    _use_utf8()
     check_machine()
     if (arguments or sys.argv[1:])[:1] != ["serve"]:  # the parent of the service stays small
         from . import bench, doctor, models
@@ -20,6 +22,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for command in (doctor.doctor, bench.bench, models.models):
             _group.add_command(command)
     _group(arguments, prog_name="mt-photos-ml")
+
+
+def _use_utf8() -> None:
+    """Starts Python again in its UTF-8 mode if a locale such as zh_CN.GBK gives file names another encoding, because
+    onnxruntime takes only UTF-8. Output keeps the terminal's encoding, with escapes for what that lacks."""
+    with contextlib.suppress(AttributeError):  # another stream than Python's own
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.ignore_environment:
+        os.environ["PYTHONUTF8"] = "1"
+        if sys.stdout.encoding.lower() != "ascii":  # in the locale C the terminal may well be one for UTF-8
+            os.environ.setdefault("PYTHONIOENCODING", sys.stdout.encoding)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _port(value: str | int) -> int:

@@ -43,6 +43,6 @@ def clip_vector_length(settings: Settings) -> int | None:
     if name in CLIP_MODELS:
         return CLIP_MODELS[name].length
     try:
-        return int(json.loads((settings.cache_folder / CLIP / name / "config.json").read_text())["embed_dim"])
+        return int(json.loads((settings.cache_folder / CLIP / name / "config.json").read_bytes())["embed_dim"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -13,7 +13,7 @@ from ..settings import KEY_FILE, Settings, variable
 
 log = logging.getLogger("mt_photos_ml")
 
-_ALSO_READ = {KEY_FILE, "FORWARDED_ALLOW_IPS", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE"}
+_ALSO_READ = {KEY_FILE, "FORWARDED_ALLOW_IPS", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
 """Variables that the service or its libraries read, besides the settings."""
 
 

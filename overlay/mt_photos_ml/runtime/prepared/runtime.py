@@ -117,7 +117,7 @@ class PreparedRuntime:
         started = time.perf_counter()
         arguments = [str(model), str(half), str(self._threads), "x".join(map(str, shape))]
         command = [sys.executable, "-m", f"{__package__}.write", *arguments]
-        with Popen(command, stdout=DEVNULL, stderr=PIPE, errors="replace") as self._child:  # noqa: S603
+        with Popen(command, stdout=DEVNULL, stderr=PIPE, encoding=sys.stderr.encoding, errors="replace") as self._child:  # noqa: S603
             if self._closed:
                 self._child.terminate()
             stderr = self._child.communicate()[1].strip()
