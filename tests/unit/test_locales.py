@@ -12,6 +12,8 @@ from PIL import Image
 
 from demo.__main__ import build
 from demo.__main__ import environment as demo_environment
+from hub_files import DETECTION, WEIGHTS
+from hub_server import HubServer
 from photos import jpeg
 from service import KEY, post, run_command, running
 
@@ -55,6 +57,18 @@ def test_every_command_reads_and_prints_chinese_names(folder: Path, locale: dict
         assert OWN in said, f"{command}: {said}"
     absent = run_command({**given, "FACE_DETECTION_MODEL_NAME": "人脸"}, "models", "pull", encoding=encoding)
     assert f"{folder}/facial-recognition/人脸 has no detection/model.onnx" in absent.stderr
+
+
+def test_a_model_is_downloaded_into_a_folder_with_a_chinese_name(
+    server: HubServer, locale: dict[str, str], tmp_path: Path
+) -> None:
+    cache, own = tmp_path / "照片" / "模型", {"TASKS": "faces", "HF_ENDPOINT": server.endpoint, **locale}
+    own |= {"FACE_DETECTION_MODEL_NAME": "buffalo_s", "FACE_RECOGNITION_MODEL_NAME": "buffalo_s"}
+    given = {**own, "MACHINE_LEARNING_CACHE_FOLDER": str(cache)}
+    pulled = run_command(given, "models", "pull", encoding=ENCODINGS[locale["LC_ALL"]])
+    assert pulled.returncode == 0, pulled.stderr
+    assert DETECTION.path(cache).read_bytes() == WEIGHTS
+    assert str(DETECTION.path(cache)) in pulled.stderr
 
 
 def test_the_service_loads_what_has_a_chinese_name(folder: Path, locale: dict[str, str], tmp_path: Path) -> None:

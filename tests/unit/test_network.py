@@ -206,6 +206,8 @@ def test_a_dead_proxy_is_told_once_and_alike_in_reply_log_and_commands(tmp_path:
     told = f"https://huggingface.co, https://hf-mirror.com: the proxy {dead} (HTTPS_PROXY): connection refused"
     with running(tmp_path, settings) as service:
         answer = post(service, "/represent", jpeg(Image.new("RGB", (64, 64))))
+        with service.client() as client:
+            status = client.get("/api/status").text
     assert answer.status_code == 503
     pulled, doctor = run_command(settings, "models", "pull"), run_command(settings, "doctor")
     assert (pulled.returncode, doctor.returncode) == (1, 1)
@@ -213,7 +215,7 @@ def test_a_dead_proxy_is_told_once_and_alike_in_reply_log_and_commands(tmp_path:
     assert of_doctor.startswith(
         "warn  endpoint: https://huggingface.co, https://hf-mirror.com, https://www.modelscope.cn"
     )
-    for text in (answer.json()["msg"], service.log.read_text(), pulled.stderr):
+    for text in (answer.json()["msg"], status, service.log.read_text(), pulled.stderr):
         assert told in text
     for text in (answer.json()["msg"], service.log.read_text(), pulled.stderr + pulled.stdout, doctor.stdout):
         assert f"the proxy {dead} (HTTPS_PROXY): connection refused" in text
@@ -230,6 +232,14 @@ def test_a_login_page_is_no_list_and_no_file(server: HubServer, tmp_path: Path) 
         transfer.download(RemoteFile("a", f"{server.endpoint}/a", None, None), tmp_path / "a", lambda: None)
     assert str(raised.value) == page
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"out of order", b"[]", b'{"siblings": [1]}', b'{"siblings": [{}], "sha": "1"}']
+)
+def test_what_is_not_a_list_is_told(server: HubServer, other: HubServer, tmp_path: Path, answer: bytes) -> None:
+    other.release["list"], server.elsewhere = answer, f"{other.release_address}/list"
+    assert f"({server.endpoint}: its answer is not a list of files)" in why(tmp_path, server.endpoint)
 
 
 def test_a_redirect_to_a_login_page_names_its_host(server: HubServer, other: HubServer, tmp_path: Path) -> None:

@@ -89,12 +89,10 @@ def open_url(address: str, byte_range: str | None = None) -> http.client.HTTPRes
 
 
 def read_json(address: str) -> Any:
-    """Raises SourceError."""
+    """Raises SourceError, and ValueError if it is no JSON."""
     with translate_source_errors(), open_url(address) as answer:
-        try:
-            return json.loads(answer_soon(lambda: answer.read(_LIST_BYTES)))
-        except ValueError:
-            raise SourceError("its answer is not a list of files") from None
+        content = answer_soon(lambda: answer.read(_LIST_BYTES))
+    return json.loads(content)
 
 
 def answer_soon(call: Callable[[], T]) -> T:

@@ -30,18 +30,21 @@ def offered_files(ref: ModelRef, source: str, npu: str | None = None) -> list[Re
 
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):  # as Hugging Face's programs read it
         raise SourceError("HF_HUB_OFFLINE is set")
-    found = read_json(f"{source}/api/models/{repository(ref)}?blobs=true")
-    files = [
-        RemoteFile(
-            name,
-            f"{source}/{repository(ref)}/resolve/{found['sha']}/{quote(name)}",
-            file.get("size"),
-            file["lfs"]["sha256"] if file.get("lfs") else None,
-            None if file.get("lfs") else file.get("blobId"),
-        )
-        for file in found["siblings"]
-        if (name := file["rfilename"]) == npu or _is_needed(ref, name)
-    ]
+    try:
+        found = read_json(f"{source}/api/models/{repository(ref)}?blobs=true")
+        files = [
+            RemoteFile(
+                name,
+                f"{source}/{repository(ref)}/resolve/{found['sha']}/{quote(name)}",
+                file.get("size"),
+                file["lfs"]["sha256"] if file.get("lfs") else None,
+                None if file.get("lfs") else file.get("blobId"),
+            )
+            for file in found["siblings"]
+            if (name := file["rfilename"]) == npu or _is_needed(ref, name)
+        ]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise SourceError("its answer is not a list of files") from None
     if npu in (offered := {file.path for file in files}):
         return [file for file in files if file.path == npu or file.path in ref.files[1:]]
     if lacking := set(ref.files) - offered:
