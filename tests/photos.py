@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from io import BytesIO
+from typing import Any
 
 import cv2
 import numpy as np
@@ -88,38 +89,6 @@ def _png_with_16_bits(picture: Picture, mode: str) -> bytes:
     return cv2.imencode(".png", values if mode == "L" else values[:, :, ::-1])[1].tobytes()
 
 
-IN_COLOUR: Mapping[str, Encoder] = {
-    "jpeg-baseline": jpeg,
-    "jpeg-progressive": _as("JPEG", quality=92, progressive=True),
-    "jpeg-cmyk": _as("JPEG", "CMYK", quality=92),
-    "png": _as("PNG"),
-    "png-16-bit": partial(_png_with_16_bits, mode="RGB"),
-    "png-palette": lambda picture: encoded(picture.quantize(256), "PNG"),
-    "png-alpha": partial(_with_clear_corner, mode="RGBA"),
-    "png-animated": _moving("PNG"),
-    "webp-lossy": _as("WEBP", quality=90),
-    "webp-lossless": _as("WEBP", lossless=True, method=0),
-    "webp-alpha": partial(_with_clear_corner, mode="RGBA", kind="WEBP"),
-    "webp-animated": _moving("WEBP", quality=90),
-    "gif": _as("GIF"),
-    "gif-animated": _moving("GIF"),
-    "bmp": _as("BMP"),
-    "bmp-palette": lambda picture: encoded(picture.quantize(256), "BMP"),
-    "tiff": _as("TIFF"),
-    "tiff-lzw": _as("TIFF", compression="tiff_lzw"),
-    "tiff-jpeg": _as("TIFF", compression="jpeg", quality=92),
-    "avif": _as("AVIF", quality=85, speed=10),
-    "heic": _as("HEIF", quality=85),
-}
-IN_GREY: Mapping[str, Encoder] = {
-    "jpeg-grey": _as("JPEG", "L", quality=92),
-    "png-grey": _as("PNG", "L"),
-    "png-grey-16-bit": partial(_png_with_16_bits, mode="L"),
-    "png-grey-alpha": partial(_with_clear_corner, mode="LA"),
-    "tiff-grey": _as("TIFF", "L"),
-}
-
-
 def chunk(kind: bytes, content: bytes) -> bytes:
     """Of a PNG."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -142,3 +111,85 @@ def that_claims(kind: str, width: int, height: int) -> bytes:
     tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (279, 4, 64)]
     entries = b"".join(struct.pack("<HHII", tag, form, 1, value) for tag, form, value in tags)
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+
+
+def bmp(picture: Picture, bits: int, masks: tuple[int, int, int, int], *, header: int = 56) -> bytes:
+    """With 16 or 32 bits a pixel, in which each of red, green, blue and alpha has the bits of its mask."""
+    channels = [*np.asarray(picture.convert("RGBA")).astype(np.uint32).transpose(2, 0, 1)]
+    pixels = sum(
+        (channel * (mask // (mask & -mask)) // 255) * (mask & -mask)
+        for channel, mask in zip(channels, masks, strict=True)
+        if mask
+    )
+    rows = np.asarray(pixels)[::-1].astype(f"<u{bits // 8}")
+    rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % (32 // bits))))
+    info = struct.pack("<IiiHHI20x4I", header, *picture.size, 1, bits, 3, *masks).ljust(header, b"\0")
+    return struct.pack("<2sIII", b"BM", 14 + len(info) + rows.nbytes, 0, 14 + len(info)) + info + rows.tobytes()
+
+
+def tiff(picture: Picture, dtype: str, photometric: str = "rgb", **options: Any) -> bytes:
+    """With these numbers, of which the largest, or 1, is white; grey for `minisblack` and `miniswhite`."""
+    import tifffile
+
+    values = np.asarray(picture.convert("RGB" if photometric == "rgb" else "L")) / 255.0
+    if photometric == "miniswhite":
+        values = 1 - values
+    if np.dtype(dtype).kind != "f":
+        values = np.round(values * np.iinfo(dtype).max)
+    if options.get("planarconfig") == "separate":
+        values = np.moveaxis(values, 2, 0)
+    file = BytesIO()
+    tifffile.imwrite(file, values.astype(dtype), photometric=photometric, **options)
+    return file.getvalue()
+
+
+def camera_raw(preview: bytes, size: tuple[int, int], orientation: int = 1) -> bytes:
+    """As cameras write it: first a small picture, then the sensor's of this size, and a JPEG of the camera's own."""
+    import tifffile
+
+    file = BytesIO()
+    small = np.full((120, 160, 3), 200, np.uint8)
+    with tifffile.TiffWriter(file) as writer:
+        turn = (274, "H", 1, orientation, True)
+        writer.write(small, photometric="rgb", subfiletype=1, subifds=1, extratags=[turn], metadata=None)
+        writer.write(np.zeros(size[::-1], np.uint16), photometric=32803, metadata=None, extratags=_CFA)
+    return file.getvalue() + preview
+
+
+_CFA = [(33421, "H", 2, (2, 2), True), (33422, "B", 4, b"\0\1\1\2", True)]
+
+
+IN_COLOUR: Mapping[str, Encoder] = {
+    "jpeg-baseline": jpeg,
+    "jpeg-progressive": _as("JPEG", quality=92, progressive=True),
+    "jpeg-cmyk": _as("JPEG", "CMYK", quality=92),
+    "png": _as("PNG"),
+    "png-16-bit": partial(_png_with_16_bits, mode="RGB"),
+    "png-palette": lambda picture: encoded(picture.quantize(256), "PNG"),
+    "png-alpha": partial(_with_clear_corner, mode="RGBA"),
+    "png-animated": _moving("PNG"),
+    "webp-lossy": _as("WEBP", quality=90),
+    "webp-lossless": _as("WEBP", lossless=True, method=0),
+    "webp-alpha": partial(_with_clear_corner, mode="RGBA", kind="WEBP"),
+    "webp-animated": _moving("WEBP", quality=90),
+    "gif": _as("GIF", interlace=0),
+    "gif-animated": _moving("GIF"),
+    "bmp": _as("BMP"),
+    "bmp-palette": lambda picture: encoded(picture.quantize(256), "BMP"),
+    "bmp-16-bit": lambda picture: bmp(picture, 16, (0xF00, 0xF0, 0xF, 0xF000)),
+    "tiff": _as("TIFF"),
+    "tiff-float": lambda picture: tiff(picture, "float32"),
+    "tiff-big-endian": lambda picture: tiff(picture, "uint16", byteorder=">"),
+    "tiff-lzw": _as("TIFF", compression="tiff_lzw"),
+    "tiff-jpeg": _as("TIFF", compression="jpeg", quality=92),
+    "avif": _as("AVIF", quality=85, speed=10),
+    "heic": _as("HEIF", quality=85),
+}
+IN_GREY: Mapping[str, Encoder] = {
+    "jpeg-grey": _as("JPEG", "L", quality=92),
+    "png-grey": _as("PNG", "L"),
+    "png-grey-16-bit": partial(_png_with_16_bits, mode="L"),
+    "png-grey-alpha": partial(_with_clear_corner, mode="LA"),
+    "tiff-grey": _as("TIFF", "L"),
+    "tiff-white-is-zero": lambda picture: tiff(picture, "uint16", "miniswhite"),
+}

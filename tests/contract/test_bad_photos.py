@@ -26,10 +26,12 @@ NO_PHOTO = {
     "zeros": bytes(10_000),
     "signature-of-a-jpeg": b"\xff\xd8\xff\xe0",
     "signature-of-a-png": b"\x89PNG\r\n\x1a\n",
-    "png-cut-in-half": PNG[: len(PNG) // 2],
     "png-with-noise-in-it": PNG[:2000] + bytes(500) + PNG[2500:],
     "jpeg-that-ends-in-its-header": photos.jpeg(PHOTO)[:200],
-    "webp-cut-in-half": WEBP[: len(WEBP) // 2],
+    "png-cut-before-its-pixels": PNG[:60],
+    "webp-cut-in-its-header": WEBP[:30],
+    "camera-raw-without-a-preview": photos.camera_raw(b"", (3000, 2000)),
+    "tiff-of-half-precision": photos.tiff(PHOTO, "float16"),
     "gif-cut-in-its-header": photos.encoded(PHOTO, "GIF")[:12],
 }
 TOO_LARGE_PHOTOS = {
@@ -69,10 +71,10 @@ def test_a_photo_over_ten_thousand_pixels_a_side_is_out_of_range(api: Api, route
     assert told(api, route, TOO_LARGE_PHOTOS[name]) == TOO_LARGE
 
 
-@pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
-def test_a_jpeg_cut_short_is_used_as_far_as_it_goes(api: Api, progressive: bool) -> None:
+@pytest.mark.parametrize("kind", ["jpeg-baseline", "jpeg-progressive", "png", "gif", "webp-lossy", "webp-lossless"])
+def test_a_photo_cut_short_is_used_as_far_as_it_goes(api: Api, kind: str) -> None:
     lines = [f"Platform {number}" for number in range(10, 20)]
-    page = photos.encoded(text_page(lines, (480, 640))[0], "JPEG", quality=92, progressive=progressive)
+    page = photos.IN_COLOUR[kind](text_page(lines, (480, 640))[0])
     half = page[: len(page) // 2]
     found = [text.replace(" ", "") for text, _ in api.read(half)]
     assert found[:4] == [line.replace(" ", "") for line in lines[:4]]

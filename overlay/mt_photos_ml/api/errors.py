@@ -10,7 +10,7 @@ from starlette.types import ExceptionHandler
 from ..engine import TaskOff
 from ..engine.workers import Busy
 from ..models.loader import ModelUnavailable
-from ..photo.decoders import DecoderMissing, PhotoError
+from ..photo.decoders import DecoderMissing, NotEnoughMemory, PhotoError
 from ..runtime import InferenceError
 from ..tasks.vectors import NotAVector
 from .replies import failure
@@ -52,6 +52,7 @@ _ANSWERS: dict[type[Exception], tuple[int, float | None, str]] = {
     Conflict: (409, None, ""),
     Busy: (503, 5, ""),
     ModelUnavailable: (503, None, ""),  # it says when itself
+    NotEnoughMemory: (503, 3600, ""),
     MemoryError: (503, 60, "there is not enough memory for this photo now"),
     DecoderMissing: (503, 3600, ""),
     NotAVector: (503, 3600, ""),

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The process's own memory: kept from photo to photo, returned to the system when there are none."""
+"""Memory: the process's own, kept from photo to photo and returned when there are none; and what can still be had."""
 
 import contextlib
 import ctypes
 import gc
+import math
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
@@ -35,6 +36,45 @@ def _status_mb(name: str) -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next((int(line.split()[1]) / 1000 for line in lines if line.startswith(f"{name}:")), 0.0)
     return 0.0
+
+
+def available_mb() -> float:
+    """What can be had before the system or the limit of the container ends a process, in MB: what is free, swap, and
+    what of files can be read again. Infinite if the system does not tell."""
+    machine = _numbers(Path("/proc/meminfo"))
+    swap = machine.get("SwapFree:", 0) * 1024
+    found = [machine.get("MemAvailable:", math.inf) * 1024 + swap]
+    for folder, limit, used, files in _CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # another version of cgroups, or no limit ("max")
+            left = int((folder / limit).read_text()) - int((folder / used).read_text())
+            stat = _numbers(folder / "memory.stat")
+            found.append(left + sum(stat.get(name, 0) for name in files))
+            found[-1] += min(swap, int((folder / "memory.swap.max").read_text().replace("max", str(swap))))
+    return min(found) / 1e6
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """Of lines with a name and a number."""
+    with contextlib.suppress(OSError):
+        return {line.split()[0]: int(line.split()[1]) for line in file.read_text().splitlines()}
+    return {}
+
+
+def _own(version: str) -> Path:
+    """This process's own folder of cgroups; a container sees it as the root."""
+    root = Path("/sys/fs/cgroup") / version
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == version and (root / path[1:] / "memory.stat").exists():
+                return root / path[1:]
+    return root
+
+
+_CGROUPS = (
+    (_own(""), "memory.max", "memory.current", ("inactive_file", "active_file")),
+    (_own("memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+)
 
 
 def trim_memory() -> None:

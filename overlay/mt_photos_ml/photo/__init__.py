@@ -5,21 +5,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .decoders import TURNS, PhotoError, explain_errors, is_animated, open_image, to_rgb
+from .colours import to_rgb
+from .decoders import TURNS, PhotoError, explain_errors
+from .source import Source
 
 MAX_SIDE_PX = 10_000
 """The longest side that the API takes."""
 
 Box = tuple[float, float, float, float]
-
-_END_OF_JPEG = b"\xff\xd9"
 
 
 @dataclass(frozen=True)
@@ -40,26 +39,22 @@ class Pixels:
 class Photo:
     """One photo. Not thread-safe."""
 
-    def __init__(self, data: bytes, header: Image.Image, size: tuple[int, int], orientation: int) -> None:
-        """size: width and height of the decoded picture, before it is turned. orientation: of EXIF, 1 to 8."""
-        self.kind = "JPEG" if header.format == "MPO" else header.format or ""
-        self.animated = is_animated(header)
-        self.decode_ms = 0.0
-        self.width, self.height = size[::-1] if orientation >= 5 else size
-        self._data, self._stored_size, self._orientation = data, size, orientation
-        self._header: Image.Image | None = header
+    def __init__(self, source: Source) -> None:
+        self.kind, self.animated, self.decode_ms = source.kind, source.is_animated, 0.0
+        self.width, self.height = source.size[::-1] if source.orientation >= 5 else source.size
+        self._source = source
         self._decoded: Image.Image | None = None
-        self._factor = 1.0  # pixels of the photo per decoded pixel
+        self._scale, self._factor = 0.0, 1.0  # asked of the decoder; pixels of the photo per decoded pixel
 
     @classmethod
     def open(cls, data: bytes) -> Self:
         """Reads only the header. Raises PhotoError, or DecoderMissing if the kind needs another library."""
         if not data:
             raise PhotoError("the file is empty")
-        header, size, orientation = open_image(data)
-        if not 0 < max(size) <= MAX_SIDE_PX:
+        source = Source.open(data)
+        if not 0 < max(source.size) <= MAX_SIDE_PX:
             raise PhotoError("height or width out of range")
-        return cls(data, header, size, orientation)
+        return cls(source)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.width}x{self.height}" + (", first frame" if self.animated else "")
@@ -85,10 +80,11 @@ class Photo:
             # reducing_gap: a box filter to four times the size first: as good, and far quicker on large photos
             return np.asarray(image.resize(size, filter, (left, top, right, bottom), reducing_gap=4.0))
 
-    def pixels(self, scale: float) -> Pixels:
-        """The whole photo with at least `scale` decoded pixels per pixel, or all there are if scale is over 1."""
+    def pixels(self, scale: float, *, contrast: bool = False) -> Pixels:
+        """The whole photo with at least `scale` decoded pixels per pixel, or all there are if scale is over 1. What is
+        transparent is white; if contrast, black under what is light, so that it can be read."""
         with self._timed():
-            image = self._decode(scale)
+            image = self._decode(scale, contrast=contrast, whole=True)
             return Pixels(np.asarray(image), 1 / self._factor, self._origin(image))
 
     @contextmanager
@@ -100,28 +96,16 @@ class Photo:
     def _origin(self, image: Image.Image) -> tuple[float, float]:
         """Of Pixels: a decoder rounds sizes up, at the edges that were right and bottom before the photo was turned."""
         x, y = image.width - self.width / self._factor, image.height - self.height / self._factor
-        return x if self._orientation in (2, 3, 6, 7) else 0.0, y if self._orientation in (3, 4, 7, 8) else 0.0
+        turn = self._source.orientation
+        return x if turn in (2, 3, 6, 7) else 0.0, y if turn in (3, 4, 7, 8) else 0.0
 
-    def _decode(self, scale: float) -> Image.Image:
+    def _decode(self, scale: float, *, contrast: bool = False, whole: bool = False) -> Image.Image:
         """The picture in RGB as people see it, with at least `scale` decoded pixels per pixel. Keeps the largest."""
-        if self._decoded is None or 1 / self._factor < min(scale, 1):
+        if self._decoded is None or max(self._scale, 1 / self._factor) < min(scale, 1):
+            self._source.require_memory(scale, whole=whole)
+            stored, self._factor = self._source.decode(scale)
             with explain_errors("the photo is damaged"):
-                try:
-                    self._decoded = self._read(self._data, scale)
-                except OSError:
-                    if self.kind != "JPEG":
-                        raise
-                    # A truncated JPEG: with an end marker, libjpeg decodes what is there and fills the rest with grey.
-                    self._header = None
-                    self._decoded = self._read(self._data + _END_OF_JPEG, scale)
+                self._scale, rgb = scale, to_rgb(stored, contrast=contrast)
+            turn = TURNS.get(self._source.orientation)
+            self._decoded = rgb if turn is None else rgb.transpose(turn)
         return self._decoded
-
-    def _read(self, data: bytes, scale: float) -> Image.Image:
-        image, self._header = self._header or Image.open(BytesIO(data), formats=[self.kind]), None
-        factor = next((f for f in (8, 4, 2) if 1 / f >= scale), 1)
-        width, height = self._stored_size
-        drafted = image.draft(None, (max(width // factor, 1), max(height // factor, 1)))
-        image.load()
-        self._factor = width / drafted[1][2] if drafted else 1.0
-        rgb = to_rgb(image)
-        return rgb.transpose(TURNS[self._orientation]) if self._orientation in TURNS else rgb

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Kind, size, orientation and RGB pixels of a file, read with Pillow; its errors in words for the owner."""
+"""What Pillow tells of a file: kind, size, orientation, frames; its errors in words for the owner."""
 
 import contextlib
 import struct
@@ -7,17 +7,20 @@ import warnings
 from collections.abc import Iterator
 from io import BytesIO
 
-import numpy as np
 from PIL import (  # noqa: F401  # the plugins by name, or Pillow imports all forty to identify a text file
     BmpImagePlugin,
     ExifTags,
     GifImagePlugin,
     Image,
+    ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
+
+from . import tiff
+from .mending import mend
 
 _FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]  # JPEG includes MPO, a JPEG with a second picture
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
@@ -50,13 +53,8 @@ class DecoderMissing(RuntimeError):
     """The photo may be fine, but the library that decodes its kind is not installed."""
 
 
-def open_image(data: bytes) -> tuple[Image.Image, tuple[int, int], int]:
-    """The picture, not decoded yet; its width and height once decoded; the EXIF orientation to apply then, 1 to 8.
-
-    Raises PhotoError, or DecoderMissing if the kind needs another library."""
-    with explain_errors("the file is not a photo, or its beginning is damaged"):
-        image = Image.open(BytesIO(data), formats=_formats(data))
-        return image, _decoded_size(image), _orientation(image, data)
+class NotEnoughMemory(MemoryError):
+    """The photo takes more than there is; the message says how much of both."""
 
 
 @contextlib.contextmanager
@@ -70,6 +68,22 @@ def explain_errors(reason: str) -> Iterator[None]:
         raise PhotoError("height or width out of range") from None
     except Exception as error:  # decoders raise nearly anything on hostile files: struct.error, KeyError, SyntaxError
         raise PhotoError(reason) from error
+
+
+def open_or_mend(data: bytes) -> tuple[ImageFile.ImageFile, bytes]:
+    """And the file that it is of."""
+    try:
+        return open_file(data), data
+    except (DecoderMissing, Image.DecompressionBombError):
+        raise
+    except Exception:
+        if (mended := mend(data)) is data:
+            raise
+        return open_file(mended), mended
+
+
+def open_file(data: bytes) -> ImageFile.ImageFile:
+    return Image.open(BytesIO(data), formats=_formats(data))
 
 
 def _formats(data: bytes) -> list[str]:
@@ -95,24 +109,32 @@ def _formats(data: bytes) -> list[str]:
     return _FORMATS
 
 
-def _decoded_size(image: Image.Image) -> tuple[int, int]:
+def decoded_size(image: Image.Image) -> tuple[int, int]:
     """Width and height once decoded. Decoding turns a TIFF, which only Pillow 11 and later take into account here."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return image.size
-    tags = image.tag_v2
-    width, height = int(tags[ExifTags.Base.ImageWidth]), int(tags[ExifTags.Base.ImageLength])
-    return (height, width) if tags.get(ExifTags.Base.Orientation) in (5, 6, 7, 8) else (width, height)
+    return tiff.size(image.tag_v2) if isinstance(image, TiffImagePlugin.TiffImageFile) else image.size
 
 
-def _orientation(image: Image.Image, data: bytes) -> int:
+def orientation(image: Image.Image, data: bytes) -> int:
     """EXIF orientation, 1 to 8; 1 if there is none, it makes no sense, or the decoder applies it itself."""
     if image.format in ("TIFF", "HEIF"):
         return 1
     with contextlib.suppress(Exception):  # a damaged EXIF block is no reason to refuse the photo
-        exif = image.getexif() if image.format != "PNG" else _png_exif(data)
+        exif = Image.Exif()  # not getexif: it takes XMP's orientation too, which no other program applies
+        exif.load(_png_exif(data) if image.format == "PNG" else image.info["exif"])
         if (value := exif.get(ExifTags.Base.Orientation)) in TURNS:
             return int(value)
     return 1
+
+
+def _png_exif(data: bytes) -> bytes:
+    """The EXIF of a PNG, wherever its chunk is; Pillow would decode the whole picture to look after the pixels."""
+    position = 8
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"eXIf":
+            return b"Exif\0\0" + data[position + 8 : position + 8 + length]
+        position += 12 + length
+    return b""
 
 
 def is_animated(image: Image.Image) -> bool:
@@ -120,45 +142,3 @@ def is_animated(image: Image.Image) -> bool:
     with contextlib.suppress(Exception):  # the file may end within the second frame
         return bool(getattr(image, "is_animated", False))
     return False
-
-
-def _png_exif(data: bytes) -> Image.Exif:
-    """The EXIF of a PNG, wherever its chunk is; Pillow would decode the whole picture to look after the pixels."""
-    exif, position = Image.Exif(), 8
-    while position + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        if kind == b"eXIf":
-            exif.load(b"Exif\0\0" + data[position + 8 : position + 8 + length])
-            break
-        position += 12 + length
-    return exif
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of any mode: the high byte of 16 bits, transparent over white, the rest as Pillow converts it."""
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        image = _to_8_bit(image)
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() != (255, 255):
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """8-bit grey, scaled by the picture's own white; 256 rows at a time, because 32 bits take four times the memory."""
-    values = np.asarray(image)
-    high = float(np.nanmax(values, initial=0, where=np.isfinite(values)))
-    if image.mode == "F" and high <= 2:
-        white = 1.0  # linear light, whose highlights may exceed white
-    elif high <= 255 and not image.mode.startswith("I;16"):
-        white = 255.0
-    else:
-        white = max(high, 65535.0)
-    grey = np.empty(values.shape, np.uint8)
-    for top in range(0, len(values), 256):
-        rows = np.nan_to_num(values[top : top + 256].astype(np.float32))
-        grey[top : top + 256] = np.clip(rows, 0, white) * (255 / white)
-    return Image.fromarray(grey)

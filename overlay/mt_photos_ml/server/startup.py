@@ -18,6 +18,7 @@ def check_machine() -> None:
     require_processor()
     # from 1.29 on onnxruntime reports to its maker which models are used, unless this is set before it is imported
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # it would print what it finds odd in a photo
 
 
 def settings_or_exit(exit_code: int = 2, *, check: bool = True) -> "Settings":

@@ -90,7 +90,7 @@ def read(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: fl
     if not len(quads):
         return []
     sides = np.linalg.norm(np.diff(quads[:, :3], axis=1), axis=2)
-    pixels = photo.pixels(_LINE_HEIGHT_PX / max(float(sides.min()), 1.0))
+    pixels = photo.pixels(_LINE_HEIGHT_PX / max(float(sides.min()), 1.0), contrast=True)
     crops = [_crop(pixels, quad) for quad in quads]
     quarters = [int(crop.shape[0] >= 1.5 * crop.shape[1]) for crop in crops]
     crops = [np.rot90(crop, quarter) for crop, quarter in zip(crops, quarters, strict=True)]
@@ -124,7 +124,7 @@ def detect(photo: Photo, detector: Detector) -> Float:
     width, height = photo.width, photo.height
     scale = min(_SHORT_SIDE_PX / min(width, height), 2.0, math.sqrt(_MAX_PIXELS / (width * height)))
     size = (max(round(width * scale / 32), 1) * 32, max(round(height * scale / 32), 1) * 32)
-    pixels = photo.pixels(scale)
+    pixels = photo.pixels(scale, contrast=True)
     found = pixels.rgb.shape[1::-1]
     filter = cv2.INTER_AREA if found[0] > size[0] else cv2.INTER_LINEAR
     rgb = np.asarray(cv2.resize(pixels.rgb, size, interpolation=filter), np.uint8)
