@@ -34,6 +34,11 @@ from .worker import Log, Worker  # noqa: E402
 
 MAPPING_GONE = "a mapped model file went away, as on a network share: models are read into memory from now on"
 
+KILLED = (
+    "a worker was killed and is started again. The likely cause is that there was no memory left: give the container or "
+    "the machine more, or set MACHINE_LEARNING_REQUEST_THREADS lower"
+)
+
 _log = logging.getLogger("mt_photos_ml")
 _pause = 0.0  # seconds before the next worker starts
 
@@ -73,7 +78,7 @@ def child_exit(server: "Arbiter", worker: Worker) -> None:
         _pause = 0.0
         return
     _pause = worker.next_pause()
-    _log.error("a worker crashed or was killed and is started again%s", f":\n{crash}" if crash else "")
+    _log.error(f"a worker crashed and is started again:\n{crash}" if crash else KILLED)
     if "Bus error" in crash:
         _log.error(MAPPING_GONE)
         os.environ["PREPARE_MODELS"] = "false"
