@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """Faces: SCRFD finds them, ArcFace makes a vector of each."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..photo import Photo
+from ..photo import Box, Photo
 from ..runtime import Session
 from . import padding
 from .shapes import expect
@@ -25,6 +26,10 @@ _ANCHORS_PER_CELL = 2
 _MAX_IOU = 0.4
 _BATCH_FACES = 32  # bounds the memory that a crowd takes
 _CROP_PX = 112
+# Long side to short side. At 640 pixels, the short side of a panorama is 213 or fewer, and a face of a tenth of it
+# can't be seen. Photos, films (2.4) and screenshots (22:9) are under it, and cost what they did.
+_PANORAMA_RATIO = 3.0
+_TILE_MARGIN = 0.05  # of a tile's side; a face nearer to the next tile may be cut
 
 # Where ArcFace wants eyes, nose and corners of the mouth in its 112 x 112 crop (insightface, face_align).
 _TEMPLATE_PX = np.array(
@@ -86,16 +91,47 @@ def find(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: fl
 
 def detect(photo: Photo, detector: Detector, min_score: float) -> tuple[Float, Float, Float]:
     """Boxes (N, 4), scores (N,) and points (N, 5, 2) in pixels of the photo, the surest first."""
-    ratio = _INPUT_PX / max(photo.width, photo.height)
-    width, height = max(int(photo.width * ratio), 1), max(int(photo.height * ratio), 1)
-    rgb = photo.resized((width, height), filter=Image.Resampling.BILINEAR, oversample=1.0)
+    views = [_detect_in(box, photo, detector, min_score) for box in _views(photo)]
+    return views[0] if len(views) == 1 else _keep_surest(*map(np.concatenate, zip(*views, strict=True)))
+
+
+def _views(photo: Photo) -> list[Box]:
+    """Where faces are looked for: in the whole; in a panorama also in squares along its long side, each half over the
+    next, so that every face up to 0.4 of a square's side is whole in one."""
+    whole = (0.0, 0.0, float(photo.width), float(photo.height))
+    short, long = sorted(whole[2:])
+    side = max(short, float(_INPUT_PX))  # no smaller, which would only enlarge pixels
+    if not _is_panorama(photo) or long <= side:
+        return [whole]
+    starts = np.linspace(0, long - side, math.ceil(2 * (long - side) / side) + 1).tolist()
+    wide = photo.width > photo.height
+    return [(x, 0.0, x + side, short) if wide else (0.0, x, short, x + side) for x in starts] + [whole]
+
+
+def _is_panorama(photo: Photo) -> bool:
+    return max(photo.width, photo.height) >= _PANORAMA_RATIO * min(photo.width, photo.height)
+
+
+def _detect_in(box: Box, photo: Photo, detector: Detector, min_score: float) -> tuple[Float, Float, Float]:
+    """Those in a part of the photo that are not near an edge at which the photo goes on."""
+    size = box[2] - box[0], box[3] - box[1]
+    ratio = _INPUT_PX / max(size)
+    width, height = max(int(size[0] * ratio), 1), max(int(size[1] * ratio), 1)
+    rgb = photo.resized((width, height), box=box, filter=Image.Resampling.BILINEAR, oversample=1.0)
     canvas = np.pad(rgb, ((0, _INPUT_PX - height), (0, _INPUT_PX - width), (0, 0)))
     pixels = cv2.dnn.blobFromImage(canvas, 1 / 128, mean=(127.5,) * 3)
     outputs = detector.session.run({detector.session.inputs[0].name: pixels})
     boxes, scores, points = _decode(outputs, min_score)
-    # for x too, though its rounding differs, as in the base image, whose boxes are in databases
-    scale = np.float32(photo.height / height)
-    return boxes * scale, scores, points * scale
+    scale = np.array([size[0] / width, size[1] / height], np.float32)
+    if not _is_panorama(photo):
+        scale[0] = scale[1]  # though its rounding differs, as in the base image, whose boxes are in databases
+    origin = np.array(box[:2], np.float32)
+    boxes, points = boxes * np.tile(scale, 2) + np.tile(origin, 2), points * scale + origin
+    margin = _TILE_MARGIN * max(size)
+    low = np.where(origin > 0, origin + margin, -np.inf)
+    high = np.where(np.less(box[2:], (photo.width, photo.height)), np.array(box[2:]) - margin, np.inf)
+    whole = ((boxes[:, :2] >= low) & (boxes[:, 2:] <= high)).all(axis=1)
+    return boxes[whole], scores[whole], points[whole]
 
 
 def _decode(outputs: list[NDArray[np.float32]], min_score: float) -> tuple[Float, Float, Float]:
@@ -109,10 +145,14 @@ def _decode(outputs: list[NDArray[np.float32]], min_score: float) -> tuple[Float
         boxes.append(np.concatenate([centres - reach[:, :2], centres + reach[:, 2:]], axis=1))
         points.append(centres[:, None] + five[sure].reshape(-1, 5, 2) * stride)
         scores.append(score[sure, 0])
-    box, score, five = np.concatenate(boxes), np.concatenate(scores), np.concatenate(points)
-    order = np.argsort(-score, kind="stable")
-    kept = order[_suppress_overlaps(box[order])]
-    return box[kept], score[kept], five[kept]
+    return _keep_surest(*map(np.concatenate, (boxes, scores, points)))
+
+
+def _keep_surest(boxes: Float, scores: Float, points: Float) -> tuple[Float, Float, Float]:
+    """The surest first, without what overlaps a surer one."""
+    order = np.argsort(-scores, kind="stable")
+    kept = order[_suppress_overlaps(boxes[order])]
+    return boxes[kept], scores[kept], points[kept]
 
 
 @lru_cache(len(_STRIDES_PX))
