@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""The order in which people read the lines of a page."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+
+# Of lines in a column of prose, as against cells of a table, prices, bubbles of a chat.
+_MIN_LINES = 4
+_MIN_LENGTH = 7.0  # median width, in heights of a line: about 16 Latin letters or 8 Chinese ones
+_MIN_FILL = 0.8  # median width, as a share of the column's
+_MAX_PITCH = 1.7  # from line to line, in heights of a line
+_TALL = 1.25  # a headline, in heights of a line
+_MIN_BESIDE = 0.5  # share of the shortest column's lines that have text of another at their height
+_MAX_GAP = 2.0  # white from side to side, in heights of a line: what is below it is another part of the page
+
+
+def order_for_reading(quads: Sequence[Floats], lengths: Sequence[int]) -> list[int]:
+    """Indices of lines in the direction of most of the text: rows from top to bottom, each from left to right.
+
+    Columns of prose that stand side by side are read one after the other. That is where a white gutter runs between
+    them from top to bottom, and each has at least three lines, most of them long and about as wide as the column, as
+    lines are that break where the column ends. Cells of a table, or names and prices, are short or of any width, and
+    are read across; so are the two sides of a chat, which are never at one height. A line across the gutter, such as a
+    headline, or much white ends the columns.
+
+    quads: (4, 2) corners in pixels, clockwise from the text's own top left. lengths: how many characters each has.
+    """
+    if not len(quads):
+        return []
+    along = np.stack([quad[1] - quad[0] for quad in quads])
+    quarters = np.round(np.arctan2(along[:, 1], along[:, 0]) / (np.pi / 2)).astype(int) % 4
+    main = int(np.bincount(quarters, weights=lengths, minlength=4).argmax())
+    upright = _turn(-main * np.pi / 2)
+    centres = np.stack([quad.mean(axis=0) for quad in quads]) @ upright.T
+    extents = np.stack([np.ptp(quad @ upright.T, axis=0) for quad in quads])
+    slant = along[quarters == main].sum(axis=0)
+    level = np.stack(quads) @ _turn(-np.arctan2(slant[1], slant[0])).T
+    columns = _find_columns(np.concatenate([level.min(axis=1), level.max(axis=1)], axis=1))
+    return [i for part in columns for row in _rows(part, centres, extents[:, 1]) for i in row]
+
+
+def _turn(angle: float) -> Floats:
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+def _rows(lines: Sequence[int], centres: Floats, heights: Floats) -> list[list[int]]:
+    """These lines in rows from top to bottom, each from left to right."""
+    rows: list[list[int]] = []
+    for i in sorted(lines, key=lambda i: centres[i, 1]):
+        last = rows[-1][-1] if rows else i
+        if not rows or abs(centres[i, 1] - centres[last, 1]) >= 0.5 * min(heights[i], heights[last]):
+            rows.append([])
+        rows[-1].append(i)
+    return [sorted(row, key=lambda i: centres[i, 0]) for row in rows]
+
+
+def _find_columns(boxes: Floats) -> list[list[int]]:
+    """Parts of the page in the order in which they are read, each the lines of a column or between columns. boxes:
+    (N, 4) left, top, right and bottom of lines, level."""
+    height = max(float(np.median(boxes[:, 3] - boxes[:, 1])), 1.0)
+    # what a line covers from left to right: a bit for each quarter of a height
+    edges = np.floor((boxes[:, [0, 2]] - boxes[:, 0].min()) / (height / 4)).astype(int).tolist()
+    covers = [(2 << right) - (1 << left) for left, right in edges]
+    order = np.argsort(boxes[:, 1] + boxes[:, 3], kind="stable").tolist()
+    parts, start = [list[int]()], 0
+    while start < len(order):
+        found, stop = list[list[int]](), start + 1
+        covered, bottom = 0, boxes[order[start], 3]
+        for end in range(start, len(order) + 1):
+            line = order[end] if end < len(order) else -1
+            wider = covered | covers[line]
+            gutters = _starts(wider).bit_count() - _starts(covered).bit_count()
+            ends = line < 0 or gutters < 0 or boxes[line, 1] - bottom > _MAX_GAP * height
+            if ends or gutters:
+                columns = [list[int]() for _ in range(_starts(covered).bit_count())]
+                for i in order[start:end]:
+                    columns[(_starts(covered) & (2 << edges[i][0]) - 1).bit_count() - 1].append(i)
+                if _are_prose([boxes[column] for column in columns], boxes[order[start]]):
+                    found, stop = columns, end
+            if ends:
+                break
+            covered, bottom = wider, max(bottom, boxes[line, 3])
+        if found:
+            parts += [*found, []]
+        else:
+            parts[-1].append(order[start])
+        start = stop
+    return parts
+
+
+def _starts(covered: int) -> int:
+    """The first bit of each run."""
+    return covered & ~(covered << 1)
+
+
+def _are_prose(columns: list[Floats], first: Floats) -> bool:
+    """Whether these are columns of prose side by side. Of each the boxes (N, 4) of its lines, from top to bottom.
+    first: of the first line of all, which is no headline."""
+    if len(columns) < 2 or min(map(len, columns)) < _MIN_LINES:
+        return False
+    for lines in columns:
+        width, height = np.median(lines[:, 2:] - lines[:, :2], axis=0)
+        full = width >= max(_MIN_LENGTH * height, _MIN_FILL * np.ptp(lines[:, [0, 2]]))
+        if not full or np.median(np.diff(lines[:, 1])) > _MAX_PITCH * height or np.diff(first[1::2]) > _TALL * height:
+            return False
+    shortest = min(columns, key=len)
+    others = np.concatenate([lines for lines in columns if lines is not shortest])
+    beside = (shortest[:, None, 1] < others[:, 3]) & (shortest[:, None, 3] > others[:, 1])
+    return bool(beside.any(axis=1).mean() >= _MIN_BESIDE)
