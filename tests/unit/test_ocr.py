@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from demo.pictures import CJK_FONT, text_page
+from demo.pictures import CJK_FONT, group_photo, text_page
 from mt_photos_ml.photo import Photo
 from mt_photos_ml.runtime import Session
 from mt_photos_ml.runtime.ort import OrtRuntime
@@ -162,7 +162,7 @@ def test_rectangles_in_a_map_of_probability_are_rapidocrs() -> None:
         page.paste(word, (cell % 9 * 105 - 5, cell // 9 * 122 + int(rng.integers(0, 20))), word)
     probability = (np.asarray(page, np.float32) / np.float32(255))[None, None]
     theirs, _ = process(probability, page.size[::-1])
-    ours = ocr.detect(_photo(page), ocr.Detector(_fixed(probability)))
+    ours, _ = ocr.detect(_photo(page), ocr.Detector(_fixed(probability)))
     assert len(theirs) >= 20
     off = np.abs(ours[:, None] - theirs).max(axis=(2, 3))
     assert off.min(axis=0).max() <= 3
@@ -232,6 +232,45 @@ def test_a_tiny_line_and_a_banner_are_read_to_their_end(reader: Reader) -> None:
         page = Image.new("RGB", size, "white")
         _write(page, at, text, height)
         assert "".join(reader.texts(page)).replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.parametrize("few_shapes", [False, True])
+def test_a_line_of_hundreds_of_characters_is_read_whole(reader: Reader, few_shapes: bool) -> None:
+    text = " ".join(f"{train} at {7 * i}:{10 + i}" for i, train in enumerate(("Hamburg", "Paris", "Rome", "Oslo") * 8))
+    page = Image.new("RGB", (9000, 90), "white")
+    _write(page, (40, 30), text, 24)
+    recorded = Recorded(reader.recogniser.session, few_shapes)
+    (line,) = ocr.read(_photo(page), reader.detector, ocr.Recogniser(recorded, reader.recogniser.characters))
+    assert line.text == text
+    assert line.score > 0.9
+    ink = ImageDraw.Draw(page).textbbox((40, 30), text, ImageFont.load_default(24))
+    x, _, width, _ = line.box
+    np.testing.assert_allclose((x, x + width), (ink[0], ink[2]), atol=20)
+    assert max(feed["x"].shape[3] for feed in recorded.feeds) == LINE_WIDTHS_PX[-1]
+
+
+@pytest.mark.parametrize(
+    ("character", "size", "height"),
+    [
+        ("7", (40, 60), 30),
+        ("3", (900, 700), 30),
+        ("7", (900, 700), 400),
+        ("B", (900, 700), 400),
+        ("A", (2000, 1500), 60),
+    ],
+)
+def test_a_lone_character_is_read(reader: Reader, character: str, size: tuple[int, int], height: float) -> None:
+    page, font = Image.new("RGB", size, "white"), ImageFont.load_default(height)
+    ImageDraw.Draw(page).text((size[0] / 2, size[1] / 2), character, (15, 15, 15), font, anchor="mm")
+    assert reader.texts(page) == [character]
+
+
+def test_no_text_is_read_where_there_is_none(reader: Reader) -> None:
+    noise = Image.fromarray(np.random.default_rng(4).integers(0, 255, (600, 800, 3), np.uint8))
+    gradient = Image.radial_gradient("L").resize((900, 700)).convert("RGB")
+    for picture in (noise, gradient, group_photo((2000, 700), range(4), seed=1)[0]):
+        photo = Photo.open(encoded(picture, "JPEG", quality=92))
+        assert ocr.read(photo, reader.detector, reader.recogniser) == []
 
 
 def test_every_line_of_a_long_screenshot_is_read(reader: Reader) -> None:

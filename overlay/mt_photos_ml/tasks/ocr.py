@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Text in a photo: PP-OCR's detector (DB) and recogniser (CTC), lines turned upright and sorted for reading."""
+"""Text in a photo: PP-OCR's detector (DB) and recogniser (CTC), lines turned upright."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,23 +15,25 @@ from numpy.typing import NDArray
 from ..photo import Photo, Pixels
 from ..runtime import ModelDamaged, Session
 from . import padding
+from .layout import order_for_reading
+from .quads import find_quads
 from .shapes import expect
 
 Float = NDArray[np.float32]
+Steps = tuple[NDArray[Any], ...]
+"""Classes (T,) and their probabilities (T,), which a network gives from left to right."""
 
 # Detection (DB, arXiv 1911.08947), with the base image's values.
 _SHORT_SIDE_PX = 736
 _MAX_PIXELS = 2_500_000  # a detection takes 300 MB a megapixel, so a long screenshot is scaled down to this
-_MIN_PROBABILITY = 0.3
-_MIN_BOX_PROBABILITY = 0.5
-_UNCLIP_RATIO = 1.6
-_MAX_BOXES = 1000
 
 # Recognition (CTC)
 _LINE_HEIGHT_PX = 48
 _MIN_WIDTH_PX = 320
 _WIDTH_STEP_PX = 32
-_MAX_WIDTH_PX = 3200
+_MAX_WIDTH_PX = 3200  # a longer line is read in parts
+_OVERLAP_PX = 256  # of two parts: more than the character that an edge cuts, at either side
+_MAX_LINE_PX = 48_000
 _BATCH_LINES = 3  # of similar width, since padding costs as much time as text
 _SURE_SCORE = 0.9  # a line with a lower score is read upside down too; the better reading counts
 
@@ -86,9 +89,10 @@ class Line:
 
 def read(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: float = 0.5) -> list[Line]:
     """All lines with a score of at least min_score (0 to 1), as a person would read them."""
-    quads = detect(photo, detector)
+    quads, believed = detect(photo, detector)
     if not len(quads):
         return []
+    min_score = max(min_score, believed)
     sides = np.linalg.norm(np.diff(quads[:, :3], axis=1), axis=2)
     pixels = photo.pixels(_LINE_HEIGHT_PX / max(float(sides.min()), 1.0), contrast=True)
     crops = [_crop(pixels, quad) for quad in quads]
@@ -99,7 +103,9 @@ def read(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: fl
         Line(text, score, np.roll(quad, -(2 * half + quarter), axis=0))
         for (text, score), half, quarter, quad in zip(readings, turned, quarters, quads, strict=True)
     ]
-    return sort_for_reading([line for line in lines if line.text.strip() and line.score >= min_score])
+    lines = [line for line in lines if line.text.strip() and line.score >= min_score]
+    order = order_for_reading([line.quad for line in lines], [len(line.text) for line in lines])
+    return [lines[i] for i in order]
 
 
 def _read_either_way(
@@ -119,8 +125,9 @@ def _read_either_way(
     return readings, turned
 
 
-def detect(photo: Photo, detector: Detector) -> Float:
-    """(N, 4, 2) corners of the lines of text, in pixels of the photo, clockwise from the top left."""
+def detect(photo: Photo, detector: Detector) -> tuple[Float, float]:
+    """(N, 4, 2) corners of the lines of text, in pixels of the photo, clockwise from the top left; and the least score
+    from which a reading of them is believed, over 0 if there is only what may be a lone character."""
     width, height = photo.width, photo.height
     scale = min(_SHORT_SIDE_PX / min(width, height), 2.0, math.sqrt(_MAX_PIXELS / (width * height)))
     size = (max(round(width * scale / 32), 1) * 32, max(round(height * scale / 32), 1) * 32)
@@ -131,40 +138,9 @@ def detect(photo: Photo, detector: Detector) -> Float:
     if detector.session.few_shapes:
         rgb = padding.pad_photo(rgb)
     (output,) = detector.session.run({detector.session.inputs[0].name: _normalize(rgb)})
-    quads = (
-        _find_quads(np.ascontiguousarray(output[0, 0, : size[1], : size[0]])) * np.divide(found, size) - pixels.origin
-    ) / pixels.scale
-    return np.asarray(np.clip(quads, 0, (width, height)), np.float32)
-
-
-def _find_quads(probability: Float) -> Float:
-    """(N, 4, 2) corners of rectangles around text, in pixels of a map (H, W) of its probability."""
-    mask = cv2.dilate((probability > _MIN_PROBABILITY).astype(np.uint8), np.ones((2, 2), np.uint8))
-    contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
-    quads = []
-    for contour in contours[:_MAX_BOXES]:
-        centre, (w, h), angle = rectangle = cv2.minAreaRect(contour)
-        if min(w, h) < 3 or _mean_probability(probability, cv2.boxPoints(rectangle)) < _MIN_BOX_PROBABILITY:
-            continue
-        grown = _UNCLIP_RATIO * w * h / (w + h)
-        quads.append(_order_corners(cv2.boxPoints((centre, (w + grown, h + grown), angle))))
-    limit = np.array(probability.shape[::-1], np.float32)
-    return np.clip(np.reshape(quads, (-1, 4, 2)), 0, limit)
-
-
-def _mean_probability(probability: Float, quad: NDArray[Any]) -> float:
-    edges = np.floor(quad.min(axis=0)), np.ceil(quad.max(axis=0))
-    (left, top), (right, bottom) = np.clip(edges, 0, np.subtract(probability.shape[::-1], 1)).astype(int)
-    mask = np.zeros((bottom - top + 1, right - left + 1), np.uint8)
-    cv2.fillPoly(mask, [(quad - (left, top)).astype(np.int32)], 1)
-    return float(cv2.mean(probability[top : bottom + 1, left : right + 1], mask)[0])
-
-
-def _order_corners(quad: NDArray[Any]) -> Float:
-    """The corners clockwise, from the upper one of the two on the left."""
-    by_x = quad[np.argsort(quad[:, 0], kind="stable")]
-    (top_left, bottom_left), (top_right, bottom_right) = (half[np.argsort(half[:, 1])] for half in (by_x[:2], by_x[2:]))
-    return np.stack([top_left, top_right, bottom_right, bottom_left])
+    quads, believed = find_quads(np.ascontiguousarray(output[0, 0, : size[1], : size[0]]))
+    quads = (quads * np.divide(found, size) - pixels.origin) / pixels.scale
+    return np.asarray(np.clip(quads, 0, (width, height)), np.float32), believed
 
 
 def _crop(pixels: Pixels, quad: Float) -> NDArray[np.uint8]:
@@ -180,11 +156,36 @@ def _crop(pixels: Pixels, quad: Float) -> NDArray[np.uint8]:
 
 
 def recognise(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> list[tuple[str, float]]:
-    """The text in each crop (H, W, 3) and how sure that is, 0 to 1. Lines of similar width share a batch."""
-    ratios = (_LINE_HEIGHT_PX * crop.shape[1] / crop.shape[0] for crop in crops)
-    widths = [min(max(math.ceil(ratio), 1), _MAX_WIDTH_PX) for ratio in ratios]
+    """The text in each crop (H, W, 3) and how sure that is, 0 to 1."""
+    parts = [_split(crop) for crop in crops]
+    steps = iter(_classify([part for each in parts for part in each], recogniser))
+    return [_decode(_join(*islice(steps, len(each))), recogniser.characters) for each in parts]
+
+
+def _split(crop: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """The crop, or overlapping parts of it as wide as the network takes; the last may be narrower."""
+    width = min(_scaled_width(crop), _MAX_LINE_PX)
+    if width <= _MAX_WIDTH_PX:
+        return [crop]
+    scaled = _scale(crop, width)
+    return [scaled[:, x : x + _MAX_WIDTH_PX] for x in range(0, width - _OVERLAP_PX, _MAX_WIDTH_PX - _OVERLAP_PX)]
+
+
+def _scaled_width(crop: NDArray[np.uint8]) -> int:
+    height, width = map(int, crop.shape[:2])
+    return max(math.ceil(_LINE_HEIGHT_PX * width / height), 1)
+
+
+def _scale(crop: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    filter = cv2.INTER_AREA if crop.shape[0] > 2 * _LINE_HEIGHT_PX else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(crop, (width, _LINE_HEIGHT_PX), interpolation=filter), np.uint8)
+
+
+def _classify(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> list[Steps]:
+    """Of each crop the likeliest class (T,) at each step, and its probability. Lines of similar width share a batch."""
+    widths = [min(_scaled_width(crop), _MAX_WIDTH_PX) for crop in crops]
     order = sorted(range(len(crops)), key=widths.__getitem__)
-    readings: list[tuple[str, float]] = [("", 0.0)] * len(crops)
+    steps: dict[int, Steps] = {}
     few = recogniser.session.few_shapes
     step = padding.LINES if few else _BATCH_LINES
     for start in range(0, len(order), step):
@@ -194,45 +195,32 @@ def recognise(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> lis
             width = padding.fit(width, padding.LINE_WIDTHS_PX)
         batch = np.zeros((step if few else len(chosen), 3, _LINE_HEIGHT_PX, width), np.float32)
         for row, i in zip(batch, chosen, strict=False):
-            filter = cv2.INTER_AREA if crops[i].shape[0] > 2 * _LINE_HEIGHT_PX else cv2.INTER_LINEAR
-            scaled = cv2.resize(crops[i], (widths[i], _LINE_HEIGHT_PX), interpolation=filter)
-            row[:, :, : widths[i]] = _normalize(np.asarray(scaled, np.uint8))[0]
+            row[:, :, : widths[i]] = _normalize(_scale(crops[i], widths[i]))[0]
         (output,) = recogniser.session.run({recogniser.session.inputs[0].name: batch})
-        for i, reading in zip(chosen, _decode(output[: len(chosen)], recogniser.characters), strict=True):
-            readings[i] = reading
-    return readings
+        steps.update(zip(chosen, zip(output.argmax(axis=2), output.max(axis=2), strict=True), strict=False))
+    return [steps[i] for i in range(len(crops))]
 
 
-def _decode(output: Float, characters: Sequence[str]) -> list[tuple[str, float]]:
-    """Greedy CTC (Graves 2006) of (N, T, classes): repeats merged, blanks dropped, the score the mean of the rest."""
-    best, probability = output.argmax(axis=2), output.max(axis=2)
-    kept = (best != 0) & np.pad(best[:, 1:] != best[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    return [
-        ("".join(characters[c] for c in classes[keep]), float(scores[keep].mean()) if keep.any() else 0.0)
-        for classes, scores, keep in zip(best, probability, kept, strict=True)
-    ]
+def _join(left: Steps, *rest: Steps) -> Steps:
+    """The steps of a line's parts, joined in the widest gap between characters where two overlap."""
+    if not rest:
+        return left
+    right = _join(*rest)
+    shared = len(left[0]) * _OVERLAP_PX // _MAX_WIDTH_PX
+    gaps = ((left[0][-shared:] == 0) & (right[0][:shared] == 0)).astype(np.uint8)
+    gaps[: shared // 4] = gaps[-shared // 4 :] = 0  # an edge may cut a character
+    gaps[shared // 2] = 1  # if there is no gap
+    cut = int(cv2.distanceTransform(gaps[None], cv2.DIST_L1, 3)[0].argmax())
+    return tuple(np.concatenate([a[: cut - shared], b[cut:]]) for a, b in zip(left, right, strict=True))
+
+
+def _decode(steps: Steps, characters: Sequence[str]) -> tuple[str, float]:
+    """Greedy CTC (Graves 2006): repeats merged, blanks dropped, the score the mean of the rest."""
+    classes, scores = steps
+    keep = (classes != 0) & np.append(True, classes[1:] != classes[:-1])
+    return "".join(characters[c] for c in classes[keep]), float(scores[keep].mean()) if keep.any() else 0.0
 
 
 def _normalize(rgb: NDArray[np.uint8]) -> Float:
     """(H, W, 3) RGB to (1, 3, H, W) BGR from -1 to 1: PP-OCR was trained on OpenCV's order."""
     return np.asarray(cv2.dnn.blobFromImage(rgb, 1 / 127.5, mean=(127.5,) * 3, swapRB=True), np.float32)
-
-
-def sort_for_reading(lines: Sequence[Line]) -> list[Line]:
-    """Rows from top to bottom, each from left to right, in the direction of most of the text."""
-    if not lines:
-        return []
-    along = np.stack([line.quad[1] - line.quad[0] for line in lines])
-    quarters = np.round(np.arctan2(along[:, 1], along[:, 0]) / (np.pi / 2)).astype(int) % 4
-    main = int(np.bincount(quarters, weights=[len(line.text) for line in lines], minlength=4).argmax())
-    angle = -main * np.pi / 2
-    upright = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centres = np.stack([line.quad.mean(axis=0) for line in lines]) @ upright.T
-    extents = np.stack([np.ptp(line.quad @ upright.T, axis=0) for line in lines])
-    rows: list[list[int]] = []
-    for i in np.argsort(centres[:, 1], kind="stable"):
-        last = rows[-1][-1] if rows else i
-        if not rows or abs(centres[i, 1] - centres[last, 1]) >= 0.5 * min(extents[i, 1], extents[last, 1]):
-            rows.append([])
-        rows[-1].append(int(i))
-    return [lines[i] for row in rows for i in sorted(row, key=lambda i: centres[i, 0])]
