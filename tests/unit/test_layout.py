@@ -76,6 +76,10 @@ def test_cells_as_wide_as_prose_are_read_across_if_rows_are_far_apart() -> None:
     _assert_read(_cells([60, 560], [(400, 420)] * 10, pitch=2.2 * HEIGHT))
 
 
+def test_the_last_rows_of_a_table_are_read_as_the_rows_above_them() -> None:
+    _assert_read(_cells([60, 560], [(200, 150), (430, 90), (150, 300)] * 3 + [(430, 440)] * 6))
+
+
 def test_both_sides_of_a_chat_are_read_from_top_to_bottom() -> None:
     bubbles = [_column(60 if i % 3 else 560, 60 + 4 * PITCH * i, 3) for i in range(8)]
     _assert_read([line for bubble in bubbles for line in bubble])

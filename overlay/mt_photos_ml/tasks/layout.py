@@ -12,7 +12,7 @@ Floats = NDArray[np.floating]
 _MIN_LINES = 4
 _MIN_LENGTH = 7.0  # median width, in heights of a line: about 16 Latin letters or 8 Chinese ones
 _MIN_FILL = 0.8  # median width, as a share of the column's
-_MAX_PITCH = 1.7  # from line to line, in heights of a line
+_MAX_PITCH = 1.62  # from line to line, in heights of a line
 _TALL = 1.25  # a headline, in heights of a line
 _MIN_BESIDE = 0.5  # share of the shortest column's lines that have text of another at their height
 _MAX_GAP = 2.0  # white from side to side, in heights of a line: what is below it is another part of the page
@@ -22,7 +22,7 @@ def order_for_reading(quads: Sequence[Floats], lengths: Sequence[int]) -> list[i
     """Indices of lines in the direction of most of the text: rows from top to bottom, each from left to right.
 
     Columns of prose that stand side by side are read one after the other. That is where a white gutter runs between
-    them from top to bottom, and each has at least three lines, most of them long and about as wide as the column, as
+    them from top to bottom, and each has at least four lines, most of them long and about as wide as the column, as
     lines are that break where the column ends. Cells of a table, or names and prices, are short or of any width, and
     are read across; so are the two sides of a chat, which are never at one height. A line across the gutter, such as a
     headline, or much white ends the columns.
@@ -65,11 +65,13 @@ def _find_columns(boxes: Floats) -> list[list[int]]:
     # what a line covers from left to right: a bit for each quarter of a height
     edges = np.floor((boxes[:, [0, 2]] - boxes[:, 0].min()) / (height / 4)).astype(int).tolist()
     covers = [(2 << right) - (1 << left) for left, right in edges]
+    tall = (boxes[:, 3] - boxes[:, 1]) / height
     order = np.argsort(boxes[:, 1] + boxes[:, 3], kind="stable").tolist()
     parts, start = [list[int]()], 0
     while start < len(order):
         found, stop = list[list[int]](), start + 1
-        covered, bottom = 0, boxes[order[start], 3]
+        covered, bottom, above = 0, boxes[order[start], 3], order[start - 1]
+        near = start > 0 and boxes[order[start], 1] - boxes[above, 3] <= _MAX_GAP * height
         for end in range(start, len(order) + 1):
             line = order[end] if end < len(order) else -1
             wider = covered | covers[line]
@@ -79,7 +81,9 @@ def _find_columns(boxes: Floats) -> list[list[int]]:
                 columns = [list[int]() for _ in range(_starts(covered).bit_count())]
                 for i in order[start:end]:
                     columns[(_starts(covered) & (2 << edges[i][0]) - 1).bit_count() - 1].append(i)
-                if _are_prose([boxes[column] for column in columns], boxes[order[start]]):
+                # lines above in the same columns, which were no prose with these
+                goes_on = _starts(covered | covers[above]).bit_count() == len(columns) and tall[above] <= _TALL
+                if not (goes_on and near) and _are_prose([boxes[column] for column in columns], boxes[order[start]]):
                     found, stop = columns, end
             if ends:
                 break
