@@ -216,6 +216,14 @@ def test_rows_are_read_from_top_to_bottom_and_each_from_left_to_right(reader: Re
     assert reader.texts(blank) == [word for row in words for word in row]
 
 
+def test_a_page_of_two_columns_is_read_column_by_column(reader: Reader, blank: Image.Image) -> None:
+    columns = [[f"{side} column, line number {i} of it" for i in range(1, 7)] for side in ("Left", "Right")]
+    for x, column in zip((60, 540), columns, strict=True):
+        for i, text in enumerate(column):
+            _write(blank, (x, 100 + 40 * i), text, 27)
+    assert reader.texts(blank) == [text for column in columns for text in column]
+
+
 def test_lines_under_the_least_score_are_dropped(reader: Reader, blank: Image.Image) -> None:
     _write(blank, (60, 60), "Departures from platform 4")
     smear = np.random.default_rng(2).integers(0, 255, (14, 130), np.uint8)
