@@ -77,7 +77,7 @@ def test_a_service_that_is_killed_comes_back_by_itself(service: Service) -> None
             assert answered(service.url, asked)  # waits at the socket, which was never closed
             assert number.name in service.log.read_text()
             assert "is started again" in service.log.read_text()
-            assert "no memory left" in service.log.read_text()  # the kernel kills with the first of these
+            assert "no memory was left" in service.log.read_text()  # the kernel kills with the first of these
     seen.check()
 
 

@@ -80,11 +80,12 @@ class Photo:
             # reducing_gap: a box filter to four times the size first: as good, and far quicker on large photos
             return np.asarray(image.resize(size, filter, (left, top, right, bottom), reducing_gap=4.0))
 
-    def pixels(self, scale: float, *, contrast: bool = False) -> Pixels:
+    def pixels(self, scale: float, *, contrast: bool = False, beside: int = 0) -> Pixels:
         """The whole photo with at least `scale` decoded pixels per pixel, or all there are if scale is over 1. What is
-        transparent is white; if contrast, black under what is light, so that it can be read."""
+        transparent is white; if contrast, black under what is light, so that it can be read. beside: bytes of memory
+        that the caller takes next."""
         with self._timed():
-            image = self._decode(scale, contrast=contrast, whole=True)
+            image = self._decode(scale, contrast=contrast, whole=True, beside=beside)
             return Pixels(np.asarray(image), 1 / self._factor, self._origin(image))
 
     @contextmanager
@@ -99,10 +100,10 @@ class Photo:
         turn = self._source.orientation
         return x if turn in (2, 3, 6, 7) else 0.0, y if turn in (3, 4, 7, 8) else 0.0
 
-    def _decode(self, scale: float, *, contrast: bool = False, whole: bool = False) -> Image.Image:
+    def _decode(self, scale: float, *, contrast: bool = False, whole: bool = False, beside: int = 0) -> Image.Image:
         """The picture in RGB as people see it, with at least `scale` decoded pixels per pixel. Keeps the largest."""
         if self._decoded is None or max(self._scale, 1 / self._factor) < min(scale, 1):
-            self._source.require_memory(scale, whole=whole)
+            self._source.require_memory(scale, whole=whole, beside=beside)
             stored, self._factor = self._source.decode(scale)
             with explain_errors("the photo is damaged"):
                 self._scale, rgb = scale, to_rgb(stored, contrast=contrast)

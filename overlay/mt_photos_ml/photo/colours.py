@@ -23,15 +23,17 @@ def to_rgb(image: Image.Image, *, contrast: bool = False) -> Image.Image:
         image = image.convert("LA")
     if image.has_transparency_data:
         kind, image = image.format, image.convert("RGBA")
-        lowest, highest = image.getchannel("A").getextrema()
+        alpha = image.getchannel("A")
+        lowest, highest = alpha.getextrema()
         if lowest != 255 and not (kind == "BMP" and highest == 0):  # there it is a byte that nobody filled in
-            paper = "black" if contrast and _is_light_on_nothing(image) else "white"
-            image = Image.alpha_composite(Image.new("RGBA", image.size, paper), image)
+            paper = "black" if contrast and _is_light_on_nothing(image, alpha) else "white"
+            canvas = Image.new("RGB", image.size, paper)
+            canvas.paste(image, mask=alpha)
+            return canvas
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _is_light_on_nothing(image: Image.Image) -> bool:
-    alpha = image.getchannel("A")
+def _is_light_on_nothing(image: Image.Image, alpha: Image.Image) -> bool:
     ink = ImageStat.Stat(image.convert("L"), alpha)
     return ink.count[0] > 0 and ink.mean[0] > _LIGHT and ImageStat.Stat(alpha).mean[0] < 128
 

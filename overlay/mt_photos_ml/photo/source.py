@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from ..machine.memory import available_mb
+from ..machine.memory import available_mb, trim_memory
 from . import tiff
 from .colours import from_numbers
 from .decoders import (
@@ -29,12 +29,15 @@ from .mending import mend
 _END_OF_JPEG = b"\xff\xd9"
 
 _BYTES_PER_PIXEL = {"WEBP": 16, "AVIF": 10, "HEIF": 8}
-"""That decoding takes at its peak, measured at 24 megapixels; 5 of other kinds, 16 if there is transparency."""
+"""That decoding takes at its peak, measured at 24 megapixels; 5 of other kinds, 13 if there is transparency."""
 
 _BYTES_PER_PIXEL_READ = 10
 """While decoded pixels are copied for a network."""
 
-_BYTES_TO_CHECK = 64 << 20
+_BYTES_PER_PIXEL_HELD = 7
+"""As long as the photo is looked at."""
+
+_BYTES_TO_CHECK = 96 << 20
 """From which on it is asked how much memory there is."""
 
 
@@ -88,22 +91,29 @@ class Source:
         is_negative = tiff.is_negative(tags)
         return cls(data, "TIFF", tiff.size(tags), read_numbers=partial(_read_by_opencv, is_negative=is_negative))
 
-    def require_memory(self, scale: float, *, whole: bool) -> None:
-        """Raises NotEnoughMemory if decoding so, and for whole reading all pixels, would end the process."""
+    def require_memory(self, scale: float, *, whole: bool, beside: int = 0) -> None:
+        """Raises NotEnoughMemory if decoding so, and for whole reading all pixels, would end the process. beside: bytes
+        that are taken next, while the pixels are held."""
         image, pixels = self.header, self.size[0] * self.size[1]
         each = _BYTES_PER_PIXEL.get(self.kind, 5)
         if self.read_numbers:
             each = 24
         elif image and (image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info):
-            each = 16
+            each = 13
         held = 0
         if self.kind in ("JPEG", "RAW"):
             held = 6 * pixels if image and "progressive" in image.info else 0
             pixels //= _reduction(scale) ** 2
-        needed = held + pixels * max(each, _BYTES_PER_PIXEL_READ if whole else 0)
-        if needed > _BYTES_TO_CHECK and needed / 1e6 > (there := available_mb()):
+        peak = held + pixels * max(each, _BYTES_PER_PIXEL_READ if whole else 0)
+        if peak < _BYTES_TO_CHECK:
+            return
+        needed = max(peak, pixels * _BYTES_PER_PIXEL_HELD + beside)
+        if needed / 1e6 < available_mb():
+            return
+        trim_memory()
+        if needed / 1e6 > (there := available_mb()):
             raise NotEnoughMemory(
-                f"decoding this photo takes {needed / 1e6:.0f} MB of memory and {max(there, 0):.0f} MB are free: "
+                f"this photo takes {needed / 1e6:.0f} MB of memory and {max(there, 0):.0f} MB are free: "
                 "give the service or its container more"
             )
 

@@ -35,8 +35,8 @@ from .worker import Log, Worker  # noqa: E402
 MAPPING_GONE = "a mapped model file went away, as on a network share: models are read into memory from now on"
 
 KILLED = (
-    "a worker was killed and is started again. The likely cause is that there was no memory left: give the container or "
-    "the machine more, or set MACHINE_LEARNING_REQUEST_THREADS lower"
+    "a worker was killed and is started again. The likely cause is that no memory was left: give the container or the "
+    "machine more, or set MACHINE_LEARNING_REQUEST_THREADS lower"
 )
 
 _log = logging.getLogger("mt_photos_ml")

@@ -25,7 +25,8 @@ Steps = tuple[NDArray[Any], ...]
 
 # Detection (DB, arXiv 1911.08947), with the base image's values.
 _SHORT_SIDE_PX = 736
-_MAX_PIXELS = 2_500_000  # a detection takes 300 MB a megapixel, so a long screenshot is scaled down to this
+_BYTES_PER_PIXEL = 300  # that a detection takes
+_MAX_PIXELS = 2_500_000  # so a long screenshot is scaled down to this
 
 # Recognition (CTC)
 _LINE_HEIGHT_PX = 48
@@ -131,15 +132,16 @@ def detect(photo: Photo, detector: Detector) -> tuple[Float, float]:
     width, height = photo.width, photo.height
     scale = min(_SHORT_SIDE_PX / min(width, height), 2.0, math.sqrt(_MAX_PIXELS / (width * height)))
     size = (max(round(width * scale / 32), 1) * 32, max(round(height * scale / 32), 1) * 32)
-    pixels = photo.pixels(scale, contrast=True)
-    found = pixels.rgb.shape[1::-1]
+    pixels = photo.pixels(scale, contrast=True, beside=_BYTES_PER_PIXEL * size[0] * size[1])
+    found, origin, reduction = pixels.rgb.shape[1::-1], pixels.origin, pixels.scale
     filter = cv2.INTER_AREA if found[0] > size[0] else cv2.INTER_LINEAR
     rgb = np.asarray(cv2.resize(pixels.rgb, size, interpolation=filter), np.uint8)
+    del pixels  # 3 bytes a pixel of the photo, beside what the network takes
     if detector.session.few_shapes:
         rgb = padding.pad_photo(rgb)
     (output,) = detector.session.run({detector.session.inputs[0].name: _normalize(rgb)})
     quads, believed = find_quads(np.ascontiguousarray(output[0, 0, : size[1], : size[0]]))
-    quads = (quads * np.divide(found, size) - pixels.origin) / pixels.scale
+    quads = (quads * np.divide(found, size) - origin) / reduction
     return np.asarray(np.clip(quads, 0, (width, height)), np.float32), believed
 
 
