@@ -97,12 +97,12 @@ $(VENV)/bench.done: $(VENV)/run.done
 	@echo "installing what the benchmark needs, once"
 	@$(PIP) install -c constraints.txt -e '.[$(EXTRA),heic,ocr,bench]' && touch $@
 
-# insightface and rapidocr 3.4 are the references of the tests. Without their dependencies, which would bring a second
+# insightface, rapidocr 3.4 and cn-clip are the references of the tests. Without their dependencies, which would bring a second
 # OpenCV that overwrites ours and wants a screen's libraries; the ones that they do need are in the extra dev.
 $(VENV)/test.done: $(VENV)/run.done
 	@echo "installing what the tests need, once"
 	@$(PIP) install -c constraints.txt -e '.[$(EXTRA),heic,ocr,dev]'
-	@$(PIP) install -c constraints.txt --no-deps insightface
+	@$(PIP) install -c constraints.txt --no-deps insightface cn-clip
 	@$(PIP) install --no-deps --upgrade --target $(VENV)/rapidocr-3.4 'rapidocr==3.4.*' && touch $@
 
 # The service on what the oldest base image has, which is older than constraints.txt: tests/unit/test_oldest.py

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The commands models …: list, pull, verify, prune and optimize the model files."""
+"""The commands models …: list, pull, verify, prune, optimize and adopt model files."""
 
 import sys
 from pathlib import Path
@@ -114,6 +114,24 @@ def prune(yes: bool) -> None:
         sys.exit(1)
     delete(stale)
     print(f"deleted {len(stale)}")
+
+
+@models.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def adopt(folder: Path) -> None:
+    """Take Chinese-CLIP over from the official service, whose files are in FOLDER, so that its index stays."""
+    from ..models.adopt import CannotAdopt, adopt, find_exports
+
+    cache = settings_or_exit(check=False).cache_folder
+    try:
+        for export in find_exports(folder):
+            as_there, in_rgb = adopt(export, cache)
+            print(f"{as_there}: sees colours as the official service does; its index stays")
+            print(f"{in_rgb}: sees colours; clear the CLIP results and index again, unless they are of its cuda image")
+            print(f"now set CLIP_VISUAL_MODEL_NAME and CLIP_TEXTUAL_MODEL_NAME={as_there.name}, or {in_rgb.name}")
+    except (CannotAdopt, OSError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
 
 
 @models.command()

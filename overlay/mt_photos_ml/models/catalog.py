@@ -8,6 +8,9 @@ from pathlib import Path
 CLIP, FACES, OCR = "clip", "facial-recognition", "ocr"
 """Groups of models: the folders of the cache, which upstream names after its tasks."""
 
+CN_CLIP = "cn-clip-"
+"""Before the name of a model that `models adopt` took over."""
+
 
 @dataclass(frozen=True)
 class Role:

@@ -4,7 +4,7 @@
 import difflib
 
 from ..settings import Settings, SettingsError, variable
-from .catalog import CLIP, CLIP_MODELS, KNOWN, ROLES, ModelRef
+from .catalog import CLIP, CLIP_MODELS, CN_CLIP, KNOWN, ROLES, ModelRef
 from .choice import clip_vector_length, in_use, preload_names
 from .languages import flores_code
 from .variants import INT8, is_fresh
@@ -16,6 +16,9 @@ def check_models(settings: Settings, *, preloads_others: bool = False) -> None:
     for role, ref in in_use(settings).items():
         if not ref.is_known and ref.missing(settings.cache_folder):
             likely = difflib.get_close_matches(ref.name, KNOWN[ref.group], 1)
+            if ref.name.startswith(CN_CLIP):
+                how = "`mt-photos-ml models adopt FOLDER` takes it over from the official service"
+                raise SettingsError(f"{variable(role.name)}={ref.name}: expected this model in the cache; {how}")
             raise SettingsError(
                 f"{variable(role.name)}={ref.name}: expected a model that `mt-photos-ml models list` shows"
                 f"{f', such as {likely[0]}' if likely else ''}, or one of your own with "

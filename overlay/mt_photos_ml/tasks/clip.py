@@ -27,13 +27,16 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True)
 class Visual:
-    """The image encoder. size: side of its square input, pixels. mean, std: per channel, of values from 0 to 1."""
+    """The image encoder. size: side of its square input, pixels. mean, std: per channel, of values from 0 to 1.
+    squashes: whether a photo is made square as a whole, in place of its middle. is_bgr: blue comes first."""
 
     session: Session
     size: int
     mean: Float
     std: Float
     filter: Image.Resampling
+    squashes: bool = False
+    is_bgr: bool = False
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
@@ -42,9 +45,12 @@ class Visual:
         side = int(np.ravel(config["size"])[0])
         mean, std = (np.array(config[name], np.float32) for name in ("mean", "std"))
         filter = Image.Resampling[str(config["interpolation"]).upper()]
+        # keys of ours: the base looks at neither mode nor resize_mode, and crops where SigLIP's say squash
+        squashes = _one_of(config, "resize", ("crop", "squash")) == "squash"
+        is_bgr = _one_of(config, "channels", ("RGB", "BGR")) == "BGR"
         expect(session, [(None, 3, side, side)], [(None, None)])
         session.declare([(1, 3, side, side)])
-        return cls(session, side, mean, std, filter)
+        return cls(session, side, mean, std, filter, squashes, is_bgr)
 
     @property
     def example_shape(self) -> tuple[int, ...]:
@@ -90,6 +96,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _one_of(config: dict[str, Any], name: str, values: tuple[str, ...]) -> str:
+    """The first if there is none."""
+    if (value := config.get(name, values[0])) not in values:
+        raise ValueError(f"{name} is {value}, not {' or '.join(values)}")
+    return str(value)
+
+
 def encode_photo(photo: Photo, visual: Visual) -> Float:
     """(D,) vector of unit length."""
     pixels = _preprocess(photo, visual)
@@ -98,21 +111,28 @@ def encode_photo(photo: Photo, visual: Visual) -> Float:
 
 def _preprocess(photo: Photo, visual: Visual) -> Float:
     """(1, 3, S, S): the shorter side scaled to S, the centre cropped, normalized. Rounded as in the base image, whose
-    vectors are in people's databases."""
-    side, short = visual.size, min(photo.width, photo.height)
+    vectors are in people's databases. Or all of it squashed, as the model wants."""
+    box = None if visual.squashes else _centre(photo, visual.size)
+    rgb = photo.resized((visual.size, visual.size), box=box, filter=visual.filter)
+    pixels = rgb[:, :, ::-1] if visual.is_bgr else rgb
+    scaled = pixels.astype(np.float32) * (1 / (255 * visual.std)) - visual.mean / visual.std
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
+
+
+def _centre(photo: Photo, side: int) -> tuple[float, float, float, float]:
+    """Of a photo whose shorter side is scaled to this one."""
+    short = min(photo.width, photo.height)
     width, height = int(photo.width / short * side), int(photo.height / short * side)
     left, top = int(width / 2 - side / 2), int(height / 2 - side / 2)
     x, y = photo.width / width, photo.height / height
-    box = (left * x, top * y, (left + side) * x, (top + side) * y)
-    rgb = photo.resized((side, side), box=box, filter=visual.filter)
-    scaled = rgb.astype(np.float32) * (1 / (255 * visual.std)) - visual.mean / visual.std
-    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
+    return left * x, top * y, (left + side) * x, (top + side) * y
 
 
 def encode_text(text: str, textual: Textual, language: str | None = None) -> Float:
     """(D,) vector of unit length. language: of the text, for models that need it; None: guessed by the script."""
     encoding = textual.tokenizer.encode(_clean(text, textual, language))
-    ids, mask = np.array([[encoding.ids], [encoding.attention_mask]], np.int32)
+    numbers = np.int64 if "int64" in textual.session.inputs[0].type else np.int32
+    ids, mask = np.array([[encoding.ids], [encoding.attention_mask]], numbers)
     names = [node.name for node in textual.session.inputs]
     feed = {"input_ids": ids, "attention_mask": mask} if "attention_mask" in names else {names[0]: ids}
     return _unit_vector(textual.session.run(feed))
