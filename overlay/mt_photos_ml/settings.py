@@ -3,7 +3,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -214,12 +214,12 @@ def variable(field: str) -> str:
     return str(Settings.model_fields[field].validation_alias)
 
 
-def load() -> Settings:
-    """The settings of this process. Raises SettingsError, one line a variable."""
+def load(also: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of this process. also: further ones. Raises SettingsError, one line a variable."""
     if os.environ.get("API_AUTH_KEY", "-").strip() == "" and not os.environ.get(KEY_FILE):
         raise SettingsError(f'API_AUTH_KEY="": expected a key; for a service without one set it to {NO_KEY}')
     try:
-        return Settings(**_key_of_file())
+        return Settings(**_key_of_file(), **(also or {}))
     except ValidationError as error:
         raise SettingsError("\n".join(map(_line, error.errors()))) from None
 

@@ -17,7 +17,7 @@ import pytest
 
 from image import standin
 from image.container import ROOT, START, Start, build, docker, passes
-from service import KEY, free_port, until
+from service import KEY, free_port, unload, until
 
 CONTAINERS = [("v2.5.6", "openvino"), ("v2.5.6", "cuda"), ("v3.0.3", "cpu"), ("v3.3.0", "cpu")]
 ONE_OF_EACH = (  # of the contract: each route once, and text once
@@ -49,7 +49,7 @@ def test_a_device_that_is_not_there_is_said_once(variant: str, start: Start) -> 
     with start(image=image_on("v2.5.6", variant)) as container, container.client() as client:
         for text in ("red", "blue"):
             assert client.post("/clip/txt", json={"text": text}).status_code == 200
-        client.post("/restart")
+        unload(client)
         assert client.post("/clip/txt", json={"text": "green"}).status_code == 200
         assert container.log.count(WORDS_OF_A_DEVICE[variant]) == 1
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import official
 from demo.__main__ import build
 from demo.__main__ import environment as demo_environment
 from demo.pictures import colour_photo
@@ -77,7 +78,12 @@ def test_a_command_of_the_docs_can_be_given(command: str, service: Service) -> N
         case ["cp", source, target]:
             shutil.copy(ROOT / source, folder / target)
         case ["docker", *words]:  # test_compose.py reads what is run and compose.yaml
-            assert words[0] == "run" or words in (["compose", "up", "-d"], ["compose", "pull"])
+            if words[0] == "exec":  # in the container the command is a module
+                shown = words[words.index("models") : -1]
+                assert run_command(demo_environment(folder / "cache"), *shown, "--help").returncode == 0
+            else:
+                known = words[0] in ("run", "create", "cp", "rm") or words == ["compose", "pull"]
+                assert known or words == ["compose", "up", "-d"]
         case ["curl", *words]:
             if shutil.which("curl") is None:
                 pytest.skip("no curl on this machine")
@@ -86,9 +92,12 @@ def test_a_command_of_the_docs_can_be_given(command: str, service: Service) -> N
         case [".venv/bin/python", "-m", script, *_]:
             output(sys.executable, "-m", script, "--help")
         case [".venv/bin/mt-photos-ml", *words]:
-            words = [str(folder / word) if word == "photo.jpg" else word for word in words]
+            words = [str(folder / word) if word in ("photo.jpg", "./official") else word for word in words]
             offline = {**demo_environment(folder / "cache"), "HF_ENDPOINT": "http://127.0.0.1:9"}
             offline |= {"TASKS": "clip"} if words == ["bench"] else {}
+            if words[1:2] == ["adopt"]:
+                official.install(folder / "official")
+                offline["MACHINE_LEARNING_CACHE_FOLDER"] = str(folder / "another")
             ended = run_command(offline, *words)
             assert ended.returncode == 0, ended.stdout + ended.stderr
         case words:

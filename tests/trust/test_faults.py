@@ -22,7 +22,7 @@ from demo.models import build_clip
 from demo.pictures import colour_photo, text_page
 from hub_server import HubServer
 from photos import encoded, jpeg
-from service import Service, environment, post, run_command, running, until
+from service import Service, environment, post, run_command, running, unload, until
 from trust.tally import count
 from trust.traffic import Request, answered, mixed, running_traffic
 
@@ -49,10 +49,10 @@ def is_whole(cache: Path) -> bool:
     return run_command(demo_environment(cache), "models", "verify").returncode == 0
 
 
-def restart(service: Service) -> None:
+def forget(service: Service) -> None:
     """Drops what is loaded, as an idle minute does."""
     with service.client() as client:
-        assert client.post("/restart").status_code == 200
+        unload(client)
 
 
 def recovers(service: Service, requests: list[Request]) -> None:
@@ -80,7 +80,7 @@ def test_a_model_file_that_is_damaged_is_mended_by_itself(service: Service, cach
             HARMS[harm](cache / OCR / kind / "model.onnx")
             count("faults injected")
             time.sleep(0.3)
-            restart(service)
+            forget(service)
             time.sleep(0.3)
     seen.check()
     recovers(service, asked)
@@ -99,7 +99,7 @@ def test_restart_takes_up_a_replaced_model_file_and_forgets_the_texts_of_the_old
     _negate(model, cache / "other.onnx")
     (cache / "other.onnx").replace(model)
     count("faults injected")
-    restart(service)
+    forget(service)
     np.testing.assert_allclose(red(), -before, atol=1e-6)
 
 
@@ -129,7 +129,7 @@ def test_models_whose_places_are_swapped_are_named_or_fetched_again(
     for path, content in zip(paths, [path.read_bytes() for path in reversed(paths)], strict=True):
         path.write_bytes(content)
     count("faults injected")
-    restart(service)
+    forget(service)
     answer = post(service, route, RED)
     if route != "/ocr":
         assert answer.status_code == 503
@@ -173,7 +173,7 @@ def test_a_mapped_model_that_goes_away_ends_the_process_which_comes_back_without
 @pytest.mark.parametrize("harm", ["zeros", "empty", "removed"])
 def test_a_prepared_model_that_is_damaged_is_not_used(mapped: Service, cache: Path, harm: str) -> None:
     asked = answers(mapped, "/ocr")
-    restart(mapped)
+    forget(mapped)
     for weights in prepared(cache):
         content = weights.read_bytes()
         weights.unlink()  # the file that is mapped stays whole
@@ -212,7 +212,7 @@ def test_a_full_disk_is_told_and_does_no_harm(cache: Path, size: str) -> None:
         count("faults injected")
         asked = answered(service.url, mixed(each=1))  # text is read from the wheel itself
         filler.unlink()
-        restart(service)
+        forget(service)
         assert answered(service.url, asked) == asked
         assert not [path for path in cache.rglob("*.onnx") if path.stat().st_size == 0]
 
@@ -222,7 +222,7 @@ def test_a_cache_that_becomes_read_only_or_is_gone_is_gone_on_without(cache: Pat
         asked = answered(service.url, mixed(each=1))
         with running_traffic(service.url, asked, clients=3) as seen:
             mount("remount,ro")
-            restart(service)
+            forget(service)
             count("faults injected")
             time.sleep(1)
         seen.check()
@@ -233,7 +233,7 @@ def test_a_cache_that_becomes_read_only_or_is_gone_is_gone_on_without(cache: Pat
         for folder in ("clip", "facial-recognition", "ocr"):
             (cache / folder).rename(away / folder)
         count("faults injected")
-        restart(service)
+        forget(service)
         for route in ("/clip/img", "/represent"):
             answer = post(service, route, RED)
             assert answer.status_code == 503
@@ -329,7 +329,7 @@ def test_two_services_on_one_cache_do_each_other_no_harm(cache: Path, tmp_path: 
         asked = answered(one.url, mixed(each=2))
         with running_traffic(one.url, asked, clients=2) as a, running_traffic(two.url, asked, clients=2) as b:
             for service in (one, two, one, two):
-                restart(service)
+                forget(service)
                 time.sleep(0.5)
         a.check()
         b.check()

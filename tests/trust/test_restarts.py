@@ -88,9 +88,11 @@ def test_the_worker_ends_when_its_parent_is_killed(service: Service) -> None:
     count("faults injected")
 
 
-def test_restart_gives_back_what_is_not_used(service: Service) -> None:
+def test_restart_gives_back_what_was_not_used_within_the_last_seconds(service: Service) -> None:
+    """MT Photos sends it in the middle of OCR: the next photo waits for no model."""
     answered(service.url, mixed(each=1))
     with service.client() as client:
         assert len(loaded(client)) == 6
         assert client.post("/restart").json() == {"result": "pass"}
-        assert loaded(client) == []
+        assert loaded(client)
+        until(lambda: client.post("/restart").json() == {"result": "pass"} and loaded(client) == [])

@@ -44,7 +44,7 @@ async def test_a_text_is_remembered_until_the_model_is_dropped_or_another(cache:
     shutil.copytree(cache, tmp_path / "cache")
     with engine_of(tmp_path / "cache") as engine:
         assert await are_remembered(engine, "red", "red", "blue", "red") == [False, True, False, True]
-        await engine.store.drop_unused()
+        await engine.store.unload(engine.networks.clip_textual)
         assert await are_remembered(engine, "red", "red") == [False, True]
         os.utime(engine.networks.clip_textual.ref.path(tmp_path / "cache"), (1, 1))  # as if it was replaced
         async with engine.store.use(engine.networks.clip_textual):

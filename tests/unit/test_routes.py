@@ -44,13 +44,16 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     return Gate(monkeypatch)
 
 
-async def test_restart_drops_the_models_and_loads_those_that_are_preloaded(cache: Path) -> None:
+async def test_restart_leaves_the_models_in_use_and_loads_those_that_are_preloaded(cache: Path) -> None:
     inside = Inside(cache, MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL="demo-colours")
     store = inside.engine.store
     async with asking(inside) as client:
         for route, sent in (("/clip/img", {"files": {"file": RED}}), ("/clip/txt", {"json": {"text": "red"}})):
             await client.post(route, **sent)
         assert (await client.post("/check")).json()["loaded"] == [TEXTUAL, VISUAL]
+        assert (await client.post("/restart")).json() == {"result": "pass"}
+        assert store.loaded == [TEXTUAL, VISUAL], "they were just used"
+        await store.drop_idle(0, but_preloaded=False)
         assert (await client.post("/restart")).json() == {"result": "pass"}
         await eventually(lambda: store.loaded == [TEXTUAL])
 

@@ -47,7 +47,7 @@ def source(tmp_path: Path) -> Folder:
 
 def make(source: Folder, ttl: float | None = 0, **given: Any) -> Store:
     loader = Loader(given.pop("runtime", None) or OneAtATime(), source, CpuScheduler(1))
-    return Store(loader, given.pop("devices", Devices()), ttl, **given)
+    return Store(loader, given.pop("devices", Devices()), ttl, **{"recent_seconds": 0, **given})
 
 
 async def take(store: Store, key: ModelKey[T]) -> T:
@@ -170,6 +170,17 @@ async def test_a_model_stays_until_its_last_user_has_finished(source: Folder) ->
         assert store.loaded == ["clip/mine/visual"]
     assert await store.drop_unused() == ["clip/mine/visual"]
     assert await store.unload(VISUAL) is True
+
+
+async def test_what_was_used_within_the_last_seconds_stays_on_request(source: Folder) -> None:
+    store = make(source, recent_seconds=0.5, preloaded=[TEXTUAL])
+    await store.preload()
+    await take(store, VISUAL)
+    assert await store.drop_unused() == []
+    await asyncio.sleep(0.6)
+    await take(store, VISUAL)
+    assert await store.drop_unused() == ["clip/mine/textual"]
+    assert store.loaded == ["clip/mine/visual"]
 
 
 async def test_an_idle_model_is_dropped_and_loaded_again_when_needed(source: Folder) -> None:

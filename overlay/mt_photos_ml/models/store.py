@@ -22,6 +22,7 @@ log = logging.getLogger("mt_photos_ml")
 _PATIENCE_SECONDS = 30.0
 _CPU_TTL_SECONDS, _DEVICE_TTL_SECONDS = 60.0, 300.0  # loading a model again takes longest on a card
 _PAUSE_SECONDS = 5.0
+_RECENT_SECONDS = 5.0
 _MAX_DELAY_SECONDS = 600.0
 
 
@@ -42,6 +43,7 @@ class Store:
         patience_seconds: float = _PATIENCE_SECONDS,
         pause_seconds: float = _PAUSE_SECONDS,
         max_delay_seconds: float = _MAX_DELAY_SECONDS,
+        recent_seconds: float = _RECENT_SECONDS,
     ) -> None:
         """ttl: seconds after which an idle model is dropped; 0 for never, None for what suits the devices.
 
@@ -49,13 +51,13 @@ class Store:
         "downloaded", and how far that is. prepare: writes the prepared form of a model file, for inputs of this shape;
         True if the loader now finds it. plan: has a device plan the shapes of a loaded model. patience_seconds: that a
         request waits for a model. pause_seconds: without a request, after which models are prepared and planned; after
-        max_delay_seconds that is done without a pause.
+        max_delay_seconds that is done without a pause. recent_seconds: that drop_unused() leaves a model after its use.
         """
         self._loader, self._devices, self._ttl, self._progress = loader, devices, ttl, progress
         self._preloaded, self._restart, self._prepare = {key.ref: key for key in preloaded}, restart, prepare
         self._plan = plan
         self._patience_seconds, self._pause_seconds = patience_seconds, pause_seconds
-        self._max_delay_seconds = max_delay_seconds
+        self._max_delay_seconds, self._recent_seconds = max_delay_seconds, recent_seconds
         self._loaded: dict[ModelRef, Loaded[Any]] = {}
         self._loading: dict[ModelRef, asyncio.Task[Loaded[Any]]] = {}
         self._failed: dict[ModelRef, tuple[float, str]] = {}
@@ -156,9 +158,12 @@ class Store:
         return loaded
 
     async def drop_unused(self) -> list[str]:
-        """Drops the models that are not in use, gives their memory back and returns their names. Also loads the models
-        in use again whose files were replaced; requests in progress finish on the old model."""
-        names = await self._drop([ref for ref, loaded in self._loaded.items() if not loaded.users])
+        """Drops the models that were not used within the last seconds, since MT Photos asks for this in the middle of
+        OCR, gives memory back and returns their names. Also loads the others again whose files were replaced; requests
+        in progress finish on the old model."""
+        names = await self.drop_idle(self._recent_seconds, but_preloaded=False)
+        if not names:
+            await asyncio.to_thread(_trim_memory)
         self._stamps = {ref: loaded.stamp for ref, loaded in self._loaded.items()}
         for ref, loaded in list(self._loaded.items()):
             found = await asyncio.wrap_future(background.run(partial(stamp_of, ref, loaded.path)))
@@ -168,11 +173,11 @@ class Store:
                 await self._reload(loaded)
         return names
 
-    async def drop_idle(self, seconds: float) -> None:
-        """Drops the models that were idle for so long, except the preloaded ones."""
+    async def drop_idle(self, seconds: float, *, but_preloaded: bool = True) -> list[str]:
+        """Drops the models that were idle for so long, except the preloaded ones, and returns their names."""
         since = time.monotonic() - seconds
         idle = [ref for ref, loaded in self._loaded.items() if not loaded.users and loaded.idle_since <= since]
-        await self._drop([ref for ref in idle if ref not in self._preloaded])
+        return await self._drop([ref for ref in idle if not (but_preloaded and ref in self._preloaded)])
 
     async def prepare(self) -> None:
         """Writes the prepared forms of models that have none, loads those, and has devices plan their shapes."""

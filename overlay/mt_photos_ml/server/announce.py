@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from .. import version
 from ..models.choice import clip_vector_length, in_use, is_demo
 from ..settings import KEY_FILE, Settings, variable
+from . import official
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -27,7 +28,10 @@ def announce(settings: Settings, *, in_image: bool, is_exposed: bool) -> None:
     given = {variable(field) for field in settings.model_fields_set - unsaid}
     told = ", ".join(sorted(f"{name.upper()}={value}" for name, value in os.environ.items() if name.upper() in given))
     log.info("set: %s", re.sub("//[^/@]*@", "//", told) or "nothing")  # without the password of a mirror
-    for name, meant in misspelt(os.environ):
+    known = dict(official.told(os.environ, in_image=in_image))
+    for name, meaning in known.items():
+        log.info("%s, a variable of the official service, %s", name, meaning)
+    for name, meant in misspelt(os.environ.keys() - known.keys()):
         log.warning("%s is no setting and does nothing; is %s meant?", name, meant)
     refs = in_use(settings)
     for task in dict.fromkeys(role.task for role in refs):

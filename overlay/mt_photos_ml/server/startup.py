@@ -25,9 +25,10 @@ def settings_or_exit(exit_code: int = 2, *, check: bool = True) -> "Settings":
     """The settings, and the log as they want it. Ends the process with a line for each variable that is wrong. check:
     whether to look at the models they choose too."""
     from ..settings import SettingsError, load
+    from . import official
 
     try:
-        settings = load()
+        settings = load(official.settings_of(os.environ))
         if check:
             from ..api import upstream
             from ..models.checks import check_models  # which imports numpy

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""Variables of the official service are taken for ours where one means the same, and named where none does."""
+
+from pathlib import Path
+
+import pytest
+
+from demo.__main__ import build
+from demo.__main__ import environment as demo_environment
+from mt_photos_ml.server.official import PRELOAD, TTL, settings_of, told
+from mt_photos_ml.settings import DEFAULT_CLIP, SettingsError, load
+from service import loaded, run_command, running, until
+
+
+@pytest.mark.parametrize(
+    ("environment", "meant"),
+    [
+        ({"SERVER_RESTART_TIME": "600"}, {TTL: "600"}),
+        ({"SERVER_RESTART_TIME": "600", TTL: "30"}, {}),
+        ({"AUTO_LOAD_TXT_MODAL": "on"}, {PRELOAD: DEFAULT_CLIP}),
+        ({"AUTO_LOAD_TXT_MODAL": "on", "CLIP_TEXTUAL_MODEL_NAME": "RN50__openai"}, {PRELOAD: "RN50__openai"}),
+        ({"AUTO_LOAD_TXT_MODAL": "off", "MT_USE_DML": "on", "SERVER_RESTART_TIME": ""}, {}),
+    ],
+)
+def test_what_means_the_same_is_taken_unless_it_is_set_by_its_own_name(
+    environment: dict[str, str], meant: dict[str, str]
+) -> None:
+    assert settings_of(environment) == meant
+    load(meant)
+
+
+def test_seconds_that_are_none_are_refused_by_the_name_that_was_set() -> None:
+    with pytest.raises(SettingsError, match=r"^SERVER_RESTART_TIME=soon: expected seconds"):
+        settings_of({"SERVER_RESTART_TIME": "soon"})
+    assert "SERVER_RESTART_TIME=soon" in run_command({"SERVER_RESTART_TIME": "soon"}, "models", "list").stderr
+
+
+def test_the_port_does_nothing_in_the_image_only() -> None:
+    assert [name for name, _ in told({"HTTP_PORT": "8060"}, in_image=True)] == ["HTTP_PORT"]
+    assert not list(told({"HTTP_PORT": "8060"}, in_image=False))
+
+
+def test_the_log_says_what_each_does(tmp_path: Path) -> None:
+    build(tmp_path / "cache")
+    given = {"SERVER_RESTART_TIME": "600", "AUTO_LOAD_TXT_MODAL": "on", "MT_USE_DML": "on", "OCR_DET_LANG_TYPE": "CH"}
+    with running(tmp_path, {**demo_environment(tmp_path / "cache"), **given}) as service, service.client() as client:
+        until(lambda: loaded(client) == ["clip/demo-colours/textual"])
+        log = service.log.read_text()
+    assert "SERVER_RESTART_TIME, a variable of the official service, is taken for MACHINE_LEARNING_MODEL_TTL=600" in log
+    assert "MT_USE_DML, a variable of the official service, does nothing here: DirectML" in log
+    assert "OCR_DET_LANG_TYPE, a variable of the official service, does nothing here: OCR_MODEL_NAME" in log
+    assert "is no setting" not in log
