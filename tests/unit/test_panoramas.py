@@ -77,7 +77,7 @@ def test_small_faces_in_a_panorama_are_found(finder: Finder, size: tuple[int, in
 
 @pytest.mark.parametrize("radius", [40, 160, 330])
 def test_a_face_anywhere_in_a_panorama_is_found_once_and_whole(finder: Finder, radius: float) -> None:
-    for x in range(700, 1600, 100):
+    for x in range(700, 1600, 180):
         photo, drawn = _meadow((2700, 900), [((x, 450), radius)])
         (found,) = finder.find(photo)
         np.testing.assert_allclose(found.box, drawn[0].box, atol=6)
@@ -100,7 +100,7 @@ def _see_white(feed: Tensors) -> list[np.ndarray]:
 def test_a_face_is_not_taken_from_a_part_of_a_panorama_that_cuts_it() -> None:
     pixels = SimpleNamespace(name="input.1", shape=(1, 3, 640, 640))
     detector = faces.Detector(cast(Session, SimpleNamespace(inputs=[pixels], few_shapes=False, run=_see_white)))
-    for left in range(300, 2100, 90):
+    for left in range(300, 2100, 170):
         photo, box = Image.new("RGB", (2700, 900), "green"), (left, 300, left + 300, 600)
         ImageDraw.Draw(photo).rectangle(box, "white")
         boxes, _, _ = faces.detect(Photo.open(jpeg(photo)), detector, 0.65)

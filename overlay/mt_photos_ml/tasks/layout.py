@@ -66,18 +66,21 @@ def _find_columns(boxes: Floats) -> list[list[int]]:
     edges = np.floor((boxes[:, [0, 2]] - boxes[:, 0].min()) / (height / 4)).astype(int).tolist()
     covers = [(2 << right) - (1 << left) for left, right in edges]
     tall = (boxes[:, 3] - boxes[:, 1]) / height
+    is_long = (boxes[:, 2] - boxes[:, 0] >= _MIN_LENGTH * (boxes[:, 3] - boxes[:, 1])).tolist()
     order = np.argsort(boxes[:, 1] + boxes[:, 3], kind="stable").tolist()
+    tops, bottoms = boxes[:, 1].tolist(), boxes[:, 3].tolist()
     parts, start = [list[int]()], 0
     while start < len(order):
         found, stop = list[list[int]](), start + 1
-        covered, bottom, above = 0, boxes[order[start], 3], order[start - 1]
-        near = start > 0 and boxes[order[start], 1] - boxes[above, 3] <= _MAX_GAP * height
+        covered, bottom, above, long = 0, bottoms[order[start]], order[start - 1], 0
+        near = start > 0 and tops[order[start]] - bottoms[above] <= _MAX_GAP * height
         for end in range(start, len(order) + 1):
             line = order[end] if end < len(order) else -1
             wider = covered | covers[line]
             gutters = _starts(wider).bit_count() - _starts(covered).bit_count()
-            ends = line < 0 or gutters < 0 or boxes[line, 1] - bottom > _MAX_GAP * height
-            if ends or gutters:
+            ends = line < 0 or gutters < 0 or tops[line] - bottom > _MAX_GAP * height
+            # without this look at half of all, a table of a thousand cells took seconds
+            if (ends or gutters) and 2 * long >= end - start:
                 columns = [list[int]() for _ in range(_starts(covered).bit_count())]
                 for i in order[start:end]:
                     columns[(_starts(covered) & (2 << edges[i][0]) - 1).bit_count() - 1].append(i)
@@ -87,7 +90,7 @@ def _find_columns(boxes: Floats) -> list[list[int]]:
                     found, stop = columns, end
             if ends:
                 break
-            covered, bottom = wider, max(bottom, boxes[line, 3])
+            covered, bottom, long = wider, max(bottom, bottoms[line]), long + is_long[line]
         if found:
             parts += [*found, []]
         else:
