@@ -109,7 +109,7 @@ def test_no_damaged_photo_ends_the_service_hangs_it_or_leaves_anything_behind(ca
         pid, before = capped.pid, anonymous_mb(capped.pid)
 
         @settings(
-            max_examples=20_000 if long else 1_200,
+            max_examples=20_000 if long else 800,
             deadline=None,
             database=None,
             derandomize=not long,
