@@ -54,6 +54,7 @@ def test_a_device_that_is_not_there_is_said_once(variant: str, start: Start) -> 
         assert container.log.count(WORDS_OF_A_DEVICE[variant]) == 1
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("image")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="this machine is arm64 itself")
 def test_arm64_is_built_and_answers_in_emulation(cache: Path) -> None:
