@@ -74,7 +74,7 @@ def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
 def texts() -> Iterator[str]:
     chance = random.Random(20)
     for number in range(1000):
-        chosen = chance.choices(CHINESE + OTHERS, k=chance.randrange(40 if number % 10 == 0 else 8))
+        chosen = chance.choices(CHINESE + OTHERS, k=chance.randrange(3, 60 if number % 10 == 0 else 12))
         yield chance.choice(["", " "]).join(chosen)
     yield from ("", " ", "\t\n", "a" * 300, "你" * 300, "[CLS] [MASK]", "\u200b\ufeff", "ＡＢＣ１２３", "A\u0301")
 
