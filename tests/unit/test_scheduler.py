@@ -46,6 +46,7 @@ class Sleeping(PlainSession):
 
 
 def test_no_more_inferences_run_at_once_than_there_are_cores() -> None:
+    """Three take four: each its caller's, and all together that of the session's own thread."""
     scheduler, session, spent_ms = CpuScheduler(4), Sleeping(), list[float]()
     everybody, Sleeping.most = threading.Barrier(8), 0
 
@@ -60,9 +61,17 @@ def test_no_more_inferences_run_at_once_than_there_are_cores() -> None:
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(work, range(8)))
-    assert Sleeping.most == 2
+    assert Sleeping.most == 3
     assert sorted(spent_ms)[:8] == [0] * 8, "a worker begins at 0"
     assert sorted(spent_ms)[8] >= 15
+
+
+def test_of_several_sessions_each_takes_its_own_threads() -> None:
+    scheduler, Sleeping.most = CpuScheduler(4), 0
+    sessions = [Sleeping() for _ in range(6)]
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(lambda session: scheduler.run(session, {}), sessions))
+    assert Sleeping.most == 2
 
 
 def test_a_lone_worker_gets_several_threads_and_each_of_many_gets_one() -> None:

@@ -9,8 +9,8 @@ from itertools import islice
 import numpy as np
 
 _LARGEST_PX = 10_000
-_MOST_BYTES = 1 << 28  # that a file which was cut short is filled up to
-_MOST_TRIES = 20  # to find the next part of a picture; a hostile file would take for ever
+_LEAST_PART = 10  # a tenth of a picture must be there to fill up the rest
+_MOST_TRIES = 8  # to find the next part of a picture; a hostile file would take for ever
 _MOST_PARTS = 1000
 _PNG_PARTS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _WEBP_PARTS = (b"VP8X", b"ALPH", b"VP8 ", b"VP8L", b"EXIF")
@@ -56,6 +56,8 @@ def _png(data: bytes) -> bytes:
 def _has_checksum(data: bytes, at: int) -> bool:
     """Whether the part of a PNG that begins there is whole."""
     length = int.from_bytes(data[at : at + 4])
+    if at + 12 + length > len(data):
+        return False
     content = memoryview(data)[at + 4 : at + 8 + length]
     return data[at + 8 + length : at + 12 + length] == struct.pack(">I", zlib.crc32(content))
 
@@ -111,12 +113,12 @@ def _webp(data: bytes) -> bytes:
             continue
         end = at + 8 + length + length % 2
         if kind in _WEBP_PARTS and kind not in parts and (end <= len(data) or kind != b"EXIF"):
-            if length > _MOST_BYTES:
-                return data
             content = data[at + 8 : end]
-            if kind == b"VP8L" and end > len(data) >= at + 13:
+            if length > _LEAST_PART * len(content):
+                return data
+            if kind == b"VP8L" and end > len(data):
                 (sides,) = struct.unpack_from("<I", content, 1)  # 14 bits each; zeros take up to 2 bits a pixel
-                length += ((sides & 0x3FFF) + 1) * ((sides >> 14 & 0x3FFF) + 1) // 4
+                length += min(((sides & 0x3FFF) + 1) * ((sides >> 14 & 0x3FFF) + 1), _LARGEST_PX**2) // 4
             content = content.ljust(length + length % 2, b"\0")
             parts[kind] = struct.pack("<4sI", kind, length) + content
         elif not data[end : end + 3].isalnum():

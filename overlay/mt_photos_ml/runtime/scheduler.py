@@ -5,6 +5,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class CpuScheduler:
         self._free = threading.Semaphore(cores)
         self._turn, self._counting = threading.Lock(), threading.Lock()
         self._workers = 0
+        self._running = Counter[Session]()
         self._usage = Usage()
 
     @contextlib.contextmanager
@@ -49,17 +51,33 @@ class CpuScheduler:
 
     def run(self, session: Session, feed: Tensors) -> list[NDArray[Any]]:
         chosen = session.choose(feed, self._workers >= self._cores)
-        cores = min(chosen.cores, self._cores)
-        with self._turn:  # one at a time takes cores, so that an inference that needs several gets them
-            for _ in range(cores):
-                self._free.acquire()
+        if cores := min(chosen.cores, self._cores):
+            self._take(chosen, cores)
         try:
             started = time.perf_counter()
             return chosen.run(feed)
         finally:
             self._usage.model_ms += (time.perf_counter() - started) * 1000
             if cores:
-                self._free.release(cores)
+                self._give_back(chosen, cores)
+
+    def _take(self, session: Session, cores: int) -> None:
+        """Waits for a core for the caller's thread and, unless another inference of this session is running, for those
+        of the threads that all its inferences share."""
+        with self._turn:  # one at a time takes cores, so that an inference that needs several gets them
+            self._free.acquire()
+            with self._counting:
+                self._running[session] += 1
+                is_first = self._running[session] == 1
+            for _ in range(cores - 1 if is_first else 0):
+                self._free.acquire()
+
+    def _give_back(self, session: Session, cores: int) -> None:
+        with self._counting:
+            self._running[session] -= 1
+            is_last = not self._running[session]
+            self._running += Counter()  # forgets sessions that none runs
+        self._free.release(cores if is_last else 1)
 
 
 @dataclass(frozen=True)
