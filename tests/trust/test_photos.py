@@ -143,11 +143,11 @@ def bombs() -> dict[str, bytes]:
     }
 
 
-def test_small_files_that_would_be_large_stay_within_the_memory(capped: Service) -> None:
+def test_small_files_that_would_be_large_stay_within_the_memory(capped: Service, long: bool) -> None:
     with httpx.Client(base_url=capped.url, headers={"api-key": KEY}, timeout=60) as client:
         pid = capped.pid
         for name, data in bombs().items():
-            for route in ROUTES:
+            for route in ROUTES if name == "a png of a hundred megapixels" or long else ROUTES[-1:]:
                 answer = client.post(route, files={"file": data})
                 count("inputs tried")
                 assert answer.status_code == 200 or (answer.status_code == 503 and answer.headers["retry-after"]), name
