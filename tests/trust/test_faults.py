@@ -50,9 +50,10 @@ def is_whole(cache: Path) -> bool:
 
 
 def forget(service: Service) -> None:
-    """Drops what is loaded, as an idle minute does."""
+    """Drops what is loaded, as an idle minute does; what is in use is loaded again if its files were replaced."""
     with service.client() as client:
         unload(client)
+        assert client.post("/restart").status_code == 200
 
 
 def recovers(service: Service, requests: list[Request]) -> None:
