@@ -191,6 +191,14 @@ def test_a_photo_that_needs_more_memory_than_there_is_is_said_to(
     assert Photo.open(data).pixels(1).rgb.shape == (4000, 5000, 3)
 
 
+def test_what_a_progressive_jpeg_needs_is_known_at_its_second_decode_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = Photo.open(encoded(Image.new("RGB", (5000, 4000), "red"), "JPEG", progressive=True))
+    assert photo.pixels(1 / 8).rgb.shape == (500, 625, 3)
+    monkeypatch.setattr("mt_photos_ml.photo.source.available_mb", lambda: 300.0)
+    with pytest.raises(NotEnoughMemory):
+        photo.pixels(1)
+
+
 def test_a_jpeg_is_decoded_smaller_where_there_is_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mt_photos_ml.photo.source.available_mb", lambda: 50.0)
     data = jpeg(Image.new("RGB", (8000, 6000), "red"))

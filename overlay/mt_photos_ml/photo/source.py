@@ -52,6 +52,8 @@ class Source:
     orientation: int = 1
     is_animated: bool = False
     is_filled_up: bool = False  # since it was cut short
+    is_clear: bool = False  # some of it may be transparent
+    is_progressive: bool = False  # of a JPEG: all of it is held while it is decoded, at any scale
     header: ImageFile.ImageFile | None = None  # Pillow's; it keeps what it decoded, so it serves once
     read_numbers: Callable[[bytes], NDArray[Any]] | None = None  # of what Pillow would read wrong
 
@@ -70,7 +72,9 @@ class Source:
             kind = "JPEG" if image.format == "MPO" else image.format or ""
             is_filled_up = kind == "WEBP" and len(mended) > len(data)
             turn = orientation(image, data)
-            source = cls(mended, kind, decoded_size(image), turn, is_animated(image), is_filled_up, image)
+            source = cls(mended, kind, decoded_size(image), turn, is_animated(image), is_filled_up, header=image)
+            source.is_clear = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+            source.is_progressive = "progressive" in image.info
             if kind == "PNG" and image.mode == "RGB" and data[24] == 16 and "transparency" in image.info:
                 source.read_numbers = _read_by_opencv  # Pillow compares the transparent colour's 16 bits with 8
             return source
@@ -94,15 +98,15 @@ class Source:
     def require_memory(self, scale: float, *, whole: bool, beside: int = 0) -> None:
         """Raises NotEnoughMemory if decoding so, and for whole reading all pixels, would end the process. beside: bytes
         that are taken next, while the pixels are held."""
-        image, pixels = self.header, self.size[0] * self.size[1]
+        pixels = self.size[0] * self.size[1]
         each = _BYTES_PER_PIXEL.get(self.kind, 5)
         if self.read_numbers:
             each = 24
-        elif image and (image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info):
+        elif self.is_clear:
             each = 13
         held = 0
         if self.kind in ("JPEG", "RAW"):
-            held = 6 * pixels if image and "progressive" in image.info else 0
+            held = 6 * pixels if self.is_progressive else 0
             pixels //= _reduction(scale) ** 2
         peak = held + pixels * max(each, _BYTES_PER_PIXEL_READ if whole else 0)
         if peak < _BYTES_TO_CHECK:
