@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Writes docs/settings.md and docs/settings.zh-CN.md: the table of settings, from settings.py."""
+"""Writes docs/settings.md and docs/settings.zh-CN.md: the table of settings, from the package's own descriptions."""
 
 import argparse
 import ast
@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mt_photos_ml.settings import KEY_FILE, TASKS, Settings, variable
+from mt_photos_ml.settings import KEY_FILE, Settings, variable
+from mt_photos_ml.settings.values import TASKS
 
 PAGES = tuple(Path(__file__).parents[1] / "docs" / name for name in ("settings.md", "settings.zh-CN.md"))
 TEXTS = {
@@ -55,7 +56,7 @@ def table() -> Iterator[tuple[str, str, tuple[str, str]]]:
 def default_of(field: str) -> str:
     """As a person types it; nothing for what depends on the machine."""
     default = Settings.model_fields[field].default
-    if field in ("request_threads", "model_intra_op_threads") or default is None:
+    if field in ("request_threads", "model_intra_op_threads", "instance_name") or default is None:
         return ""
     if isinstance(default, frozenset):
         return ",".join(task for task in TASKS if task in default)

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from demo.__main__ import environment as demo_environment
 from mt_photos_ml.api.errors import HANDLERS
 from mt_photos_ml.api.middleware.access_log import AccessLogMiddleware
+from mt_photos_ml.api.middleware.lifecycle import Lifecycle
 from mt_photos_ml.api.routes import Routes
 from mt_photos_ml.api.trace import RequestTrace
 from mt_photos_ml.api.uploads import Uploads
@@ -32,11 +33,17 @@ class Inside:
         self.benches = 0
         self.engine, self.metrics = Engine(Settings(**given)), Metrics()
         self.uploads, self.traces = Uploads(2_000_000 * self.engine.settings.max_upload_mb), list[RequestTrace]()
-        self.routes = Routes(self.engine, self.uploads, lambda: None, tuple(warnings))
+        self.lifecycle = Lifecycle()
+        self.routes = Routes(self.engine, self.uploads, self.lifecycle, tuple(warnings))
         self.status = Status(self.engine, self.uploads, self.metrics, tuple(warnings))
         self.dashboard = Dashboard(self.status, self.bench)
         self.app = Starlette(routes=[*self.routes.all(), *self.dashboard.routes()], exception_handlers=HANDLERS)
-        self.app.add_middleware(AccessLogMiddleware, [self.metrics.observe, self.traces.append])
+        self.app.add_middleware(AccessLogMiddleware, "inside", [self.metrics.observe, self.traces.append])
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """How many photos and texts wait or are being looked at."""
+        return {name: queue.present for name, queue in self.engine.queues.items()}
 
     async def bench(self) -> object:
         self.benches += 1

@@ -42,7 +42,7 @@ class Service:
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with these settings and no others."""
     ours = ("API_AUTH_KEY", "HTTP_PORT", "TASKS", "MAX_UPLOAD_MB", "HF_ENDPOINT", "IMMICH_LOG_LEVEL", "OCR_", "CLIP_")
-    prefixes = (*ours, "FACE_", "INT8_", "MACHINE_LEARNING_", "PREPARE_")
+    prefixes = (*ours, "FACE_", "INT8_", "MACHINE_LEARNING_", "PREPARE_", "INSTANCE_", "DRAIN", "QUEUE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     return {**kept, "PYTHONPATH": str(_ROOT / "overlay"), **settings}
 

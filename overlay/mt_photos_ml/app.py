@@ -32,7 +32,7 @@ def create_app(
     max_bytes = max(2_000_000 // settings.workers, 1_000_000) * settings.max_upload_mb
     uploads = Uploads(max_bytes, MAX_UPLOADS // settings.workers)
     warnings = [settings.key_warning] if settings.key_warning and is_exposed else []
-    routes = Routes(engine, uploads, lifecycle.restart, warnings)
+    routes = Routes(engine, uploads, lifecycle, warnings)
     dashboard = Dashboard(Status(engine, uploads, metrics, warnings), lambda: measure(engine))
 
     @contextlib.asynccontextmanager
@@ -51,6 +51,6 @@ def create_app(
         also_open |= {("GET", "/metrics")} if settings.metrics == "open" else set()
         app.add_middleware(ApiKeyMiddleware, settings.api_auth_key, also_open)
     app.add_middleware(LifecycleMiddleware, lifecycle)
-    app.add_middleware(AccessLogMiddleware, [metrics.observe])
+    app.add_middleware(AccessLogMiddleware, settings.instance_name, [metrics.observe])
     app.add_middleware(PathsMiddleware, {route.path for route in routes.all() if "POST" in (route.methods or ())})
     return app

@@ -54,9 +54,9 @@ def test_without_the_key_a_closed_route_says_that_the_key_is_wrong(
         assert is_refused(answer), headers
 
 
-@pytest.mark.parametrize("route", ["/", "/ping"])
+@pytest.mark.parametrize("route", ["/", "/ping", "/ready"])
 @pytest.mark.parametrize("headers", [{}, {"api-key": "wrong"}])
-def test_the_page_and_the_ping_need_no_key(stranger: httpx.Client, route: str, headers: dict[str, str]) -> None:
+def test_the_page_the_ping_and_ready_need_no_key(stranger: httpx.Client, route: str, headers: dict[str, str]) -> None:
     for method in ("GET", "HEAD"):
         assert stranger.request(method, route, headers=headers).status_code == 200
 

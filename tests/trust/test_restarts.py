@@ -57,7 +57,7 @@ def test_an_upload_that_stalls_does_not_keep_the_service_from_ending(service: Se
     with stalled(service.url):
         time.sleep(0.3)
         service.process.send_signal(signal.SIGTERM)
-        assert service.process.wait(lifecycle.DRAIN_SECONDS + 20) == 0
+        assert service.process.wait(lifecycle.FINISH_SECONDS + 20) == 0
 
 
 def test_who_asks_twice_does_not_wait(service: Service) -> None:

@@ -56,7 +56,7 @@ async def answer(request: Request) -> Response:
 
 def app(*observed: list[RequestTrace]) -> Starlette:
     app = Starlette(routes=[Route("/{path:path}", answer)])
-    app.add_middleware(AccessLogMiddleware, [list_.append for list_ in observed])
+    app.add_middleware(AccessLogMiddleware, "nas-1", [list_.append for list_ in observed])
     return app
 
 
@@ -101,13 +101,19 @@ def test_what_monitors_ask_for_is_logged_only_if_it_fails(caplog: pytest.LogCapt
     assert said(caplog, f"{path}?status=404")[0] == "INFO"
 
 
+def test_what_a_proxy_asks_for_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+    assert said(caplog, "/ready?status=503")[0] == "DEBUG"
+
+
 def test_the_headers_are_added_to_those_of_any_answer() -> None:
     async def bare(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 204})
         await send({"type": "http.response.body"})
 
-    assert TestClient(AccessLogMiddleware(bare)).get("/").headers.keys() == {"x-request-id", "server-timing"}
+    told = {"x-request-id", "server-timing", "x-instance"}
+    assert TestClient(AccessLogMiddleware(bare, "nas-1")).get("/").headers.keys() == told
     headers = TestClient(app()).get("/").headers
+    assert headers["x-instance"] == "nas-1"
     assert headers["content-length"] == "4"
     assert re.fullmatch(r"wait;dur=0.0, total;dur=[\d.]+", headers["server-timing"])
 

@@ -52,7 +52,7 @@ def test_an_error_is_answered_and_logged(
         raise error
 
     app = Starlette(routes=[Route("/", fail)], exception_handlers=HANDLERS)
-    app.add_middleware(AccessLogMiddleware)
+    app.add_middleware(AccessLogMiddleware, "nas-1")
     with caplog.at_level("INFO"), TestClient(app, raise_server_exceptions=False) as client:
         reply = client.get("/")
     assert (reply.status_code, reply.json()) == (status, {"result": [], "msg": message})

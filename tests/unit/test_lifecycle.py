@@ -40,7 +40,7 @@ def ended() -> Iterator[list[int]]:
 async def test_a_stop_waits_for_requests_in_flight_but_not_for_ever(
     ended: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answered: bool
 ) -> None:
-    monkeypatch.setattr(lifecycle, "DRAIN_SECONDS", 60 if answered else 0.5)
+    monkeypatch.setattr(lifecycle, "FINISH_SECONDS", 60 if answered else 0.5)
     cycle = Lifecycle()
     cycle.in_flight = 3
     with caplog.at_level("INFO"), cycle.signals():
@@ -100,7 +100,7 @@ def answering(cycle: Lifecycle, then: str = "", *, reads: int = 0) -> ASGIApp:
     return LifecycleMiddleware(app, cycle)
 
 
-@pytest.mark.parametrize("then", ["", "is_stopping", "is_restarting"])
+@pytest.mark.parametrize("then", ["", "is_closed", "is_restarting"])
 @pytest.mark.parametrize(
     ("headers", "pieces", "reads", "is_read"),
     [
@@ -145,7 +145,7 @@ async def test_when_it_stops_a_new_request_is_read_for_two_seconds_and_refused(
     headers: Headers, pieces: list[bytes], end: str, seconds: float, closes: bool
 ) -> None:
     cycle, began = Lifecycle(), time.monotonic()
-    cycle.is_stopping = True
+    cycle.is_closed = True
     start, body = await asked(answering(cycle), headers, pieces, end)
     assert seconds - 0.1 < time.monotonic() - began < seconds + 1.5
     assert (start["status"], json.loads(body["body"])["msg"]) == (503, "the service is stopping")

@@ -35,7 +35,7 @@ def test_ours_and_upstreams_are_written_once_and_libraries_only_where_they_warn(
 
 
 def test_as_json_each_line_is_an_object_with_the_request_in_it(cache: Path, tmp_path: Path, photo: bytes) -> None:
-    with running(tmp_path, {**demo_environment(cache), "LOG_FORMAT": "json"}) as service:
+    with running(tmp_path, {**demo_environment(cache), "LOG_FORMAT": "json", "INSTANCE_NAME": "nas-1"}) as service:
         post(service, "/ocr", photo)
         post(service, "/ocr", b"no photo")
         until(lambda: service.log.read_text().count('"/ocr"') == 2)
@@ -43,6 +43,7 @@ def test_as_json_each_line_is_an_object_with_the_request_in_it(cache: Path, tmp_
         until(lambda: "SIGKILL" in service.log.read_text())
     lines = [json.loads(line) for line in service.log.read_text().splitlines()]
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    assert {line["instance"] for line in lines} == {"nas-1"}
     assert any(line["logger"] == "gunicorn.error" and "SIGKILL" in line["message"] for line in lines)
     good, bad = [line["request"] for line in lines if "request" in line and line["request"]["path"] == "/ocr"]
     assert (good["status"], good["photo"]) == (200, "JPEG 2400x1800")

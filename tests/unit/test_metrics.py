@@ -9,16 +9,17 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo.__main__ import environment as demo_environment
+from mt_photos_ml import version
 from mt_photos_ml.api.trace import RequestTrace
 from mt_photos_ml.dashboard.metrics import Failure, Metrics
-from service import KEY, Service, post, running
+from service import KEY, post, running
 
 
 def read(text: str) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
     """The samples by name and labels."""
     found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
     for family in text_string_to_metric_families(text):
-        assert (family.documentation != "", family.type in ("counter", "summary", "gauge")) == (True, True)
+        assert (family.documentation != "", family.type in ("counter", "histogram", "gauge")) == (True, True)
         for sample in family.samples:
             found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
     return found
@@ -31,12 +32,16 @@ def observe(metrics: Metrics, path: str = "/ocr", status: int = 200, error: Exce
     metrics.observe(trace)
 
 
-def test_a_running_service_tells_requests_errors_steps_queues_models_and_memory(service: Service, photo: bytes) -> None:
-    post(service, "/ocr", photo)
-    post(service, "/ocr", b"no photo")
-    with service.client() as client:
-        client.post("/nowhere/1")
-        answer = client.get("/metrics")
+def test_a_running_service_tells_requests_errors_steps_queues_models_and_memory(
+    cache: Path, tmp_path: Path, photo: bytes
+) -> None:
+    given = {"INSTANCE_NAME": "nas-1", "MACHINE_LEARNING_REQUEST_THREADS": "3"}
+    with running(tmp_path, {**demo_environment(cache), **given}) as service:
+        post(service, "/ocr", photo)
+        post(service, "/ocr", b"no photo")
+        with service.client() as client:
+            client.post("/nowhere/1")
+            answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     told = read(answer.text)
     assert told["mt_photos_ml_requests_total"][("path", "/ocr"), ("status", "200")] == 2
@@ -45,6 +50,11 @@ def test_a_running_service_tells_requests_errors_steps_queues_models_and_memory(
     assert told["mt_photos_ml_step_seconds_count"][("path", "/ocr"), ("step", "model")] == 1
     assert told["mt_photos_ml_step_seconds_sum"][("path", "/ocr"), ("step", "total")] > 0
     assert {"mt_photos_ml_upload_bytes", "mt_photos_ml_model_loaded", "mt_photos_ml_info"} <= told.keys()
+    assert told["mt_photos_ml_info"] == {(("name", "nas-1"), ("version", version())): 1}
+    assert told["mt_photos_ml_slots"] == {(("queue", "photos"),): 3, (("queue", "texts"),): 1}
+    limits = {"photos": 103, "texts": 101, "uploads": 512}
+    assert told["mt_photos_ml_waiting_limit"] == {(("queue", name),): most for name, most in limits.items()}
+    assert told["mt_photos_ml_upload_bytes_limit"][()] == 256_000_000
     assert told["mt_photos_ml_waiting"] == {(("queue", name),): 0 for name in ("photos", "texts", "uploads")}
     assert told["mt_photos_ml_memory_bytes"][(("kind", "anonymous"),)] > 10_000_000
     assert abs(told["mt_photos_ml_start_time_seconds"][()] - time.time()) < 100
@@ -94,6 +104,13 @@ def test_the_steps_of_answered_requests_are_told_in_seconds_and_as_means() -> No
     for step, spent in steps.items():
         assert told["mt_photos_ml_step_seconds_sum"][("path", "/ocr"), ("step", step)] == spent
         assert told["mt_photos_ml_step_seconds_count"][("path", "/ocr"), ("step", step)] == 2
+    buckets = {
+        (labels["step"], labels["le"]): count
+        for labels, count in ((dict(pairs), n) for pairs, n in told["mt_photos_ml_step_seconds_bucket"].items())
+        if labels["path"] == "/ocr"
+    }
+    assert [buckets["total", top] for top in ("0.5", "1.0", "2.5", "+Inf")] == [0, 2, 2, 2]
+    assert [buckets["decode", top] for top in ("0.01", "0.1", "0.25", "+Inf")] == [1, 1, 2, 2]
     assert metrics.mean_ms() == {
         "/ocr": {"count": 2, "wait": 50, "decode": 100, "model": 150, "total": 750.5},
         "/clip/txt": {"count": 1, "wait": 0, "decode": 0, "model": 0, "total": 40},

@@ -2,16 +2,20 @@
 """The routes over HTTP: replies, tasks that are off, a full queue, slow clients and clients that hang up, restarts."""
 
 import asyncio
+import shutil
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from demo.pictures import colour_photo
+from hub_server import HubServer
 from inside import Inside, asking, eventually
 from mt_photos_ml import version
+from mt_photos_ml.settings import DEFAULT_CLIP
 from mt_photos_ml.tasks import clip
 from photos import jpeg
 from trust.traffic import form
@@ -68,6 +72,68 @@ async def test_check_says_what_mt_photos_asks_for(cache: Path) -> None:
     assert (told["demo"], told["warnings"], told["version"]) == (True, ["there is no key"], version())
 
 
+async def ready(client: httpx.AsyncClient) -> tuple[int, Any, str | None]:
+    """The status of /ready, its message or the models that it names, and whether it may be asked again."""
+    answer = await client.get("/ready")
+    told = answer.json()
+    return answer.status_code, told.get("msg", told.get("models")), answer.headers.get("retry-after")
+
+
+async def test_ready_names_the_models_and_loads_none(cache: Path) -> None:
+    inside = Inside(cache, TASKS="ocr,clip", INSTANCE_NAME="nas-1")
+    async with asking(inside) as client:
+        models = {"ocr": "PP-OCRv6_small", "clip_visual": "demo-colours", "clip_textual": "demo-colours"}
+        assert (await client.get("/ready")).json() == {"result": "ready", "instance": "nas-1", "models": models}
+        assert (await client.post("/check")).json()["instance"] == "nas-1"
+    assert inside.engine.store.loaded == []
+
+
+async def test_ready_is_503_while_the_queue_is_full_and_when_the_service_stops(cache: Path, gate: Gate) -> None:
+    inside = Inside(cache, MACHINE_LEARNING_WORKERS=64)
+    async with asking(inside) as client:
+        photos = [asyncio.create_task(client.post("/clip/img", files={"file": RED})) for _ in range(2)]
+        await eventually(lambda: inside.waiting["photos"] == 2)
+        assert await ready(client) == (503, "2 photos are waiting already", "5")
+        gate.open()
+        await asyncio.gather(*photos)
+        assert (await ready(client))[0] == 200
+        inside.lifecycle.is_stopping = True
+        assert await ready(client) == (503, "the service is stopping", "5")
+
+
+async def test_ready_is_503_while_a_model_of_a_task_that_is_on_cannot_be_had(cache: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "cache"
+    shutil.copytree(cache, broken)
+    for model in (broken / "facial-recognition").glob("*/*/model.onnx"):
+        model.write_bytes(b"damaged")
+    for tasks, expected in (("ocr,clip,faces", 503), ("ocr,clip", 200)):
+        async with asking(Inside(broken, TASKS=tasks)) as client:
+            assert (await ready(client))[0] == 200, "nobody has asked for it yet"
+            await client.post("/represent", files={"file": RED})
+            status, told, _ = await ready(client)
+            assert status == expected
+            assert expected == 200 or told == "faces: the model demo-faces can't be had now"
+
+
+async def test_ready_is_503_while_a_model_is_downloaded(tmp_path: Path) -> None:
+    files = {"config.json": b"{}", "visual/preprocess_cfg.json": b"{}", "visual/model.onnx": bytes(1_000_000)}
+    with HubServer() as hub:
+        hub.repositories[f"immich-app/{DEFAULT_CLIP}"] = files
+        hub.stalls, hub.after = 99, 1000
+        inside = Inside(
+            tmp_path,
+            HF_ENDPOINT=hub.endpoint,
+            CLIP_VISUAL_MODEL_NAME=DEFAULT_CLIP,
+            CLIP_TEXTUAL_MODEL_NAME=DEFAULT_CLIP,
+        )
+        async with asking(inside) as client:
+            assert (await ready(client))[0] == 200
+            await client.post("/api/models/clip/visual/pull")
+            async with asyncio.timeout(60):
+                while (await ready(client))[:2] != (503, f"clip: the model {DEFAULT_CLIP} can't be had now"):
+                    await asyncio.sleep(0.05)
+
+
 async def unread() -> AsyncIterator[bytes]:
     raise AssertionError("the upload was read")
     yield b""
@@ -90,13 +156,13 @@ async def test_a_search_is_answered_while_photos_are_indexed_and_a_full_queue_is
     inside = Inside(cache, MACHINE_LEARNING_WORKERS=64)  # of which each has room for one photo that waits
     async with asking(inside) as client:
         photos = [asyncio.create_task(client.post("/clip/img", files={"file": RED})) for _ in range(2)]
-        await eventually(lambda: gate.reached == 1 and inside.engine.waiting == {"photos": 2, "texts": 0})
+        await eventually(lambda: gate.reached == 1 and inside.waiting == {"photos": 2, "texts": 0})
         assert (await client.post("/clip/txt", json={"text": "red"})).status_code == 200
         answer = await client.post("/ocr", content=unread(), headers={"content-type": FORM})
         assert (answer.status_code, answer.json()["msg"]) == (503, "2 requests are waiting already")
         gate.open()
         assert [answer.status_code for answer in await asyncio.gather(*photos)] == [200, 200]
-    assert (inside.engine.waiting, inside.uploads.held_bytes) == ({"photos": 0, "texts": 0}, 0)
+    assert (inside.waiting, inside.uploads.held_bytes) == ({"photos": 0, "texts": 0}, 0)
 
 
 async def test_the_photo_of_a_client_that_hangs_up_is_skipped_and_its_place_is_free(cache: Path, gate: Gate) -> None:
@@ -118,10 +184,10 @@ async def test_the_photo_of_a_client_that_hangs_up_is_skipped_and_its_place_is_f
         first = asyncio.create_task(client.post("/clip/img", files={"file": RED}))
         await eventually(lambda: gate.reached == 1)
         second = asyncio.create_task(inside.app(scope, receive, send))
-        await eventually(lambda: inside.engine.waiting["photos"] == 2)
+        await eventually(lambda: inside.waiting["photos"] == 2)
         hang_up.set()
         await second
-        await eventually(lambda: inside.engine.waiting["photos"] == 1)
+        await eventually(lambda: inside.waiting["photos"] == 1)
         assert (sent[0]["status"], inside.trace.reason) == (400, "ClientDisconnect")
         gate.open()
         assert (await first).status_code == 200

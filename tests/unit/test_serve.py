@@ -124,6 +124,18 @@ def test_an_idle_connection_stays_open_for_a_moment_when_the_process_ends(servic
     assert "Traceback" not in service.log.read_text()
 
 
+def test_for_drain_seconds_after_sigterm_photos_are_taken_and_ready_is_503(
+    cache: Path, tmp_path: Path, photo: bytes
+) -> None:
+    with running(tmp_path, {**demo_environment(cache), "DRAIN": "6"}) as service, service.client(None) as stranger:
+        assert stranger.get("/ready").status_code == 200
+        service.process.send_signal(signal.SIGTERM)
+        until(lambda: stranger.get("/ready").status_code == 503)
+        assert post(service, "/ocr", photo).status_code == 200
+        assert service.process.wait(30) == 0
+        assert "GET /ready" not in service.log.read_text(), "a proxy asks for it all the time"
+
+
 def ping(connection: HTTPConnection) -> tuple[int, str]:
     """The status of the answer, and whether the connection stays open after it."""
     connection.request("GET", "/ping")
@@ -193,7 +205,7 @@ def test_it_listens_on_ipv6_and_ipv4_if_it_is_not_told_which(
     with running(tmp_path, demo_environment(cache), host=host) as service:
         port = int(service.url.rpartition(":")[2])
         assert reached(port) == addresses
-        assert f"on port {port}\n" in service.log.read_text()
+        assert f"on port {port}, as " in service.log.read_text()
 
 
 def test_a_proxy_on_this_machine_is_believed_on_a_socket_of_both(cache: Path, tmp_path: Path) -> None:

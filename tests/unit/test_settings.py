@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mt_photos_ml.settings import Settings, SettingsError, clean_name, load
+from mt_photos_ml.settings import Settings, SettingsError, load
+from mt_photos_ml.settings.values import clean_name
 
 KEY_RULE = "a key without spaces around it and without line breaks"
 

@@ -46,6 +46,7 @@ async def test_the_status_tells_what_each_part_knows(cache: Path) -> None:
     assert told.pop("card_mb") is None or Path("/dev/nvidiactl").exists()
     assert told == {
         "version": version(),
+        "instance": inside.engine.settings.instance_name,
         "demo": True,
         "warnings": ["the key is bad"],
         "tasks": {"ocr": True, "clip": True, "faces": False},

@@ -59,3 +59,16 @@ async def test_work_that_fails_or_is_cancelled_while_it_waits_gives_its_place_ba
     assert await workers.run(gate.work) == 7
     assert (len(gate.begun), workers.present) == (2, 0), "what was cancelled was not begun"
     workers.close()
+
+
+async def test_work_that_has_waited_too_long_is_refused_and_gives_its_place_back() -> None:
+    gate, workers = Gate(), Workers("photo", 1, patience=0.2)
+    first = asyncio.create_task(workers.run(gate.work))
+    await eventually(lambda: len(gate.begun) == 1)
+    with pytest.raises(Busy, match=r"^this has waited for 0\.2 s \(QUEUE_TIMEOUT\), and others wait before it$"):
+        await workers.run(gate.work)
+    assert workers.present == 1
+    gate.open()
+    assert await first == 7, "what is begun may take longer"
+    assert await workers.run(gate.work) == 7
+    workers.close()

@@ -13,10 +13,11 @@ from starlette.routing import Route
 from .. import version
 from ..engine import Engine
 from ..engine.trace import Trace
-from ..models.choice import clip_vector_length, is_demo
+from ..models.choice import clip_vector_length, in_use, is_demo
 from . import replies
 from .disconnect import unless_disconnected
 from .forms import read_file, read_text
+from .middleware.lifecycle import Lifecycle
 from .trace import trace_of
 from .uploads import Uploads
 
@@ -28,12 +29,9 @@ T = TypeVar("T")
 class Routes:
     """The routes of one service."""
 
-    def __init__(
-        self, engine: Engine, uploads: Uploads, restart: Callable[[], None], warnings: Sequence[str] = ()
-    ) -> None:
-        """restart: ends the process once what is in flight is answered; another takes its place. warnings: what the
-        person who runs the service should know."""
-        self._engine, self._uploads, self._restart, self._warnings = engine, uploads, restart, warnings
+    def __init__(self, engine: Engine, uploads: Uploads, lifecycle: Lifecycle, warnings: Sequence[str] = ()) -> None:
+        """warnings: what the person who runs the service should know."""
+        self._engine, self._uploads, self._lifecycle, self._warnings = engine, uploads, lifecycle, warnings
 
     def all(self) -> list[Route]:
         endpoints = {
@@ -46,7 +44,7 @@ class Routes:
             "/restart_v2": self.restart_v2,
         }
         posts = [Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()]
-        return [Route("/ping", self.ping), *posts]
+        return [Route("/ping", self.ping), Route("/ready", self.ready), *posts]
 
     async def ocr(self, request: Request) -> Response:
         return replies.lines(await self._look(request, "ocr", self._engine.read_text))
@@ -74,6 +72,19 @@ class Routes:
     async def ping(self, request: Request) -> Response:
         return PlainTextResponse("pong")
 
+    async def ready(self, request: Request) -> Response:
+        """For a proxy: whether to send photos here."""
+        if why := self._why_not_ready():
+            return replies.failure(503, why, retry_after=5)
+        settings = self._engine.settings
+        models = {role.name.removesuffix("_model_name"): ref.name for role, ref in in_use(settings).items()}
+        return replies.reply({"result": "ready", "instance": settings.instance_name, "models": models})
+
+    def _why_not_ready(self) -> str | None:
+        if self._lifecycle.is_stopping:
+            return "the service is stopping"
+        return "there is no room for more uploads" if self._uploads.is_full else self._engine.why_not_ready()
+
     async def check(self, request: Request) -> Response:
         settings = self._engine.settings
         return replies.reply(
@@ -95,6 +106,7 @@ class Routes:
                 "demo": is_demo(settings),
                 "warnings": [*self._warnings],
                 "version": version(),
+                "instance": settings.instance_name,
             }
         )
 
@@ -111,4 +123,4 @@ class Routes:
 
     async def _restart_soon(self) -> None:
         log.info("starting afresh, as asked for")
-        self._restart()
+        self._lifecycle.restart()

@@ -42,7 +42,7 @@ class Uploads:
 
     def __init__(self, max_bytes: int, max_uploads: int = MAX_UPLOADS) -> None:
         """max_bytes: of all together. max_uploads: at once."""
-        self._max_bytes, self._max_uploads = max_bytes, max_uploads
+        self.max_bytes, self.max_uploads = max_bytes, max_uploads
         self.held_bytes = 0
         self._coming: dict[_Upload, None] = {}
 
@@ -51,12 +51,17 @@ class Uploads:
         """How many are coming in."""
         return len(self._coming)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is room for another only if one of these is given up."""
+        return self.coming >= self.max_uploads
+
     @contextlib.asynccontextmanager
     async def receive(self, request: Request) -> AsyncIterator[AsyncGenerator[bytes, None]]:
         """The pieces of a request's body, which count as held until the context ends. If there is no room, the upload
         that was silent longest is given up, if that was for over YIELD_SECONDS; else this one is refused. Raises Busy,
         as the pieces do; they also raise TooSlow, if the upload stalls."""
-        if len(self._coming) >= self._max_uploads:
+        if len(self._coming) >= self.max_uploads:
             self._give_up_silent(self._coming)
         now = asyncio.get_running_loop().time()
         upload = _Upload(now, now)
@@ -81,7 +86,7 @@ class Uploads:
             if upload not in self._coming:  # it was given up when this piece had just come
                 raise TooSlow
             upload.last = asyncio.get_running_loop().time()
-            while self.held_bytes + len(piece) > self._max_bytes:
+            while self.held_bytes + len(piece) > self.max_bytes:
                 self._give_up_silent(other for other in self._coming if other.size)
             upload.size += len(piece)
             self.held_bytes += len(piece)

@@ -15,6 +15,7 @@ ERRORS = 20
 """Failed requests that are kept, the newest first."""
 
 _STEPS = ("wait", "decode", "model", "total")
+_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
 _COUNTED = (*TASK_ROUTES, "/check", "/restart", "/restart_v2", "/predict")  # all others are one: a path can be anything
 
 Sample = tuple[str, Mapping[str, str], float]
@@ -42,6 +43,7 @@ class Metrics:
         self.failures: Counter[tuple[str, str]] = Counter()
         self.errors: deque[Failure] = deque(maxlen=ERRORS)
         self._steps: Counter[tuple[str, str]] = Counter()  # milliseconds by route and step
+        self._buckets: Counter[tuple[str, str, float]] = Counter()  # by route, step and bucket
         self._done: Counter[str] = Counter()
         self._photos_by_minute: Counter[int] = Counter()
 
@@ -59,6 +61,7 @@ class Metrics:
         steps = (trace.waited_ms, trace.decode_ms, trace.model_ms, trace.total_ms)
         for step, spent in zip(_STEPS, steps, strict=True):
             self._steps[path, step] += round(spent or 0)
+            self._buckets.update((path, step, top) for top in _BUCKETS if (spent or 0) <= 1000 * top)
         if path in PHOTO_ROUTES:
             self._photos_by_minute[int(self._clock() / 60)] += 1
             if len(self._photos_by_minute) > MINUTES:
@@ -94,15 +97,19 @@ class Metrics:
             ("errors_total", "counter", "Requests that failed, by the kind of error.", [
                 ("", {"path": path, "reason": reason}, n) for (path, reason), n in sorted(self.failures.items())
             ]),
-            ("step_seconds", "summary", "Time of the steps of answered requests.", list(self._step_samples())),
+            ("step_seconds", "histogram", "Time of the steps of answered requests.", list(self._step_samples())),
             *((name, "gauge", told, samples) for name, told, samples in gauges),
         ]  # fmt: skip
         return "".join(line for family in families for line in _family(*family))
 
     def _step_samples(self) -> Iterator[Sample]:
         for (path, step), spent in sorted(self._steps.items()):
-            yield "_sum", {"path": path, "step": step}, spent / 1000
-            yield "_count", {"path": path, "step": step}, self._done[path]
+            labels, done = {"path": path, "step": step}, self._done[path]
+            for top in _BUCKETS:
+                yield "_bucket", {**labels, "le": str(top)}, self._buckets[path, step, top]
+            yield "_bucket", {**labels, "le": "+Inf"}, done
+            yield "_sum", labels, spent / 1000
+            yield "_count", labels, done
 
 
 def _family(name: str, kind: str, told: str, samples: Sequence[Sample]) -> Iterator[str]:

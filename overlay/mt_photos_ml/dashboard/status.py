@@ -11,7 +11,7 @@ from ..api.uploads import Uploads
 from ..engine import Engine
 from ..machine import memory
 from ..models.choice import clip_vector_length, is_demo
-from ..settings import TASKS
+from ..settings.values import TASKS
 from .metrics import Metrics, Sample
 
 
@@ -30,6 +30,7 @@ class Status:
         engine = await asyncio.to_thread(self.engine.status)
         return {
             "version": version(),
+            "instance": settings.instance_name,
             "demo": is_demo(settings),
             "warnings": list(self.warnings),
             "tasks": {task: task in settings.tasks for task in TASKS},
@@ -44,17 +45,25 @@ class Status:
         }
 
     def _waiting(self) -> dict[str, int]:
-        return {**self.engine.waiting, "uploads": self.uploads.coming}
+        return {name: queue.present for name, queue in self.engine.queues.items()} | {"uploads": self.uploads.coming}
 
     def gauges(self) -> Iterator[tuple[str, str, Sequence[Sample]]]:
         """For the metrics: name, what it is, samples."""
+        queues, uploads = self.engine.queues, self.uploads
         waiting = [("", {"queue": name}, count) for name, count in self._waiting().items()]
+        slots = [("", {"queue": name}, queue.threads) for name, queue in queues.items()]
+        most = {name: queue.most for name, queue in queues.items()} | {"uploads": uploads.max_uploads}
+        limits = [("", {"queue": name}, limit) for name, limit in most.items()]
         loaded = [("", {"model": name}, 1) for name in self.engine.store.loaded]
         megabytes = {"anonymous": memory.anonymous_mb(), "mapped": memory.mapped_mb()}
         resident = [("", {"kind": kind}, round(value * 1e6)) for kind, value in megabytes.items()]
-        yield "waiting", "Requests that wait, by what for.", waiting
-        yield "upload_bytes", "Bytes of uploads that are held.", [("", {}, self.uploads.held_bytes)]
+        yield "waiting", "Requests that wait or are worked at, by what for.", waiting
+        yield "slots", "Requests that are worked at at once.", slots
+        yield "waiting_limit", "Requests that are taken; one more is answered 503.", limits
+        yield "upload_bytes", "Bytes of uploads that are held.", [("", {}, uploads.held_bytes)]
+        yield "upload_bytes_limit", "Bytes of uploads that are held at most.", [("", {}, uploads.max_bytes)]
         yield "model_loaded", "Models in memory.", loaded
         yield "memory_bytes", "Resident memory of the process.", resident
         yield "start_time_seconds", "When the process began, in seconds since 1970.", [("", {}, self.metrics.started)]
-        yield "info", "The version.", [("", {"version": version()}, 1)]
+        named = {"version": version(), "name": self.engine.settings.instance_name}
+        yield "info", "The version, and the name of this instance.", [("", named, 1)]

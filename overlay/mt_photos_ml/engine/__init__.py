@@ -10,7 +10,7 @@ from typing import TypeVar
 from ..machine import card
 from ..machine.cpu import cores
 from ..models.catalog import ModelRef
-from ..models.choice import preloaded
+from ..models.choice import in_use, preloaded
 from ..models.hub import Hub
 from ..models.loader import Loader
 from ..models.progress import Download
@@ -66,9 +66,9 @@ class Engine:
         prepare = self._prepared.prepare if self._prepared else lambda model, shape: False
         ttl, told = settings.model_ttl, self._describe_download
         self.store = Store(loader, self.devices, ttl, keys, restart, told, prepare, self._shaped.plan)
-        waiting = share(MAX_WAITING, settings)
-        self._photos = Workers("photo", share(settings.request_threads, settings), waiting)
-        self._texts = Workers("text", 1, waiting)  # a search does not wait behind photos
+        waiting, patience = share(MAX_WAITING, settings), settings.queue_timeout
+        self._photos = Workers("photo", share(settings.request_threads, settings), waiting, patience)
+        self._texts = Workers("text", 1, waiting, patience)  # a search does not wait behind photos
         self._remembered = lru_cache(REMEMBERED_TEXTS)(lambda stamp, text: list[clip.Float]())
 
     def require(self, task: str, *, text: bool = False) -> None:
@@ -139,9 +139,20 @@ class Engine:
         return await workers.run(work)
 
     @property
-    def waiting(self) -> dict[str, int]:
-        """How many photos and texts wait or are being looked at."""
-        return {"photos": self._photos.present, "texts": self._texts.present}
+    def queues(self) -> dict[str, Workers]:
+        """What photos and texts wait in."""
+        return {"photos": self._photos, "texts": self._texts}
+
+    def why_not_ready(self) -> str | None:
+        """Why the next photo would be refused, if it would: the queue is full, or a model can't be had now. Loads
+        nothing and does not look at the disk."""
+        if self._photos.present >= self._photos.most:
+            return f"{self._photos.present} photos are waiting already"
+        for role, ref in in_use(self.settings).items():
+            state, download = self.store.state(ref).name, self._downloads.get(ref)
+            if state == "failed" or (state == "downloading" and download and download.done < download.total):
+                return f"{role.task}: the model {ref.name} can't be had now"
+        return None
 
     def status(self) -> EngineStatus:
         """How things are. Reads the disk and may ask the devices: not for the event loop."""

@@ -16,7 +16,8 @@ from ..machine.files import size_of, sync
 from ..models.catalog import CLIP, FACES, ModelRef
 from ..models.variants import variant_of, write_record
 from ..runtime.prepared.fingerprint import Fingerprint, fingerprint
-from ..settings import Settings, clean_name
+from ..settings import Settings
+from ..settings.values import clean_name
 from .measure import OptimizeError, compare, record_requests, sample_photos
 from .quantize import WAYS, write_plain
 

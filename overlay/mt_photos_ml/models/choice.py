@@ -3,7 +3,8 @@
 
 import json
 
-from ..settings import Settings, clean_name
+from ..settings import Settings
+from ..settings.values import clean_name
 from .catalog import CLIP, CLIP_MODELS, ROLES, ModelRef, Role
 from .variants import INT8, variant_of
 

@@ -21,7 +21,7 @@ _ALSO_READ = {KEY_FILE, "FORWARDED_ALLOW_IPS", "HTTP_PROXY", "HTTPS_PROXY", "ALL
 def announce(settings: Settings, *, in_image: bool, is_exposed: bool) -> None:
     """Writes it. is_exposed: whether other machines can reach the service."""
     where, address = _places(settings, in_image)
-    log.info("mt-photos-ml %s on %s", version(), where)
+    log.info("mt-photos-ml %s on %s, as %s", version(), where, settings.instance_name)
     if settings.key_warning and is_exposed:
         log.warning("%s", settings.key_warning)
     unsaid = {"api_auth_key"} if in_image else {"api_auth_key", "immich_host", "immich_port"}  # `serve` sets these

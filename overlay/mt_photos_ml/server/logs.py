@@ -12,7 +12,11 @@ _TEXT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
 
 class JsonFormatter(logging.Formatter):
-    """An object a line: time (RFC 3339), level, message; of a request its trace; of an error where it was."""
+    """An object a line: time (RFC 3339), level, message, instance; of a request its trace; of an error where it was."""
+
+    def __init__(self, instance: str) -> None:
+        super().__init__()
+        self._instance = instance
 
     def format(self, record: logging.LogRecord) -> str:
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -21,6 +25,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            "instance": self._instance,
         }
         if (request := getattr(record, "trace", None)) is not None:
             known = {name: value for name, value in asdict(request).items() if value is not None and name != "started"}
@@ -47,10 +52,11 @@ class _AcceptErrors(logging.Filter):
         return True
 
 
-def to_stderr(level: str, form: str = "text") -> None:
-    """Our events from this level on, and what others, such as upstream's app, have to say. form: text or json."""
+def to_stderr(level: str, form: str = "text", instance: str = "") -> None:
+    """Our events from this level on, and what others, such as upstream's app, have to say. form: text or json.
+    instance: the name of this service."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if form == "json" else _TEXT)
+    handler.setFormatter(JsonFormatter(instance) if form == "json" else _TEXT)
     logging.getLogger().handlers = [handler]
     logging.getLogger("mt_photos_ml").setLevel(level.upper())
     logging.getLogger("asyncio").filters = [_AcceptErrors()]

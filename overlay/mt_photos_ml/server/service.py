@@ -15,5 +15,5 @@ configure_malloc()
 _settings = startup.settings_or_exit(4)  # gunicorn's code for an app that can't be loaded: it does not try again
 _is_exposed = not startup.is_loopback(_settings.immich_host)
 _fallback = upstream.Upstream(_settings.immich_api == "open") if upstream.is_served(_settings) else None
-app = create_app(_settings, Lifecycle(), _fallback, is_exposed=_is_exposed)
+app = create_app(_settings, Lifecycle(_settings.drain), _fallback, is_exposed=_is_exposed)
 announce(_settings, in_image=upstream.is_there(), is_exposed=_is_exposed)

@@ -37,7 +37,7 @@ def settings_or_exit(exit_code: int = 2, *, check: bool = True) -> "Settings":
     except SettingsError as error:
         print(f"mt-photos-ml: {error}".replace("\n", "\nmt-photos-ml: "), file=sys.stderr)
         sys.exit(exit_code)
-    to_stderr(settings.log_level, settings.log_format)
+    to_stderr(settings.log_level, settings.log_format, settings.instance_name)
     return settings
 
 

@@ -10,14 +10,15 @@ from ..trace import RequestTrace, begin_trace
 
 log = logging.getLogger("mt_photos_ml.access")
 
-_QUIET_PATHS = ("/ping", "/check", "/metrics", "/api/status")  # what monitors ask for all the time
+_QUIET_PATHS = ("/ping", "/check", "/metrics", "/api/status")  # that monitors ask for all the time
 
 
 class AccessLogMiddleware:
-    """Begins the trace of each request; tells it to the client in two headers, to the log and to the observers."""
+    """Begins the trace of each request; tells it to the client in headers, to the log and to the observers."""
 
-    def __init__(self, app: ASGIApp, observers: Sequence[Callable[[RequestTrace], None]] = ()) -> None:
-        self._app, self._observers = app, observers
+    def __init__(self, app: ASGIApp, instance: str, observers: Sequence[Callable[[RequestTrace], None]] = ()) -> None:
+        """instance: the name of this service, which the client is told too."""
+        self._app, self._instance, self._observers = app, instance.encode(), observers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -28,8 +29,9 @@ class AccessLogMiddleware:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 trace.status = message["status"]
-                added = ((b"x-request-id", trace.id.encode()), (b"server-timing", trace.timing().encode()))
-                message = {**message, "headers": [*message.get("headers", ()), *added]}
+                told = {b"x-request-id": trace.id.encode(), b"server-timing": trace.timing().encode()}
+                added = {**told, b"x-instance": self._instance}
+                message = {**message, "headers": [*message.get("headers", ()), *added.items()]}
             await send(message)
 
         try:
@@ -41,5 +43,6 @@ class AccessLogMiddleware:
             trace.total_ms = trace.elapsed_ms()
             for observe in self._observers:
                 observe(trace)
-            level = logging.DEBUG if trace.path in _QUIET_PATHS and trace.status == 200 else logging.INFO
+            is_quiet = trace.path == "/ready" or (trace.path in _QUIET_PATHS and trace.status == 200)
+            level = logging.DEBUG if is_quiet else logging.INFO
             log.log(level, "%s", trace.line(), extra={"trace": trace})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The API key: every request needs it, except for the page and the ping."""
+"""The API key: every request needs it, except for the page, the ping and the readiness."""
 
 import hmac
 import time
@@ -16,7 +16,7 @@ WRONG_KEYS_A_MINUTE = 10
 """Different wrong keys that an address may send in a minute before it is answered 429 until the minute ends. An old
 key sent over and over counts once: it is no guess."""
 
-_OPEN = {("GET", "/"), ("HEAD", "/"), ("GET", "/ping"), ("HEAD", "/ping")}
+_OPEN = {(method, path) for method in ("GET", "HEAD") for path in ("/", "/ping", "/ready")}
 _MINUTE_SECONDS = 60
 _MAX_CLIENTS = 10_000
 

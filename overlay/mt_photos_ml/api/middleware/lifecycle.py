@@ -16,17 +16,22 @@ from ..replies import failure
 
 log = logging.getLogger("mt_photos_ml")
 
-DRAIN_SECONDS = 50.0
-"""How long requests in flight have when the service stops."""
+FINISH_SECONDS = 50.0
+"""From the signal to stop on, for photos that are still taken and for requests in flight."""
 
 _DISCARD_SECONDS = 2.0  # for the rest of a body that is not wanted
 
 
 class Lifecycle:
-    """Whether the process is about to end: to stop, or to be started afresh."""
+    """Whether the process is about to end: to stop, or to be started afresh.
 
-    def __init__(self) -> None:
-        self.is_stopping = self.is_restarting = False
+    is_stopping: from the signal on. is_closed: photos are refused, which begins drain seconds later.
+    """
+
+    def __init__(self, drain: float = 0.0) -> None:
+        """drain: seconds for which photos are still taken, so that a proxy can notice that the service stops."""
+        self.is_stopping = self.is_closed = self.is_restarting = False
+        self._drain = drain
         self.in_flight = 0
         self._end_server: Callable[[], object] = lambda: None
 
@@ -63,10 +68,14 @@ class Lifecycle:
             self._end_server()
 
     async def _stop(self) -> None:
+        if self._drain:
+            log.info("stopping in %g s; until then photos are taken, and /ready answers 503", self._drain)
+            await asyncio.sleep(self._drain)
+        self.is_closed = True
         if self.in_flight:
             log.info("stopping once %d requests are answered", self.in_flight)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_SECONDS):
+            async with asyncio.timeout(FINISH_SECONDS - self._drain):
                 while self.in_flight:
                     await asyncio.sleep(0.05)
         self._end_server()
@@ -93,14 +102,14 @@ class LifecycleMiddleware:
             return message
 
         async def sent(message: Message) -> None:
-            ends = lifecycle.is_stopping or lifecycle.is_restarting
+            ends = lifecycle.is_closed or lifecycle.is_restarting
             # with some of the body unread, the client would see a broken connection and not the reply
             if message["type"] == "http.response.start" and ends and is_read:
                 others = [header for header in message.get("headers", ()) if header[0] != b"connection"]
                 message = {**message, "headers": [*others, (b"connection", b"close")]}
             await send(message)
 
-        if lifecycle.is_stopping:
+        if lifecycle.is_closed:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_DISCARD_SECONDS):
                     while not is_read:

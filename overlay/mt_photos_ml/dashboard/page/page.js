@@ -17,7 +17,7 @@ const WORDS = {
     wrong: "密钥不对。", slow: "错误的密钥太多，请一分钟后再试。", away: "连不上服务。", device: "运行于", card: "没有用上的显卡",
     memory: "内存", card_memory: "显存", memory_told: (s) => `${s.memory.anonymous_mb} MB，另映射 ${s.memory.mapped_mb} MB（系统可随时收回）`,
     photos: "照片", photos_told: (s, m) => `启动以来 ${s.photos.total} 张，本分钟 ${m} 张`, waiting: "排队",
-    waiting_told: (w) => `照片 ${w.photos}，搜索 ${w.texts}，上传 ${w.uploads}`, up: "已运行", none: "没有",
+    waiting_told: (w) => `照片 ${w.photos}，搜索 ${w.texts}，上传 ${w.uploads}`, up: "已运行", instance: "实例", none: "没有",
     step: ["接口", "次数", "等待", "解码", "模型", "共（毫秒）"], head: ["模型", "运行于", "状态", "内存 / 磁盘", ""],
     task: { ocr: "文字", clip: "搜索", faces: "人脸" },
     type: { detection: "检测", recognition: "识别", visual: "图像", textual: "文本" },
@@ -49,7 +49,7 @@ const WORDS = {
     device: "Runs on", card: "A card that is not used", memory: "Memory", card_memory: "Card memory",
     memory_told: (s) => `${s.memory.anonymous_mb} MB, and ${s.memory.mapped_mb} MB mapped, which the system can take back`,
     photos: "Photos", photos_told: (s, m) => `${s.photos.total} since the start, ${m} in this minute`, waiting: "Waiting",
-    waiting_told: (w) => `${w.photos} photos, ${w.texts} searches, ${w.uploads} uploads`, up: "Up for", none: "none",
+    waiting_told: (w) => `${w.photos} photos, ${w.texts} searches, ${w.uploads} uploads`, up: "Up for", instance: "Instance", none: "none",
     step: ["route", "count", "wait", "decode", "model", "total (ms)"], head: ["model", "runs on", "state", "memory / disk", ""],
     task: { ocr: "text", clip: "search", faces: "faces" },
     type: { detection: "detection", recognition: "recognition", visual: "photos", textual: "words" },
@@ -147,6 +147,7 @@ function show(status) {
     [say("memory"), say("memory_told")(status)], ...(status.card_mb === null ? [] : [[say("card_memory"), `${status.card_mb} MB`]]),
     [say("photos"), say("photos_told")(status, minute)],
     [say("waiting"), say("waiting_told")(status.waiting)], [say("up"), span(status.uptime_s)],
+    [say("instance"), status.instance],
   ];
   $("facts").replaceChildren(...facts.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
   chart(status.photos.per_minute);

@@ -3,100 +3,28 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import socket
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
-from pydantic import AfterValidator, AliasGenerator, BeforeValidator, Field, ValidationError
+from pydantic import AliasGenerator, Field, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from . import values
 
 DEFAULT_KEY = "mt_photos_ai_extra"
 NO_KEY = "no-key"
 KEY_FILE = "API_AUTH_KEY_FILE"
-TASKS = ("ocr", "clip", "faces")
-INT8_TASKS = ("clip", "faces")
 DEFAULT_CLIP = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"
-_FORBIDDEN = str.maketrans(":\\/", "___", ".")
-_LOG_LEVELS_OF_THE_BASE = {"verbose": "debug", "log": "info", "warn": "warning", "critical": "error"}
-
-T = TypeVar("T")
+_PRELOAD_FACES = "MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__"
+_IN_CAPITALS = AliasGenerator(validation_alias=str.upper)
+_HOST = re.sub(r"[^\w.-]", "-", socket.gethostname(), flags=re.A)[:64] or "host"
 
 
 class SettingsError(ValueError):
     """One line for every variable that can't be used: its name, its value, what is expected."""
-
-
-def clean_name(name: str) -> str:
-    """The folder of a model in the cache, by the base image's rule: `immich-app/RN50::openai` is `RN50__openai`."""
-    return name.rsplit("/", 1)[-1].translate(_FORBIDDEN)
-
-
-def _expect(what: str, is_usable: Callable[[Any], object]) -> AfterValidator:
-    """Refuses a value that is not usable, or for which the check raises ValueError. what: the words for it."""
-
-    def check(value: T) -> T:
-        with suppress(ValueError):
-            if is_usable(value):
-                return value
-        raise ValueError(what)
-
-    return AfterValidator(check)
-
-
-def _is_address(value: str) -> bool:
-    address = urlsplit(value)
-    return bool(address.scheme in ("http", "https") and address.hostname and address.port != 0 and " " not in value)
-
-
-def _split(value: object) -> object:
-    """The names in a list with commas."""
-    return {name.strip().lower() for name in value.split(",") if name.strip()} if isinstance(value, str) else value
-
-
-def _absolute(value: Path) -> Path:
-    try:
-        folder = value.expanduser().absolute()
-    except RuntimeError:
-        raise ValueError("a folder; nobody here has that name") from None
-    if folder.exists() and not folder.is_dir():
-        raise ValueError("a folder, not a file")
-    return folder
-
-
-Key = Annotated[
-    str, _expect("a key without spaces around it and without line breaks", lambda k: k == k.strip() and k.isprintable())
-]
-ModelName = Annotated[str, AfterValidator(lambda n: clean_name(n.strip())), _expect("the name of a model", str.encode)]
-Threads = Annotated[int, Field(le=256)]
-Score = Annotated[float, Field(ge=0, le=1)]
-Precision = Literal["FP32", "FP16"]
-Access = Literal["key", "open", "off"]
-DeviceName = Annotated[
-    Literal["auto", "cpu", "cuda", "rocm", "migraphx", "openvino:gpu", "openvino:cpu", "openvino:npu", "coreml"],
-    BeforeValidator(str.lower),
-]
-Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_split)]
-Tasks = Annotated[
-    Names, _expect(f"one or more of {', '.join(TASKS)}, with commas between", lambda names: names and names <= {*TASKS})
-]
-Int8Tasks = Annotated[Names, _expect(f"one or both of {', '.join(INT8_TASKS)}", {*INT8_TASKS}.issuperset)]
-Card = Annotated[str, _expect("the number of a graphics card, such as 0", str.isdecimal)]
-Cards = Annotated[
-    str, _expect("the numbers of graphics cards, such as 0,1", re.compile(r"\s*\d+\s*(,\s*\d+\s*)*").fullmatch)
-]
-Address = Annotated[
-    str, _expect("an address such as https://hf-mirror.com", _is_address), AfterValidator(lambda v: v.rstrip("/"))
-]
-Folder = Annotated[Path, AfterValidator(_absolute), _expect("a folder with a name in UTF-8", lambda f: str(f).encode())]
-LogLevel = Annotated[
-    Literal["debug", "info", "warning", "error"],
-    BeforeValidator(lambda value: _LOG_LEVELS_OF_THE_BASE.get(str(value).lower(), str(value).lower())),
-]
-_PRELOAD_FACES = "MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__"
-_IN_CAPITALS = AliasGenerator(validation_alias=str.upper)
 
 
 class Settings(BaseSettings):
@@ -106,32 +34,32 @@ class Settings(BaseSettings):
         env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True, alias_generator=_IN_CAPITALS
     )
 
-    api_auth_key: Key = Field(DEFAULT_KEY, repr=False)
+    api_auth_key: values.Key = Field(DEFAULT_KEY, repr=False)
     """the key that MT Photos sends; `no-key` for none / MT Photos 发送的密钥；`no-key` 表示不要密钥"""
     http_port: int = Field(8060, ge=1, le=65535)
     """the port without Docker; in the image it does nothing / 不用 Docker 时监听的端口；在镜像中不起作用"""
-    tasks: Tasks = frozenset(TASKS)
+    tasks: values.Tasks = frozenset(values.TASKS)
     """what the service recognises; a task that is left out answers 404 / 提供哪些识别；没列出的返回 404"""
     max_upload_mb: int = Field(128, ge=1, le=4096)
     """a larger upload is answered 413 before it is read / 更大的上传在读取之前就返回 413"""
-    ocr_model_name: ModelName = "PP-OCRv6_small"
+    ocr_model_name: values.ModelName = "PP-OCRv6_small"
     """see [models](models.md) / 见[模型](models.zh-CN.md)"""
-    ocr_min_score: Score = 0.5
+    ocr_min_score: values.Score = 0.5
     """lines read with less confidence are left out / 置信度更低的文字不返回"""
-    clip_visual_model_name: ModelName = DEFAULT_CLIP
-    clip_textual_model_name: ModelName = DEFAULT_CLIP
+    clip_visual_model_name: values.ModelName = DEFAULT_CLIP
+    clip_textual_model_name: values.ModelName = DEFAULT_CLIP
     """always the same model in both / 两项必须是同一个模型"""
     clip_language: str | None = None
     """language of searches for nllb models, such as `zh-CN`; else by the script
     只用于 nllb 模型：搜索的语言，如 `zh-CN`；不设置则由文字判断"""
-    face_detection_model_name: ModelName = "buffalo_l"
-    face_recognition_model_name: ModelName = "buffalo_l"
+    face_detection_model_name: values.ModelName = "buffalo_l"
+    face_recognition_model_name: values.ModelName = "buffalo_l"
     """or `antelopev2`, `buffalo_m`, `buffalo_s` / 也可用 `antelopev2`、`buffalo_m`、`buffalo_s`"""
-    face_min_score: Score = 0.65
+    face_min_score: values.Score = 0.65
     """faces found with less confidence are left out / 置信度更低的人脸不返回"""
-    hf_endpoint: Address | None = None
+    hf_endpoint: values.Address | None = None
     """where models come from, if not huggingface.co or hf-mirror.com / 模型的下载地址，代替默认的两个网站"""
-    cache_folder: Folder = Field(Path("~/.cache/mt-photos-ml"), validation_alias="MACHINE_LEARNING_CACHE_FOLDER")
+    cache_folder: values.Folder = Field(Path("~/.cache/mt-photos-ml"), validation_alias="MACHINE_LEARNING_CACHE_FOLDER")
     """where models are kept / 模型存放的目录"""
     model_ttl: int | None = Field(None, ge=0, validation_alias="MACHINE_LEARNING_MODEL_TTL")
     """seconds until an idle model is unloaded (60; with a graphics card 300); `0` for never
@@ -139,15 +67,17 @@ class Settings(BaseSettings):
     prepare_models: bool = True
     """on the processor, keep a second form of each model that loads at once, see [speed](speed.md)
     用 CPU 时，把每个模型另存为加载快、占内存少的形式，见[速度与内存](speed.zh-CN.md)"""
-    request_threads: Threads = Field(os.cpu_count() or 4, ge=1, validation_alias="MACHINE_LEARNING_REQUEST_THREADS")
+    request_threads: values.Threads = Field(
+        os.cpu_count() or 4, ge=1, validation_alias="MACHINE_LEARNING_REQUEST_THREADS"
+    )
     """photos that are processed at once (as many as cores) / 同时处理几张照片（等于核数）"""
-    model_intra_op_threads: Threads = Field(0, ge=0, validation_alias="MACHINE_LEARNING_MODEL_INTRA_OP_THREADS")
+    model_intra_op_threads: values.Threads = Field(0, ge=0, validation_alias="MACHINE_LEARNING_MODEL_INTRA_OP_THREADS")
     """threads of one inference on the processor (`0`: cores, 4 at most) / CPU 一次推理的线程数（`0`：核数，最多 4）"""
-    int8_tasks: Int8Tasks = frozenset()
+    int8_tasks: values.Int8Tasks = frozenset()
     """`clip`, `faces` or both: use the int8 variants that `models optimize` kept, see [speed](speed.md)
     `clip`、`faces` 或两者：使用 `models optimize` 保留下来的 int8 版本，见[速度与内存](speed.zh-CN.md)"""
-    int8_min_mean: Score = 0.99
-    int8_min_worst: Score = 0.98
+    int8_min_mean: values.Score = 0.99
+    int8_min_worst: values.Score = 0.98
     """cosine to the original, in the mean and at worst, that a variant needs to be kept
     int8 版本与原模型的余弦相似度，平均值和最差值至少达到多少才保留"""
     preload_clip_textual: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL")
@@ -158,22 +88,31 @@ class Settings(BaseSettings):
     preload_ocr_recognition: str | None = Field(None, validation_alias="MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION")
     """the name of the model in use: it is loaded at the start and kept, so that no search waits for it
     填正在使用的模型名称，启动时就加载并一直保留，搜索不用等"""
-    ocr_device: DeviceName = "auto"
-    clip_device: DeviceName = "auto"
-    face_device: DeviceName = "auto"
+    ocr_device: values.DeviceName = "auto"
+    clip_device: values.DeviceName = "auto"
+    face_device: values.DeviceName = "auto"
     """what a task runs on, see [devices](devices.md); `auto`: a device that is right and faster than the processor
     各项识别用什么设备，见[设备](devices.zh-CN.md)；`auto`：结果正确且比 CPU 快的设备"""
-    device_id: Card = Field("0", validation_alias="MACHINE_LEARNING_DEVICE_ID")
+    device_id: values.Card = Field("0", validation_alias="MACHINE_LEARNING_DEVICE_ID")
     """which graphics card, if there are several / 有多块显卡时用哪一块"""
-    openvino_precision: Precision = Field("FP32", validation_alias="MACHINE_LEARNING_OPENVINO_PRECISION")
+    openvino_precision: values.Precision = Field("FP32", validation_alias="MACHINE_LEARNING_OPENVINO_PRECISION")
     """`FP16`: faster on an Intel GPU and less exact; text is always read in `FP32`
     `FP16`：在 Intel 显卡上更快，精度略低；文字始终用 `FP32` 识别"""
-    rocm_precision: Precision = Field("FP32", validation_alias="MACHINE_LEARNING_ROCM_PRECISION")
+    rocm_precision: values.Precision = Field("FP32", validation_alias="MACHINE_LEARNING_ROCM_PRECISION")
     """`FP16`: the same on an AMD card, if onnxruntime has MIGraphX / `FP16`：AMD 显卡同上，需要 MIGraphX"""
     workers: int = Field(1, ge=1, le=64, validation_alias="MACHINE_LEARNING_WORKERS")
     """processes that serve, and share the cores / 提供服务的进程数，分享 CPU 核"""
-    device_ids: Cards | None = Field(None, validation_alias="MACHINE_LEARNING_DEVICE_IDS")
+    device_ids: values.Cards | None = Field(None, validation_alias="MACHINE_LEARNING_DEVICE_IDS")
     """cards for the processes in turn, such as `0,1` / 分给各进程的显卡，如 `0,1`"""
+    queue_timeout: int = Field(0, ge=0, le=3600)
+    """seconds that a photo or a search may wait for its turn before it is answered 503; `0` for any time
+    照片或搜索最多排队多少秒，超过则返回 503；`0` 表示不限"""
+    drain: int = Field(0, ge=0, le=20)
+    """seconds for which a service that is to stop still takes photos; `/ready` is 503, see [scaling](scaling.md)
+    收到停止信号后还接收照片的秒数，此时 `/ready` 返回 503，见[多台机器](scaling.zh-CN.md)"""
+    instance_name: values.InstanceName = _HOST
+    """what `/check`, the page, the log, the metrics and the reply header `X-Instance` call this service
+    `/check`、页面、日志、指标和响应头 `X-Instance` 中本服务的名称"""
     worker_timeout: int = Field(300, ge=1, le=86400, validation_alias="MACHINE_LEARNING_WORKER_TIMEOUT")
     """seconds until a process that hangs is replaced / 卡住的进程多少秒后被替换"""
     ann: bool = Field(True, validation_alias="MACHINE_LEARNING_ANN")
@@ -184,15 +123,15 @@ class Settings(BaseSettings):
     """in the image: address and port; without IPv6 `0.0.0.0` / 镜像中监听的地址和端口；没有 IPv6 时用 `0.0.0.0`"""
     device: str = ""
     """the device that the image is for; leave it alone / 镜像为哪种设备而做；不要改"""
-    immich_api: Access = "key"
+    immich_api: values.Access = "key"
     """in the image, Immich's own `/predict`: behind the `key`, `open` without one, or `off`
     镜像中 Immich 自己的 `/predict`：`key` 要密钥，`open` 不要，`off` 关闭"""
-    log_level: LogLevel = Field("info", validation_alias="IMMICH_LOG_LEVEL")
+    log_level: values.LogLevel = Field("info", validation_alias="IMMICH_LOG_LEVEL")
     """`debug`, `info`, `warning` or `error` / `debug`、`info`、`warning` 或 `error`"""
-    log_format: Literal["text", "json"] = "text"
+    log_format: values.LogFormat = "text"
     """`json`: an object a line, see [watching it](monitoring.md)
     `json`：每行一个 JSON 对象，见[查看运行情况](monitoring.zh-CN.md)"""
-    metrics: Access = "key"
+    metrics: values.Access = "key"
     """`/metrics`: behind the `key`, `open` without one, or `off` / `/metrics`：`key` 要密钥，`open` 不要，`off` 关闭"""
 
     @property
