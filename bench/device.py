@@ -32,8 +32,8 @@ _CLIENTS, _PLAN_SECONDS = 32, 1200
 
 
 def device(bench: Bench) -> Rows:
-    """The first request after the start, one at a time once all shapes are planned (the median), and requests a second
-    with 32 clients; what the models of the task run on, sessions that are ready, and the memory of the card."""
+    """Milliseconds of the first request after the start and of one request at a time after all shapes are planned
+    (median); requests a second with 32 clients; the device of the task's models, ready sessions, the card's memory."""
     rows = list[Mapping[str, object]]()
     for wanted in ("auto", "cpu"):
         settings = {f"{task}_DEVICE": wanted for task in ("OCR", "CLIP", "FACE")}

@@ -69,7 +69,7 @@ def targets(figures: Mapping[str, float]) -> Table:
         else:
             state = f"not met, nor by the floor: {best:.2f}"
         rows.append({"figure": name, "target": limit, "measured": shown, "state": state})
-    return Table("Targets", "What is to be reached on 2 cores, in one run.", rows)
+    return Table("Targets", "Goals on 2 cores, in one run.", rows)
 
 
 def machine(command: str, image: str) -> Table:
@@ -86,7 +86,7 @@ def machine(command: str, image: str) -> Table:
         **dict(zip(("Python", "onnxruntime", "Pillow", "OpenCV", "numpy"), versions.split(), strict=True)),
     }
     rows = [{"": name, "measured on": fact} for name, fact in facts.items()]
-    return Table("Machine", "What it was measured on, and the libraries that ours runs on.", rows)
+    return Table("Machine", "The machine of the measurement, and the libraries that ours uses.", rows)
 
 
 def write(page: Path, tables: Sequence[Table]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The sections of the benchmark: each measures one thing. Its docstring is what stands above its table."""
+"""The sections of the benchmark. Each function measures one thing; its docstring is printed above its table."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ class Bench:
 
 
 def one_at_a_time(bench: Bench) -> Rows:
-    """Milliseconds from the request to the reply. The ratios are the medians of pairs, with quartiles."""
+    """Milliseconds from the request to the reply. A ratio is the median of all pairs, with its quartiles."""
     floor, rows = Floor(bench.launcher.settings), []
     with bench.launcher.run_all(SERVICES) as services:
         for route, name in [(each, name) for each, names in ALL.items() for name in names[: bench.rounds(5, 2)]]:
@@ -58,8 +58,8 @@ def _size(answer: Any) -> int:
 
 
 def many_at_once(bench: Bench) -> Rows:
-    """Photos a second; the floor is given the number of threads and workers with which it is fastest. Slowest: of all
-    requests, against the median."""
+    """Photos a second. The floor uses the number of threads and workers (threads × workers) that makes it fastest. The
+    last column compares the slowest request with the median."""
     number, rows = bench.rounds(24, 16), []
     with bench.launcher.run_all(SERVICES[: bench.rounds(2, 1)]) as services:
         for route, (name, *_) in ALL.items():
@@ -94,7 +94,8 @@ def _floor_at_once(bench: Bench, route: str, data: bytes, number: int, threads: 
 
 
 def overhead(bench: Bench) -> Rows:
-    """Milliseconds of /clip/img with it: upload, decode, resize, reply. Beyond: more than decode and resize alone."""
+    """Milliseconds of /clip/img with a model that costs nothing: upload, decode, resize, reply. "Ours beyond" is what
+    ours takes in addition to decode and resize."""
     rows = []
     with bench.launcher.run_all(SERVICES, environment(bench.launcher.cache, FREE)) as services:
         for name in (JPEG_12, JPEG_1440):
@@ -112,7 +113,7 @@ def overhead(bench: Bench) -> Rows:
 
 
 def check_under_load(bench: Bench) -> Rows:
-    """Milliseconds while eight clients send 12 MP photos to all three routes without a pause."""
+    """Milliseconds of /check while eight clients send 12 MP photos to all three routes without a pause."""
     heavy = [photo_request(route, photo(names[0])) for route, names in ALL.items()] * bench.rounds(24, 8)
     rows = []
     for who in SERVICES[: bench.rounds(2, 1)]:
@@ -140,8 +141,8 @@ def _spread(column: str, times: Mapping[str, Sequence[float]]) -> Rows:
 
 
 def memory(bench: Bench) -> Rows:
-    """Megabytes of all processes of the service after each step, by Pss: a page that several processes share counts in
-    each by its share. Anonymous can't be dropped; resident counts mapped files too."""
+    """Megabytes (Pss) of all processes of the service after each step: a page that several processes share counts once.
+    The system can't take anonymous memory back; resident memory includes mapped files."""
     rows: dict[str, dict[str, object]] = {}
     for who in SERVICES[: bench.rounds(2, 1)]:
         with bench.launcher.run(who) as service:
@@ -170,7 +171,7 @@ def _memory_of(service: Service) -> dict[str, Memory]:
 
 
 def loads(bench: Bench) -> Rows:
-    """Seconds: as it is, the first time, and prepared, in any later process."""
+    """Seconds to load a model: first, the original file; later, its prepared form in a new process."""
     first = {} if bench.quick else bench.launcher.prepare()
     with bench.launcher.run_all(["ours"]) as services:
         later = services["ours"].loads()
@@ -179,7 +180,7 @@ def loads(bench: Bench) -> Rows:
 
 
 def ocr_memory(bench: Bench) -> Rows:
-    """Megabytes after so many photos of 200 different sizes, two at a time."""
+    """Megabytes after this many OCR photos of 200 different sizes, two at a time."""
     page, random, requests = Image.open(BytesIO(photo(PAGE_1440))), np.random.default_rng(0), []
     for _ in range(200):
         file, (right, bottom) = BytesIO(), (int(random.integers(edge // 4, edge)) for edge in page.size)
@@ -195,7 +196,7 @@ def ocr_memory(bench: Bench) -> Rows:
 
 
 def texts(bench: Bench) -> Rows:
-    """Milliseconds of /clip/txt."""
+    """Milliseconds of /clip/txt, the search by words."""
 
     def ask(service: Service, *texts: str) -> list[float]:
         return [milliseconds(partial(service.client.ask, text_request(text))) for text in texts]
