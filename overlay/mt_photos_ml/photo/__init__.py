@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A photo: bytes to header, then header to pixels of at least the size asked for, turned as people see them."""
+"""A photo: reads a file's header, then decodes it to at least the size asked for and turns it upright."""
 
 import time
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from .decoders import TURNS, PhotoError, explain_errors
 from .source import Source
 
 MAX_SIDE_PX = 10_000
-"""The longest side that the API takes."""
+"""The longest side that the API accepts."""
 
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Decoded pixels of a whole photo. rgb: (H, W, 3) uint8, as people see it. scale: decoded pixels per pixel of the
+    """Decoded pixels of a whole photo. rgb: (H, W, 3) uint8, turned upright. scale: decoded pixels per pixel of the
     photo, 1 or less. origin: the photo's top left corner in rgb, in decoded pixels (x, y), from 0 to 1."""
 
     rgb: NDArray[np.uint8]
@@ -31,7 +31,7 @@ class Pixels:
     origin: tuple[float, float]
 
     def transform(self) -> NDArray[np.float64]:
-        """(2, 3) matrix from a pixel's indices (x, y) in the photo to those in rgb; integers are pixels' centres."""
+        """The (2, 3) matrix from pixel indices (x, y) in the photo to those in rgb; integers are pixel centres."""
         s, (x, y) = self.scale, self.origin
         return np.array([[s, 0, x + (s - 1) / 2], [0, s, y + (s - 1) / 2]])
 
@@ -44,7 +44,7 @@ class Photo:
         self.width, self.height = source.size[::-1] if source.orientation >= 5 else source.size
         self._source = source
         self._decoded: Image.Image | None = None
-        self._scale, self._factor = 0.0, 1.0  # asked of the decoder; pixels of the photo per decoded pixel
+        self._scale, self._factor = 0.0, 1.0  # requested from the decoder; photo pixels per decoded pixel
 
     @classmethod
     def open(cls, data: bytes) -> Self:
@@ -67,23 +67,23 @@ class Photo:
         filter: Image.Resampling = Image.Resampling.BICUBIC,
         oversample: float = 2.0,
     ) -> NDArray[np.uint8]:
-        """The part `box` of the photo (left, top, right, bottom in its pixels; None: the whole) at `size`.
+        """Scales the part `box` of the photo (left, top, right, bottom in its pixels; None: the whole) to `size`.
 
         size: (width, height). Returns (height, width, 3) uint8 RGB. The decoder scales down to `oversample` times the
-        size: 2 keeps 50 dB against a full decode, 1 is quicker.
+        size: 2 keeps 50 dB against a full decode, 1 is faster.
         """
         box = box or (0.0, 0.0, float(self.width), float(self.height))
         with self._timed():
             image = self._decode(oversample * max(size[0] / (box[2] - box[0]), size[1] / (box[3] - box[1])))
             edges = np.array(box) / self._factor + self._origin(image) * 2
             left, top, right, bottom = np.clip(edges, 0, image.size * 2).tolist()  # rounding may exceed the edge
-            # reducing_gap: a box filter to four times the size first: as good, and far quicker on large photos
+            # reducing_gap applies a box filter down to four times the size first: as good, and much faster
             return np.asarray(image.resize(size, filter, (left, top, right, bottom), reducing_gap=4.0))
 
     def pixels(self, scale: float, *, contrast: bool = False, beside: int = 0) -> Pixels:
-        """The whole photo with at least `scale` decoded pixels per pixel, or all there are if scale is over 1. What is
-        transparent is white; if contrast, black under what is light, so that it can be read. beside: bytes of memory
-        that the caller takes next."""
+        """Decodes the whole photo with at least `scale` decoded pixels per pixel, or in full if scale is over 1. The
+        transparent becomes white; with contrast, black if what is drawn on it is light, so that it can be read. beside:
+        bytes of memory that the caller allocates next."""
         with self._timed():
             image = self._decode(scale, contrast=contrast, whole=True, beside=beside)
             return Pixels(np.asarray(image), 1 / self._factor, self._origin(image))
@@ -95,13 +95,13 @@ class Photo:
         self.decode_ms += (time.perf_counter() - started) * 1000
 
     def _origin(self, image: Image.Image) -> tuple[float, float]:
-        """Of Pixels: a decoder rounds sizes up, at the edges that were right and bottom before the photo was turned."""
+        """Pixels.origin. Decoders round sizes up, at the edges that are right and bottom before the photo is turned."""
         x, y = image.width - self.width / self._factor, image.height - self.height / self._factor
         turn = self._source.orientation
         return x if turn in (2, 3, 6, 7) else 0.0, y if turn in (3, 4, 7, 8) else 0.0
 
     def _decode(self, scale: float, *, contrast: bool = False, whole: bool = False, beside: int = 0) -> Image.Image:
-        """The picture in RGB as people see it, with at least `scale` decoded pixels per pixel. Keeps the largest."""
+        """Decodes to upright RGB with at least `scale` decoded pixels per pixel. Keeps the largest for later calls."""
         if self._decoded is None or max(self._scale, 1 / self._factor) < min(scale, 1):
             self._source.require_memory(scale, whole=whole, beside=beside)
             stored, self._factor = self._source.decode(scale)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""8-bit RGB of what decoders give."""
+"""Converts decoded pictures to 8-bit RGB."""
 
 from typing import Any
 
@@ -11,9 +11,8 @@ _LIGHT = 170  # of 255
 
 
 def to_rgb(image: Image.Image, *, contrast: bool = False) -> Image.Image:
-    """8-bit RGB of any mode: the high byte of 16 bits, transparent over white, the rest as Pillow converts it.
-
-    contrast: over black instead, where most is transparent and what is drawn on it is light."""
+    """Converts a picture of any mode to 8-bit RGB: takes the high byte of 16 bits, puts transparency on white, and
+    leaves the rest to Pillow. contrast: on black, if most of it is transparent and what is drawn is light."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values, key = np.asarray(image), image.info.get("transparency")
         image = from_numbers(values)
@@ -25,7 +24,7 @@ def to_rgb(image: Image.Image, *, contrast: bool = False) -> Image.Image:
         kind, image = image.format, image.convert("RGBA")
         alpha = image.getchannel("A")
         lowest, highest = alpha.getextrema()
-        if lowest != 255 and not (kind == "BMP" and highest == 0):  # there it is a byte that nobody filled in
+        if lowest != 255 and not (kind == "BMP" and highest == 0):  # which has no alpha, only an unused byte
             paper = "black" if contrast and _is_light_on_nothing(image, alpha) else "white"
             canvas = Image.new("RGB", image.size, paper)
             canvas.paste(image, mask=alpha)
@@ -39,8 +38,8 @@ def _is_light_on_nothing(image: Image.Image, alpha: Image.Image) -> bool:
 
 
 def from_numbers(values: NDArray[Any]) -> Image.Image:
-    """8 bits of (H, W) grey or (H, W, 3 or 4) RGB, scaled by the picture's own white; 256 rows at a time, because 32
-    bits take four times the memory."""
+    """Scales (H, W) grey or (H, W, 3 or 4) RGB of any number type to 8 bits, by the picture's own white. Works on 256
+    rows at a time, because 32 bits take four times the memory."""
     high = float(np.nanmax(values, initial=0, where=np.isfinite(values)))
     if values.dtype.kind == "f" and high <= 2:
         white = 1.0  # linear light, whose highlights may exceed white

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What Pillow tells of a file: kind, size, orientation, frames; its errors in words for the owner."""
+"""Reads with Pillow a file's kind, size, orientation and frames, and explains Pillow's errors to the user."""
 
 import contextlib
 import struct
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from io import BytesIO
 
-from PIL import (  # noqa: F401  # the plugins by name, or Pillow imports all forty to identify a text file
+from PIL import (  # noqa: F401  # otherwise Pillow imports all forty plugins to identify a text file
     BmpImagePlugin,
     ExifTags,
     GifImagePlugin,
@@ -26,11 +26,11 @@ _FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]  # JPEG includes MPO, a
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 
-# Pillow warns of odd EXIF blocks and of pictures over 89 megapixels, which are handled here.
+# Pillow warns of odd EXIF blocks and of pictures over 89 megapixels; this package handles both.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
-PngImagePlugin.MAX_TEXT_CHUNK = 16_000_000  # bytes; an editor's history can exceed the default of one megabyte
+PngImagePlugin.MAX_TEXT_CHUNK = 16_000_000  # bytes; an editing history can exceed the default of one megabyte
 
 
 TURNS = {
@@ -42,11 +42,11 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How a stored picture becomes the one that people see, by EXIF orientation; 1 leaves it as it is."""
+"""How to turn a picture upright, by its EXIF orientation; 1 is upright already."""
 
 
 class PhotoError(ValueError):
-    """The photo can't be used; the message says why, for its owner."""
+    """The photo can't be used; the message tells the user why."""
 
 
 class DecoderMissing(RuntimeError):
@@ -54,12 +54,12 @@ class DecoderMissing(RuntimeError):
 
 
 class NotEnoughMemory(MemoryError):
-    """The photo takes more than there is; the message says how much of both."""
+    """Decoding needs more memory than is free; the message gives both figures."""
 
 
 @contextlib.contextmanager
 def explain_errors(reason: str) -> Iterator[None]:
-    """Turns what a decoder raises about a file into a PhotoError with this reason; other errors pass."""
+    """Turns errors of a decoder into a PhotoError with this reason; passes on our own and MemoryError."""
     try:
         yield
     except (MemoryError, PhotoError, DecoderMissing):
@@ -71,7 +71,7 @@ def explain_errors(reason: str) -> Iterator[None]:
 
 
 def open_or_mend(data: bytes) -> tuple[ImageFile.ImageFile, bytes]:
-    """And the file that it is of."""
+    """Opens a file, mended if Pillow refuses it. Returns the picture and the bytes that it was opened from."""
     try:
         return open_file(data), data
     except (DecoderMissing, Image.DecompressionBombError):
@@ -87,7 +87,7 @@ def open_file(data: bytes) -> ImageFile.ImageFile:
 
 
 def _formats(data: bytes) -> list[str]:
-    """Pillow's names of what the file may be. Raises DecoderMissing if its kind needs another library."""
+    """Pillow's names of the formats that the file may have. Raises DecoderMissing if it needs another library."""
     if data[4:8] != b"ftyp":
         return _FORMATS
     brand = data[8:12]
@@ -110,16 +110,16 @@ def _formats(data: bytes) -> list[str]:
 
 
 def decoded_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height once decoded. Decoding turns a TIFF, which only Pillow 11 and later take into account here."""
+    """Width and height after decoding, which turns a TIFF upright; Pillow before 11 reports its size before that."""
     return tiff.size(image.tag_v2) if isinstance(image, TiffImagePlugin.TiffImageFile) else image.size
 
 
 def orientation(image: Image.Image, data: bytes) -> int:
-    """EXIF orientation, 1 to 8; 1 if there is none, it makes no sense, or the decoder applies it itself."""
+    """The EXIF orientation, 1 to 8; 1 if it is missing or invalid, or if the decoder applies it itself."""
     if image.format in ("TIFF", "HEIF"):
         return 1
-    with contextlib.suppress(Exception):  # a damaged EXIF block is no reason to refuse the photo
-        exif = Image.Exif()  # not getexif: it takes XMP's orientation too, which no other program applies
+    with contextlib.suppress(Exception):  # a photo with a damaged EXIF block is still usable
+        exif = Image.Exif()  # getexif would also use XMP's orientation, which no other program applies
         exif.load(_png_exif(data) if image.format == "PNG" else image.info["exif"])
         if (value := exif.get(ExifTags.Base.Orientation)) in TURNS:
             return int(value)
@@ -127,7 +127,7 @@ def orientation(image: Image.Image, data: bytes) -> int:
 
 
 def _png_exif(data: bytes) -> bytes:
-    """The EXIF of a PNG, wherever its chunk is; Pillow would decode the whole picture to look after the pixels."""
+    """The EXIF chunk of a PNG, also after the pixels; Pillow would decode the whole picture to find it there."""
     position = 8
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -138,7 +138,7 @@ def _png_exif(data: bytes) -> bytes:
 
 
 def is_animated(image: Image.Image) -> bool:
-    """Whether there are frames after the first; a damaged second one does not count."""
+    """Whether there are frames after the first; a damaged second frame does not count."""
     with contextlib.suppress(Exception):  # the file may end within the second frame
         return bool(getattr(image, "is_animated", False))
     return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Files that the decoder refuses for what is no part of their picture: the same picture without it."""
+"""Repairs files that the decoder refuses, mostly by removing parts that the picture does not need."""
 
 import re
 import struct
@@ -9,20 +9,20 @@ from itertools import islice
 import numpy as np
 
 _LARGEST_PX = 10_000
-_LEAST_PART = 10  # a tenth of a picture must be there to fill up the rest
-_MOST_TRIES = 8  # to find the next part of a picture; a hostile file would take for ever
+_LEAST_PART = 10  # at least a tenth of a picture must be there to fill up the rest
+_MOST_TRIES = 8  # to find the next part of a picture; without a limit, a hostile file would take forever
 _MOST_PARTS = 1000
 _PNG_PARTS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _WEBP_PARTS = (b"VP8X", b"ALPH", b"VP8 ", b"VP8L", b"EXIF")
 _TIFF_PARTS = {254, *range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, 317, *range(320, 326), 330}
-_TIFF_PARTS |= {338, 339, 347, *range(512, 522), 529, 530, 532}  # its tags
+_TIFF_PARTS |= {338, 339, 347, *range(512, 522), 529, 530, 532}  # the tags to keep
 _ADOBE = 0xEE  # JPEG's APP14, which tells how colours are stored
 
 
 def mend(data: bytes) -> bytes:
-    """Of a PNG, JPEG, WebP or TIFF only what makes its first picture, and EXIF; a WebP that was cut short filled up; a
-    BMP of any layout with 32 bits a pixel. Other files, and what can't be mended, as they are. Raises nearly anything.
-    """
+    """Reduces a PNG, JPEG, WebP or TIFF to the parts that its first picture needs, fills up a WebP that was cut short,
+    and converts a BMP of any layout to 32 bits per pixel. Returns other files, and those that it can't mend, unchanged.
+    A damaged file may raise any error."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return _png(data)
     if data.startswith(b"\xff\xd8"):
@@ -35,7 +35,7 @@ def mend(data: bytes) -> bytes:
 
 
 def _png(data: bytes) -> bytes:
-    """Looks for the next part of the picture where a length can't be right."""
+    """Searches for the next part of the picture if a length can't be right."""
     parts, at, tries = [data[:8]], 8, 0
     while at + 8 <= len(data) and tries < _MOST_TRIES:
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -54,7 +54,7 @@ def _png(data: bytes) -> bytes:
 
 
 def _has_checksum(data: bytes, at: int) -> bool:
-    """Whether the part of a PNG that begins there is whole."""
+    """Whether the PNG chunk at this offset is complete and has the right checksum."""
     length = int.from_bytes(data[at : at + 4])
     if at + 12 + length > len(data):
         return False
@@ -63,7 +63,7 @@ def _has_checksum(data: bytes, at: int) -> bool:
 
 
 def jpeg_size(data: bytes, at: int) -> tuple[int, int] | None:
-    """Width and height of the JPEG whose markers begin there; None if they lead to no picture that can be decoded."""
+    """Width and height of the JPEG whose markers begin at this offset; None if they lead to no decodable picture."""
     size = None
     for _ in range(_MOST_PARTS):
         if at + 9 > len(data) or data[at] != 0xFF:
@@ -85,7 +85,8 @@ def jpeg_size(data: bytes, at: int) -> tuple[int, int] | None:
 
 
 def _jpeg(data: bytes) -> bytes:
-    """Without metadata; from the first marker that leads to the largest picture, if a length can't be right."""
+    """Removes all metadata but EXIF and Adobe's. If a length can't be right, starts at the marker that leads to the
+    largest picture."""
     if jpeg_size(data, 0) is None:
         places = [match.start() for match in re.finditer(rb"\xff[\xc0-\xc2\xc4\xdb\xdd][\0-\3]", data[: 1 << 20])]
         sizes = {place: np.prod(size) for place in places[:_MOST_PARTS] if (size := jpeg_size(data, place))}
@@ -101,7 +102,7 @@ def _jpeg(data: bytes) -> bytes:
 
 
 def _webp(data: bytes) -> bytes:
-    """Of an animation the first frame, if that is as large as the picture. What is missing at the end is zeros."""
+    """Keeps the first frame of an animation, if it is as large as the picture. Fills a missing end with zeros."""
     parts, at, frame = dict[bytes, bytes](), 12, b""
     for _ in range(_MOST_PARTS):
         if at + 8 > len(data):
@@ -135,7 +136,7 @@ def _webp(data: bytes) -> bytes:
 
 
 def _tiff(data: bytes) -> bytes:
-    """Its first directory in the same place, with fewer entries."""
+    """Keeps only the entries in _TIFF_PARTS of the first directory, in the same place."""
     order = "<" if data.startswith(b"II") else ">"
     (at,) = struct.unpack_from(f"{order}I", data, 4)
     (count,) = struct.unpack_from(f"{order}H", data, at)
@@ -147,7 +148,7 @@ def _tiff(data: bytes) -> bytes:
 
 
 def _bmp(data: bytes) -> bytes:
-    """With 32 bits a pixel, if it has 16 or 32 in any layout of its own."""
+    """Converts a BMP with 16 or 32 bits per pixel in a layout of its own to 32 bits in the usual layout."""
     offset, header, width, height, _, bits, packing = struct.unpack_from("<10xIIiiHHI", data)
     if bits not in (16, 32) or packing not in (3, 6) or not 0 < max(width, abs(height)) <= _LARGEST_PX:
         return data

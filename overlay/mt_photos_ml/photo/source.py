@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A photo's file: which decoder reads it right, what memory that takes, and its picture as it is stored."""
+"""A photo's file: which decoder reads it correctly, how much memory that needs, and its picture before it is turned."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,33 +29,33 @@ from .mending import mend
 _END_OF_JPEG = b"\xff\xd9"
 
 _BYTES_PER_PIXEL = {"WEBP": 16, "AVIF": 10, "HEIF": 8}
-"""That decoding takes at its peak, measured at 24 megapixels; 5 of other kinds, 13 if there is transparency."""
+"""Peak memory of decoding, measured at 24 megapixels; 5 for other kinds, 13 with transparency."""
 
 _BYTES_PER_PIXEL_READ = 10
-"""While decoded pixels are copied for a network."""
+"""Memory while the decoded pixels are copied for a network."""
 
 _BYTES_PER_PIXEL_HELD = 7
-"""As long as the photo is looked at."""
+"""Memory while the decoded photo is in use."""
 
 _BYTES_TO_CHECK = 96 << 20
-"""From which on it is asked how much memory there is."""
+"""Free memory is checked only for a photo that needs at least this much."""
 
 
 @dataclass
 class Source:
-    """A photo's file, of which the header was read. kind: such as JPEG. size: width and height of the photo before it
-    is turned. orientation: EXIF's, to apply once it is decoded, 1 to 8."""
+    """A photo's file, with its header read. kind: such as JPEG. size: width and height of the photo before it is
+    turned. orientation: EXIF's, 1 to 8, to apply after decoding."""
 
     data: bytes
     kind: str
     size: tuple[int, int]
     orientation: int = 1
     is_animated: bool = False
-    is_filled_up: bool = False  # since it was cut short
-    is_clear: bool = False  # some of it may be transparent
-    is_progressive: bool = False  # of a JPEG: all of it is held while it is decoded, at any scale
-    header: ImageFile.ImageFile | None = None  # Pillow's; it keeps what it decoded, so it serves once
-    read_numbers: Callable[[bytes], NDArray[Any]] | None = None  # of what Pillow would read wrong
+    is_filled_up: bool = False  # because the file was cut short
+    is_clear: bool = False  # it may have transparency
+    is_progressive: bool = False  # a progressive JPEG: the decoder holds all of it, at any scale
+    header: ImageFile.ImageFile | None = None  # Pillow's image; used once, because it keeps its pixels
+    read_numbers: Callable[[bytes], NDArray[Any]] | None = None  # if Pillow would misread it
 
     @classmethod
     def open(cls, data: bytes) -> Self:
@@ -76,12 +76,12 @@ class Source:
             source.is_clear = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
             source.is_progressive = "progressive" in image.info
             if kind == "PNG" and image.mode == "RGB" and data[24] == 16 and "transparency" in image.info:
-                source.read_numbers = _read_by_opencv  # Pillow compares the transparent colour's 16 bits with 8
+                source.read_numbers = _read_by_opencv  # Pillow compares the 16-bit transparent colour with 8 bits
             return source
 
     @classmethod
     def _of_raw(cls, data: bytes, pictures: list[tiff.Tags]) -> Self:
-        """The largest JPEG that the camera put into it."""
+        """Uses the largest JPEG that the camera embedded."""
         preview = tiff.preview(data, pictures)
         if not preview:
             raise PhotoError("this camera RAW file has no preview that is large enough: send the photo as a JPEG")
@@ -96,8 +96,8 @@ class Source:
         return cls(data, "TIFF", tiff.size(tags), read_numbers=partial(_read_by_opencv, is_negative=is_negative))
 
     def require_memory(self, scale: float, *, whole: bool, beside: int = 0) -> None:
-        """Raises NotEnoughMemory if decoding so, and for whole reading all pixels, would end the process. beside: bytes
-        that are taken next, while the pixels are held."""
+        """Raises NotEnoughMemory if decoding at this scale would exhaust memory. whole: the caller copies all pixels.
+        beside: bytes that the caller allocates next, while it holds the pixels."""
         pixels = self.size[0] * self.size[1]
         each = _BYTES_PER_PIXEL.get(self.kind, 5)
         if self.read_numbers:
@@ -122,8 +122,9 @@ class Source:
             )
 
     def decode(self, scale: float) -> tuple[Image.Image, float]:
-        """The picture as it is stored, with at least `scale` decoded pixels per pixel of the photo if the format can,
-        and how many pixels of the photo one of them is. What a file that was cut short lacks is of one colour."""
+        """Returns the picture before it is turned, and the photo pixels per decoded pixel. The picture has at least
+        `scale` decoded pixels per pixel of the photo, if the file does. Missing parts of a file that was cut short have
+        one colour. Raises PhotoError."""
         with explain_errors("the photo is damaged"):
             if self.read_numbers:
                 return from_numbers(self.read_numbers(self.data)), 1.0
@@ -137,7 +138,7 @@ class Source:
                 if image.format in ("JPEG", "MPO"):  # with an end marker libjpeg decodes what is there
                     image = open_file(self.data + _END_OF_JPEG)
                 elif image.format in ("PNG", "GIF") and "truncated" in str(error):
-                    image.tile = []  # it keeps what it has decoded
+                    image.tile = []  # it then returns what it has decoded
                 else:
                     image = open_file(mend(self.data))
                 found = self._load(image, scale)
@@ -150,7 +151,7 @@ class Source:
         drafted = image.draft(None, (max(image.width // factor, 1), max(image.height // factor, 1)))
         frame = image.tile[0][1] if image.format == "GIF" and image.tile else None
         image.load()
-        if frame and frame != (0, 0, *image.size):  # what is around it is transparent
+        if frame and frame != (0, 0, *image.size):  # the area around the frame is transparent
             canvas = Image.new("RGBA", image.size)
             canvas.paste(image.crop(frame), frame)
             return canvas, 1.0
@@ -158,17 +159,17 @@ class Source:
 
 
 def _is_blank(image: Image.Image) -> bool:
-    """Whether it is of one colour, but for what a decoder makes of zeros."""
+    """Whether it has only one colour, give or take what a decoder makes of zeros."""
     return all(high - low <= 4 for low, high in np.reshape(image.getextrema(), (-1, 2)))
 
 
 def _reduction(scale: float) -> int:
-    """By which libjpeg may divide the sides."""
+    """The number by which libjpeg may divide the sides."""
     return next((f for f in (8, 4, 2) if 1 / f >= scale), 1)
 
 
 def _read_by_opencv(data: bytes, is_negative: bool = False) -> NDArray[Any]:
-    """(H, W) grey or (H, W, 3 or 4) RGB of any number type. is_negative: white is stored as zero."""
+    """Returns (H, W) grey or (H, W, 3 or 4) RGB of any number type. is_negative: white is stored as zero."""
     try:
         values: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:

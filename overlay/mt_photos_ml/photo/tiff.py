@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""TIFF: which decoder reads one right, since each reads some kinds wrong without a word; camera RAW files, which are
-TIFF inside, and others of their kind: the largest JPEG that the camera put into them."""
+"""TIFF: which decoder reads a file correctly, because each silently misreads some kinds. Camera RAW files, most of them
+TIFF inside: the largest JPEG that the camera embedded."""
 
 import contextlib
 import re
@@ -27,12 +27,12 @@ _RAW_BEGINS = re.compile(  # Canon CR2, Olympus, Panasonic, Fujifilm, Minolta, S
 )
 _SMALLEST_PREVIEW_PX = 640
 _MOST_PREVIEWS = 1000
-_SAME_SIZE = 1.05  # a sensor has that many more pixels than the photo, at its edges
+_SAME_SIZE = 1.05  # a sensor is up to 5% longer than its photo
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A JPEG in a camera RAW file. size: width and height of the photo that it shows, before it is turned."""
+    """A JPEG in a camera RAW file. size: width and height of the full photo that it shows, before it is turned."""
 
     jpeg: bytes
     size: tuple[int, int]
@@ -40,9 +40,9 @@ class Preview:
 
 
 def directories(data: bytes) -> list[Tags]:
-    """Of each picture in a TIFF what this module asks for, the first one's first; none of other files."""
+    """The tags in _READ of each picture in a TIFF, the first picture first; none for other files."""
     found, seen, header = list[Tags](), set[int](), data[:16] if b"+" in data[2:4] else data[:8]
-    with contextlib.suppress(Exception):  # as far as it is sound
+    with contextlib.suppress(Exception):  # of a damaged file, those before the damage
         places, file = [TiffImagePlugin.ImageFileDirectory_v2(header).next], BytesIO(data)
         while places and len(seen) < _MOST_IFDS:
             if (place := places.pop(0)) in seen or not place:
@@ -67,7 +67,7 @@ def _is_of_sensor(tags: Tags) -> bool:
 
 
 def preview(data: bytes, pictures: list[Tags]) -> Preview | None:
-    """The largest JPEG in a camera RAW file; None if that is small, or none is there."""
+    """The largest JPEG in a camera RAW file; None if there is none, or if it is small."""
     places = (match.start() for match in re.finditer(rb"\xff\xd8\xff[\xc0-\xfe]", data))
     sizes = {place: sides for place in islice(places, _MOST_PREVIEWS) if (sides := jpeg_size(data, place))}
     place = max(sizes, key=lambda place: sizes[place][0] * sizes[place][1], default=0)
@@ -77,24 +77,24 @@ def preview(data: bytes, pictures: list[Tags]) -> Preview | None:
     longest = max((max(size(tags)) for tags in pictures if {_WIDTH, _HEIGHT} <= tags.keys()), default=0)
     ratio = longest / max(width, height)
     shown = (width, height) if ratio < _SAME_SIZE else (round(width * ratio), round(height * ratio))
-    if (cmt1 := data.find(b"CMT1")) > 0:  # where a CR3 keeps the tags
+    if (cmt1 := data.find(b"CMT1")) > 0:  # a CR3 keeps its tags there
         pictures = directories(data[cmt1 + 4 : cmt1 + 100_000])
     return Preview(data[place:], shown, next((tags[_ORIENTATION] for tags in pictures if _ORIENTATION in tags), None))
 
 
 def size(tags: Tags) -> tuple[int, int]:
-    """Width and height once decoded, which turns it."""
+    """Width and height after decoding, which turns the picture upright."""
     width, height = int(tags[_WIDTH]), int(tags[_HEIGHT])
     return (height, width) if tags.get(_ORIENTATION) in (5, 6, 7, 8) else (width, height)
 
 
 def is_negative(tags: Tags) -> bool:
-    """Whether white is stored as zero, which OpenCV leaves as it is."""
+    """Whether white is stored as zero; OpenCV does not invert it."""
     return bool(tags.get(_PHOTOMETRIC, 1) == 0)
 
 
 def is_read_by_pillow(tags: Tags) -> bool:
-    """Whether Pillow reads such a picture, and right. Measured by writing each kind with tifffile."""
+    """Whether Pillow reads such a picture correctly. Measured by writing each kind with tifffile."""
     bits, signed, planes = _bits(tags), _format(tags) not in (1, 4), tags.get(_PLANAR, 1) == 2
     photometric, samples = tags.get(_PHOTOMETRIC, 1), tags.get(_SAMPLES, 1)
     if bits <= 8:
@@ -105,14 +105,14 @@ def is_read_by_pillow(tags: Tags) -> bool:
 
 
 def is_read_by_opencv(tags: Tags) -> bool:
-    """Whether OpenCV, of what Pillow does not read. Measured in the same way."""
+    """Whether OpenCV correctly reads such a picture, which Pillow does not. Measured in the same way."""
     colours = {0: (1,), 1: (1,), 2: (3, 4)}.get(tags.get(_PHOTOMETRIC, 1), ())
     has_numbers = _bits(tags) in (32, 64) or (_bits(tags) == 16 and _format(tags) in (1, 2))
     return has_numbers and tags.get(_PLANAR, 1) == 1 and tags.get(_SAMPLES, 1) in colours
 
 
 def describe(tags: Tags) -> str:
-    """Such as `16 bits, CMYK, in planes`."""
+    """A description such as `16 bits, CMYK, in planes`."""
     numbers = {2: "signed ", 3: "floating point "}.get(_format(tags), "")
     colours = {0: "grey", 1: "grey", 2: "RGB", 3: "a palette", 5: "CMYK", 6: "YCbCr", 8: "Lab"}
     photometric, samples = tags.get(_PHOTOMETRIC, 1), tags.get(_SAMPLES, 1)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What is recognised: functions of pixels and sessions. No HTTP, no state."""
+"""Recognition as functions of pixels and sessions, without HTTP or state."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""CLIP: a photo or a text to a vector, preprocessed as the model's own files say."""
+"""CLIP: turns a photo or a text into a vector. The model's own files say how to preprocess."""
 
 import json
 import string
@@ -27,8 +27,8 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True)
 class Visual:
-    """The image encoder. size: side of its square input, pixels. mean, std: per channel, of values from 0 to 1.
-    squashes: whether a photo is made square as a whole, in place of its middle. is_bgr: blue comes first."""
+    """The image encoder. size: side of the square input, in pixels. mean, std: per channel, for values from 0 to 1.
+    squashes: resizes the whole photo to a square instead of cropping its centre. is_bgr: channels are in BGR order."""
 
     session: Session
     size: int
@@ -40,12 +40,12 @@ class Visual:
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
-        """folder: the one with preprocess_cfg.json. Raises KeyError or ValueError if that can't be used."""
+        """folder: holds preprocess_cfg.json. Raises KeyError or ValueError if that file is unusable."""
         config = _read_json(folder / "preprocess_cfg.json")
         side = int(np.ravel(config["size"])[0])
         mean, std = (np.array(config[name], np.float32) for name in ("mean", "std"))
         filter = Image.Resampling[str(config["interpolation"]).upper()]
-        # keys of ours: the base looks at neither mode nor resize_mode, and crops where SigLIP's say squash
+        # our own keys: the base image ignores mode and resize_mode, and crops even if SigLIP's file says squash
         squashes = _one_of(config, "resize", ("crop", "squash")) == "squash"
         is_bgr = _one_of(config, "channels", ("RGB", "BGR")) == "BGR"
         expect(session, [(None, 3, side, side)], [(None, None)])
@@ -59,7 +59,7 @@ class Visual:
 
 @dataclass(frozen=True)
 class Textual:
-    """The text encoder. length: of its input, in tokens."""
+    """The text encoder. length: of the input, in tokens."""
 
     session: Session
     tokenizer: "Tokenizer"
@@ -69,7 +69,7 @@ class Textual:
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
-        """folder: the one with tokenizer.json; config.json is in its parent."""
+        """folder: holds tokenizer.json; its parent holds config.json."""
         from tokenizers import Tokenizer
 
         text = _read_json(folder.parent / "config.json")["text_cfg"]
@@ -97,21 +97,21 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _one_of(config: dict[str, Any], name: str, values: tuple[str, ...]) -> str:
-    """The first if there is none."""
+    """The value of this key; the first of these values if the key is missing."""
     if (value := config.get(name, values[0])) not in values:
         raise ValueError(f"{name} is {value}, not {' or '.join(values)}")
     return str(value)
 
 
 def encode_photo(photo: Photo, visual: Visual) -> Float:
-    """(D,) vector of unit length."""
+    """Returns a (D,) vector of unit length."""
     pixels = _preprocess(photo, visual)
     return _unit_vector(visual.session.run({visual.session.inputs[0].name: pixels}))
 
 
 def _preprocess(photo: Photo, visual: Visual) -> Float:
-    """(1, 3, S, S): the shorter side scaled to S, the centre cropped, normalized. Rounded as in the base image, whose
-    vectors are in people's databases. Or all of it squashed, as the model wants."""
+    """Returns (1, 3, S, S), normalized: the shorter side scaled to S and the centre cropped, or the whole photo
+    squashed if the model wants that. Rounds as the base image does, because users' databases hold its vectors."""
     box = None if visual.squashes else _centre(photo, visual.size)
     rgb = photo.resized((visual.size, visual.size), box=box, filter=visual.filter)
     pixels = rgb[:, :, ::-1] if visual.is_bgr else rgb
@@ -120,7 +120,7 @@ def _preprocess(photo: Photo, visual: Visual) -> Float:
 
 
 def _centre(photo: Photo, side: int) -> tuple[float, float, float, float]:
-    """Of a photo whose shorter side is scaled to this one."""
+    """The box, in pixels of the photo, that is the centre square once the shorter side is scaled to `side`."""
     short = min(photo.width, photo.height)
     width, height = int(photo.width / short * side), int(photo.height / short * side)
     left, top = int(width / 2 - side / 2), int(height / 2 - side / 2)
@@ -129,7 +129,7 @@ def _centre(photo: Photo, side: int) -> tuple[float, float, float, float]:
 
 
 def encode_text(text: str, textual: Textual, language: str | None = None) -> Float:
-    """(D,) vector of unit length. language: of the text, for models that need it; None: guessed by the script."""
+    """Returns a (D,) vector of unit length. language: of the text, for nllb models; None: guessed from the script."""
     encoding = textual.tokenizer.encode(_clean(text, textual, language))
     numbers = np.int64 if "int64" in textual.session.inputs[0].type else np.int32
     ids, mask = np.array([[encoding.ids], [encoding.attention_mask]], numbers)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Faces: SCRFD finds them, ArcFace makes a vector of each."""
+"""Faces: SCRFD detects them, ArcFace turns each into a vector."""
 
 import math
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ _INPUT_PX = 640
 _STRIDES_PX = (8, 16, 32)
 _ANCHORS_PER_CELL = 2
 _MAX_IOU = 0.4
-_BATCH_FACES = 32  # bounds the memory that a crowd takes
+_BATCH_FACES = 32  # limits the memory for a photo of a crowd
 _CROP_PX = 112
-# Long side to short side. At 640 pixels, the short side of a panorama is 213 or fewer, and a face of a tenth of it
-# can't be seen. Photos, films (2.4) and screenshots (22:9) are under it, and cost what they did.
+# Long side divided by short side. If a panorama is scaled to 640 pixels, its short side has at most 213, too few to
+# detect a face a tenth as high. Photos, films (2.4) and screenshots (22:9) stay below and are searched once.
 _PANORAMA_RATIO = 3.0
-_TILE_MARGIN = 0.05  # of a tile's side; a face nearer to the next tile may be cut
+_TILE_MARGIN = 0.05  # of a tile's side; a face closer to the next tile may be cut off
 
-# Where ArcFace wants eyes, nose and corners of the mouth in its 112 x 112 crop (insightface, face_align).
+# Positions of eyes, nose and mouth corners in ArcFace's 112 x 112 crop (insightface, face_align).
 _TEMPLATE_PX = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)], np.float64
 )
@@ -39,14 +39,14 @@ _TEMPLATE_PX = np.array(
 
 @dataclass(frozen=True)
 class Detector:
-    """An SCRFD network: scores, boxes and five points at three strides."""
+    """An SCRFD network. It outputs scores, boxes and five points at three strides."""
 
     session: Session
     example_shape = (1, 3, _INPUT_PX, _INPUT_PX)
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
-        """Raises ModelDamaged for another kind of model."""
+        """Raises ModelDamaged if the model is of another kind."""
         expect(session, [(None, 3, _INPUT_PX, _INPUT_PX)], [None] * 3 * len(_STRIDES_PX))
         session.declare([cls.example_shape])
         return cls(session)
@@ -54,7 +54,7 @@ class Detector:
 
 @dataclass(frozen=True)
 class Recogniser:
-    """An ArcFace network. batch: how many faces it takes at once; None for any number."""
+    """An ArcFace network. batch: faces per run; None: any number."""
 
     session: Session
     batch: int | None
@@ -62,7 +62,7 @@ class Recogniser:
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
-        """Raises ModelDamaged for another kind of model."""
+        """Raises ModelDamaged if the model is of another kind."""
         expect(session, [(None, 3, _CROP_PX, _CROP_PX)], [(None, None)])
         first = session.inputs[0].shape[0]
         session.declare([(size, *cls.example_shape[1:]) for size in padding.FACES])
@@ -71,8 +71,8 @@ class Recogniser:
 
 @dataclass(frozen=True)
 class Face:
-    """box: x1, y1, x2, y2 in pixels of the photo. score: 0 to 1. points: (5, 2) eyes, nose, mouth, left to right.
-    embedding: (512,) of unit length."""
+    """A face. box: x1, y1, x2, y2 in pixels of the photo. score: 0 to 1. points: (5, 2) eyes, nose, mouth corners, from
+    left to right. embedding: (512,) of unit length."""
 
     box: Float
     score: float
@@ -81,7 +81,7 @@ class Face:
 
 
 def find(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: float = 0.65) -> list[Face]:
-    """All faces with a score of at least min_score (0 to 1), the surest first."""
+    """Returns all faces with a score of at least min_score (0 to 1), the highest first."""
     boxes, scores, points = detect(photo, detector, min_score)
     if not len(boxes):
         return []
@@ -90,17 +90,17 @@ def find(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: fl
 
 
 def detect(photo: Photo, detector: Detector, min_score: float) -> tuple[Float, Float, Float]:
-    """Boxes (N, 4), scores (N,) and points (N, 5, 2) in pixels of the photo, the surest first."""
+    """Returns boxes (N, 4), scores (N,) and points (N, 5, 2) in pixels of the photo, the highest score first."""
     views = [_detect_in(box, photo, detector, min_score) for box in _views(photo)]
     return views[0] if len(views) == 1 else _keep_surest(*map(np.concatenate, zip(*views, strict=True)))
 
 
 def _views(photo: Photo) -> list[Box]:
-    """Where faces are looked for: in the whole; in a panorama also in squares along its long side, each half over the
-    next, so that every face up to 0.4 of a square's side is whole in one."""
+    """The parts to search: the whole photo, and for a panorama also squares along its long side. Neighbouring squares
+    overlap by half, so that at least one contains the whole of every face up to 0.4 of a square's side."""
     whole = (0.0, 0.0, float(photo.width), float(photo.height))
     short, long = sorted(whole[2:])
-    side = max(short, float(_INPUT_PX))  # no smaller, which would only enlarge pixels
+    side = max(short, float(_INPUT_PX))  # a smaller square would only be enlarged
     if not _is_panorama(photo) or long <= side:
         return [whole]
     starts = np.linspace(0, long - side, math.ceil(2 * (long - side) / side) + 1).tolist()
@@ -113,7 +113,7 @@ def _is_panorama(photo: Photo) -> bool:
 
 
 def _detect_in(box: Box, photo: Photo, detector: Detector, min_score: float) -> tuple[Float, Float, Float]:
-    """Those in a part of the photo that are not near an edge at which the photo goes on."""
+    """Detects faces in a part of the photo. Drops those near an edge beyond which the photo continues."""
     size = box[2] - box[0], box[3] - box[1]
     ratio = _INPUT_PX / max(size)
     width, height = max(int(size[0] * ratio), 1), max(int(size[1] * ratio), 1)
@@ -124,7 +124,7 @@ def _detect_in(box: Box, photo: Photo, detector: Detector, min_score: float) -> 
     boxes, scores, points = _decode(outputs, min_score)
     scale = np.array([size[0] / width, size[1] / height], np.float32)
     if not _is_panorama(photo):
-        scale[0] = scale[1]  # though its rounding differs, as in the base image, whose boxes are in databases
+        scale[0] = scale[1]  # although they round differently: users' databases hold the base image's boxes
     origin = np.array(box[:2], np.float32)
     boxes, points = boxes * np.tile(scale, 2) + np.tile(origin, 2), points * scale + origin
     margin = _TILE_MARGIN * max(size)
@@ -135,7 +135,7 @@ def _detect_in(box: Box, photo: Photo, detector: Detector, min_score: float) -> 
 
 
 def _decode(outputs: list[NDArray[np.float32]], min_score: float) -> tuple[Float, Float, Float]:
-    """Decodes SCRFD's nine outputs (arXiv 2105.04714), in pixels of its input, without what overlaps a surer face."""
+    """Decodes SCRFD's nine outputs (arXiv 2105.04714) in pixels of its input. Drops faces that overlap a better one."""
     boxes, scores, points = [], [], []
     for level, stride in enumerate(_STRIDES_PX):
         score, box, five = (outputs[level + 3 * i].reshape(-1, size) for i, size in enumerate((1, 4, 10)))
@@ -149,7 +149,7 @@ def _decode(outputs: list[NDArray[np.float32]], min_score: float) -> tuple[Float
 
 
 def _keep_surest(boxes: Float, scores: Float, points: Float) -> tuple[Float, Float, Float]:
-    """The surest first, without what overlaps a surer one."""
+    """Sorts by score, highest first, and drops faces that overlap a better one."""
     order = np.argsort(-scores, kind="stable")
     kept = order[_suppress_overlaps(boxes[order])]
     return boxes[kept], scores[kept], points[kept]
@@ -157,14 +157,15 @@ def _keep_surest(boxes: Float, scores: Float, points: Float) -> tuple[Float, Flo
 
 @lru_cache(len(_STRIDES_PX))
 def _anchor_centres(stride: int) -> Float:
-    """(cells * anchors, 2) x and y of every anchor, row by row."""
+    """Returns (cells * anchors, 2): x and y of every anchor, row by row."""
     steps = np.arange(_INPUT_PX // stride, dtype=np.float32) * stride
     grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
     return np.repeat(grid, _ANCHORS_PER_CELL, axis=0)
 
 
 def _suppress_overlaps(boxes: Float) -> list[int]:
-    """Indices of the boxes (N, 4), best first, that no better one overlaps by over IoU 0.4, pixels counted whole."""
+    """Non-maximum suppression: the indices to keep of boxes (N, 4), sorted best first. A kept box has an IoU of at most
+    0.4 with each better kept one; sides are measured in whole pixels."""
     x1, y1, x2, y2 = boxes.T
     areas = (x2 - x1 + 1) * (y2 - y1 + 1)
     left, kept = np.arange(len(boxes)), []
@@ -178,7 +179,7 @@ def _suppress_overlaps(boxes: Float) -> list[int]:
 
 
 def _align(photo: Photo, points: Float) -> NDArray[np.uint8]:
-    """(N, 112, 112, 3) RGB: every face turned and scaled so that its points lie on ArcFace's template."""
+    """Returns (N, 112, 112, 3) RGB: each face rotated and scaled to match ArcFace's template."""
     moves = [estimate_similarity(five.astype(np.float64), _TEMPLATE_PX) for five in points]
     pixels = photo.pixels(max(float(np.hypot(move[0, 0], move[1, 0])) for move in moves))
     to_photo = cv2.invertAffineTransform(pixels.transform())
@@ -190,7 +191,8 @@ def _align(photo: Photo, points: Float) -> NDArray[np.uint8]:
 
 
 def estimate_similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(2, 3) matrix of rotation, one scale and shift that brings points (N, 2) nearest to others: Umeyama 1991."""
+    """Returns the (2, 3) matrix of rotation, uniform scale and shift that best maps points (N, 2) onto others
+    (Umeyama 1991)."""
     source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
     a, b = source - source_mean, target - target_mean
     u, singular, vt = np.linalg.svd(b.T @ a / len(source))
@@ -201,7 +203,7 @@ def estimate_similarity(source: NDArray[np.float64], target: NDArray[np.float64]
 
 
 def embed(crops: NDArray[np.uint8], recogniser: Recogniser) -> Float:
-    """(N, 512) vectors of unit length for crops (N, 112, 112, 3) in RGB."""
+    """Returns (N, 512) vectors of unit length for crops (N, 112, 112, 3) in RGB."""
     name = recogniser.session.inputs[0].name
     pixels = (crops.transpose(0, 3, 1, 2).astype(np.float32) - 127.5) / 127.5
     most = recogniser.batch or _BATCH_FACES

@@ -8,24 +8,25 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 
-# Of lines in a column of prose, as against cells of a table, prices, bubbles of a chat.
+# What distinguishes a column of prose from cells of a table, prices, and bubbles of a chat.
 _MIN_LINES = 4
-_MIN_LENGTH = 7.0  # median width, in heights of a line: about 16 Latin letters or 8 Chinese ones
+_MIN_LENGTH = 7.0  # median width, in line heights: about 16 Latin letters or 8 Chinese characters
 _MIN_FILL = 0.8  # median width, as a share of the column's
-_MAX_PITCH = 1.62  # from line to line, in heights of a line
-_TALL = 1.25  # a headline, in heights of a line
-_MIN_BESIDE = 0.5  # share of the shortest column's lines that have text of another at their height
-_MAX_GAP = 2.0  # white from side to side, in heights of a line: what is below it is another part of the page
+_MAX_PITCH = 1.62  # distance from line to line, in line heights
+_TALL = 1.25  # in line heights; a taller line is a headline
+_MIN_BESIDE = 0.5  # share of the shortest column's lines that stand beside a line of another column
+_MAX_GAP = 2.0  # in line heights; a taller blank band separates two parts of the page
 
 
 def order_for_reading(quads: Sequence[Floats], lengths: Sequence[int]) -> list[int]:
-    """Indices of lines in the direction of most of the text: rows from top to bottom, each from left to right.
+    """Returns the indices of lines in reading order: rows from top to bottom, each from left to right, in the direction
+    of most of the text.
 
-    Columns of prose that stand side by side are read one after the other. That is where a white gutter runs between
-    them from top to bottom, and each has at least four lines, most of them long and about as wide as the column, as
-    lines are that break where the column ends. Cells of a table, or names and prices, are short or of any width, and
-    are read across; so are the two sides of a chat, which are never at one height. A line across the gutter, such as a
-    headline, or much white ends the columns.
+    Columns of prose that stand side by side are read one after the other. They are columns of prose if a white gutter
+    separates them from top to bottom, and each has at least four lines, most of them long and about as wide as the
+    column. Cells of a table, or names and prices, are short or vary in width and are read across; so are the two sides
+    of a chat, which are never at the same height. A line across the gutter, such as a headline, or a large gap ends
+    the columns.
 
     quads: (4, 2) corners in pixels, clockwise from the text's own top left. lengths: how many characters each has.
     """
@@ -48,7 +49,7 @@ def _turn(angle: float) -> Floats:
 
 
 def _rows(lines: Sequence[int], centres: Floats, heights: Floats) -> list[list[int]]:
-    """These lines in rows from top to bottom, each from left to right."""
+    """Groups these lines into rows from top to bottom, each from left to right."""
     rows: list[list[int]] = []
     for i in sorted(lines, key=lambda i: centres[i, 1]):
         last = rows[-1][-1] if rows else i
@@ -59,10 +60,10 @@ def _rows(lines: Sequence[int], centres: Floats, heights: Floats) -> list[list[i
 
 
 def _find_columns(boxes: Floats) -> list[list[int]]:
-    """Parts of the page in the order in which they are read, each the lines of a column or between columns. boxes:
-    (N, 4) left, top, right and bottom of lines, level."""
+    """Splits the page into parts in reading order: each is a column, or the lines between columns. boxes: (N, 4) left,
+    top, right and bottom of the levelled lines."""
     height = max(float(np.median(boxes[:, 3] - boxes[:, 1])), 1.0)
-    # what a line covers from left to right: a bit for each quarter of a height
+    # the horizontal extent of each line as bits, one per quarter of a line height
     edges = np.floor((boxes[:, [0, 2]] - boxes[:, 0].min()) / (height / 4)).astype(int).tolist()
     covers = [(2 << right) - (1 << left) for left, right in edges]
     tall = (boxes[:, 3] - boxes[:, 1]) / height
@@ -79,12 +80,12 @@ def _find_columns(boxes: Floats) -> list[list[int]]:
             wider = covered | covers[line]
             gutters = _starts(wider).bit_count() - _starts(covered).bit_count()
             ends = line < 0 or gutters < 0 or tops[line] - bottom > _MAX_GAP * height
-            # without this look at half of all, a table of a thousand cells took seconds
+            # at least half of the lines must be long; without this check a table of a thousand cells took seconds
             if (ends or gutters) and 2 * long >= end - start:
                 columns = [list[int]() for _ in range(_starts(covered).bit_count())]
                 for i in order[start:end]:
                     columns[(_starts(covered) & (2 << edges[i][0]) - 1).bit_count() - 1].append(i)
-                # lines above in the same columns, which were no prose with these
+                # if the line above is in the same columns, they were already rejected together with it
                 goes_on = _starts(covered | covers[above]).bit_count() == len(columns) and tall[above] <= _TALL
                 if not (goes_on and near) and _are_prose([boxes[column] for column in columns], boxes[order[start]]):
                     found, stop = columns, end
@@ -100,13 +101,13 @@ def _find_columns(boxes: Floats) -> list[list[int]]:
 
 
 def _starts(covered: int) -> int:
-    """The first bit of each run."""
+    """Keeps the first bit of each run of ones."""
     return covered & ~(covered << 1)
 
 
 def _are_prose(columns: list[Floats], first: Floats) -> bool:
-    """Whether these are columns of prose side by side. Of each the boxes (N, 4) of its lines, from top to bottom.
-    first: of the first line of all, which is no headline."""
+    """Whether these are columns of prose side by side. columns: the boxes (N, 4) of each one's lines, from top to
+    bottom. first: the box of the topmost line, which must not be a headline."""
     if len(columns) < 2 or min(map(len, columns)) < _MIN_LINES:
         return False
     for lines in columns:

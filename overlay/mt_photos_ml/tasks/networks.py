@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The six models of a service, each with what a task works with: a wrong one in a task fails the type checker."""
+"""The six models of a service, each with the type that its task needs, so that the type checker finds a wrong one."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -13,7 +13,7 @@ from . import clip, faces, ocr
 
 @dataclass(frozen=True)
 class Networks:
-    """In the order of ROLES."""
+    """The models, in the order of ROLES."""
 
     ocr_detector: ModelKey[ocr.Detector]
     ocr_recogniser: ModelKey[ocr.Recogniser]

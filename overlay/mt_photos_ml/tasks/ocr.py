@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Text in a photo: PP-OCR's detector (DB) and recogniser (CTC), lines turned upright."""
+"""Reads text in a photo: PP-OCR's detector (DB) and recogniser (CTC), with lines turned upright."""
 
 import math
 from collections.abc import Sequence
@@ -21,34 +21,34 @@ from .shapes import expect
 
 Float = NDArray[np.float32]
 Steps = tuple[NDArray[Any], ...]
-"""Classes (T,) and their probabilities (T,), which a network gives from left to right."""
+"""The likeliest class (T,) and its probability (T,) at each step from left to right."""
 
 # Detection (DB, arXiv 1911.08947), with the base image's values.
 _SHORT_SIDE_PX = 736
-_BYTES_PER_PIXEL = 300  # that a detection takes
-_MAX_PIXELS = 2_500_000  # so a long screenshot is scaled down to this
+_BYTES_PER_PIXEL = 300  # memory for detection
+_MAX_PIXELS = 2_500_000  # a larger input, such as a long screenshot, is scaled down to this
 
 # Recognition (CTC)
 _LINE_HEIGHT_PX = 48
 _MIN_WIDTH_PX = 320
 _WIDTH_STEP_PX = 32
 _MAX_WIDTH_PX = 3200  # a longer line is read in parts
-_OVERLAP_PX = 256  # of two parts: more than the character that an edge cuts, at either side
+_OVERLAP_PX = 256  # of two parts: wider than the characters cut off at both edges
 _MAX_LINE_PX = 48_000
-_BATCH_LINES = 3  # of similar width, since padding costs as much time as text
+_BATCH_LINES = 3  # of similar width, because padding costs as much time as text
 _SURE_SCORE = 0.9  # a line with a lower score is read upside down too; the better reading counts
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A network that finds text."""
+    """A network that detects text."""
 
     session: Session
     example_shape = (1, 3, _SHORT_SIDE_PX, _SHORT_SIDE_PX)
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
-        """Raises ModelDamaged for another kind of model."""
+        """Raises ModelDamaged if the model is of another kind."""
         expect(session, [(None, 3, None, None)], [(None, None, None, None)])
         session.declare([(1, 3, height, width) for width, height in padding.CANVASES_PX])
         return cls(session)
@@ -56,7 +56,7 @@ class Detector:
 
 @dataclass(frozen=True)
 class Recogniser:
-    """A network that reads a line. characters: of each output class; the first is CTC's blank."""
+    """A network that reads a line. characters: one for each output class; the first is CTC's blank."""
 
     session: Session
     characters: tuple[str, ...]
@@ -64,9 +64,9 @@ class Recogniser:
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
-        """Raises ModelDamaged for another kind of model, or one that carries no list of characters."""
+        """Raises ModelDamaged if the model is of another kind or contains no list of characters."""
         if "character" not in session.metadata:
-            raise ModelDamaged("it is another kind of model, it carries no list of characters")
+            raise ModelDamaged("it is another kind of model: it contains no list of characters")
         characters = ("", *session.metadata["character"].rstrip("\n").split("\n"), " ")
         expect(session, [(None, 3, _LINE_HEIGHT_PX, None)], [(None, None, len(characters))])
         session.declare([(padding.LINES, 3, _LINE_HEIGHT_PX, width) for width in padding.LINE_WIDTHS_PX])
@@ -89,7 +89,7 @@ class Line:
 
 
 def read(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: float = 0.5) -> list[Line]:
-    """All lines with a score of at least min_score (0 to 1), as a person would read them."""
+    """Returns all lines with a score of at least min_score (0 to 1), in reading order."""
     quads, believed = detect(photo, detector)
     if not len(quads):
         return []
@@ -112,8 +112,8 @@ def read(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: fl
 def _read_either_way(
     crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser
 ) -> tuple[list[tuple[str, float]], list[bool]]:
-    """The better reading of each line, and whether that is upside down. Reads the doubtful lines twice; all, if most of
-    those are upside down."""
+    """Returns the better reading of each line, and whether that is upside down. Reads doubtful lines both ways; if most
+    of them are upside down, reads all lines both ways."""
     readings = recognise(crops, recogniser)
     turned = [False] * len(crops)
     doubtful = [i for i, (_, score) in enumerate(readings) if score < _SURE_SCORE]
@@ -127,8 +127,8 @@ def _read_either_way(
 
 
 def detect(photo: Photo, detector: Detector) -> tuple[Float, float]:
-    """(N, 4, 2) corners of the lines of text, in pixels of the photo, clockwise from the top left; and the least score
-    from which a reading of them is believed, over 0 if there is only what may be a lone character."""
+    """Returns (N, 4, 2) corners of the lines of text, in pixels of the photo, clockwise from the top left; and the
+    minimum score of a reading, which is over 0 only if all that was found may be a single character."""
     width, height = photo.width, photo.height
     scale = min(_SHORT_SIDE_PX / min(width, height), 2.0, math.sqrt(_MAX_PIXELS / (width * height)))
     size = (max(round(width * scale / 32), 1) * 32, max(round(height * scale / 32), 1) * 32)
@@ -136,7 +136,7 @@ def detect(photo: Photo, detector: Detector) -> tuple[Float, float]:
     found, origin, reduction = pixels.rgb.shape[1::-1], pixels.origin, pixels.scale
     filter = cv2.INTER_AREA if found[0] > size[0] else cv2.INTER_LINEAR
     rgb = np.asarray(cv2.resize(pixels.rgb, size, interpolation=filter), np.uint8)
-    del pixels  # 3 bytes a pixel of the photo, beside what the network takes
+    del pixels  # frees 3 bytes per pixel of the photo before the network runs
     if detector.session.few_shapes:
         rgb = padding.pad_photo(rgb)
     (output,) = detector.session.run({detector.session.inputs[0].name: _normalize(rgb)})
@@ -146,7 +146,7 @@ def detect(photo: Photo, detector: Detector) -> tuple[Float, float]:
 
 
 def _crop(pixels: Pixels, quad: Float) -> NDArray[np.uint8]:
-    """The rectangle's content, upright along its own sides."""
+    """Cuts out the rectangle, turned upright along its own sides."""
     matrix = pixels.transform()
     corners = (quad - 0.5) @ matrix[:, :2].T + matrix[:, 2]
     width, height = (max(round(float(np.linalg.norm(corners[i] - corners[0]))), 1) for i in (1, 3))
@@ -158,14 +158,14 @@ def _crop(pixels: Pixels, quad: Float) -> NDArray[np.uint8]:
 
 
 def recognise(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> list[tuple[str, float]]:
-    """The text in each crop (H, W, 3) and how sure that is, 0 to 1."""
+    """Returns the text in each crop (H, W, 3) and its score, 0 to 1."""
     parts = [_split(crop) for crop in crops]
     steps = iter(_classify([part for each in parts for part in each], recogniser))
     return [_decode(_join(*islice(steps, len(each))), recogniser.characters) for each in parts]
 
 
 def _split(crop: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """The crop, or overlapping parts of it as wide as the network takes; the last may be narrower."""
+    """Splits a crop that is too wide for the network into overlapping parts; the last may be narrower."""
     width = min(_scaled_width(crop), _MAX_LINE_PX)
     if width <= _MAX_WIDTH_PX:
         return [crop]
@@ -184,7 +184,7 @@ def _scale(crop: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
 
 
 def _classify(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> list[Steps]:
-    """Of each crop the likeliest class (T,) at each step, and its probability. Lines of similar width share a batch."""
+    """Returns the steps of each crop. Lines of similar width share a batch."""
     widths = [min(_scaled_width(crop), _MAX_WIDTH_PX) for crop in crops]
     order = sorted(range(len(crops)), key=widths.__getitem__)
     steps: dict[int, Steps] = {}
@@ -204,25 +204,25 @@ def _classify(crops: Sequence[NDArray[np.uint8]], recogniser: Recogniser) -> lis
 
 
 def _join(left: Steps, *rest: Steps) -> Steps:
-    """The steps of a line's parts, joined in the widest gap between characters where two overlap."""
+    """Joins the steps of a line's parts in the widest gap between characters in each overlap."""
     if not rest:
         return left
     right = _join(*rest)
     shared = len(left[0]) * _OVERLAP_PX // _MAX_WIDTH_PX
     gaps = ((left[0][-shared:] == 0) & (right[0][:shared] == 0)).astype(np.uint8)
     gaps[: shared // 4] = gaps[-shared // 4 :] = 0  # an edge may cut a character
-    gaps[shared // 2] = 1  # if there is no gap
+    gaps[shared // 2] = 1  # used if there is no gap
     cut = int(cv2.distanceTransform(gaps[None], cv2.DIST_L1, 3)[0].argmax())
     return tuple(np.concatenate([a[: cut - shared], b[cut:]]) for a, b in zip(left, right, strict=True))
 
 
 def _decode(steps: Steps, characters: Sequence[str]) -> tuple[str, float]:
-    """Greedy CTC (Graves 2006): repeats merged, blanks dropped, the score the mean of the rest."""
+    """Greedy CTC (Graves 2006): merges repeats and drops blanks; the score is the mean of the rest."""
     classes, scores = steps
     keep = (classes != 0) & np.append(True, classes[1:] != classes[:-1])
     return "".join(characters[c] for c in classes[keep]), float(scores[keep].mean()) if keep.any() else 0.0
 
 
 def _normalize(rgb: NDArray[np.uint8]) -> Float:
-    """(H, W, 3) RGB to (1, 3, H, W) BGR from -1 to 1: PP-OCR was trained on OpenCV's order."""
+    """Converts (H, W, 3) RGB to (1, 3, H, W) BGR from -1 to 1: PP-OCR was trained in OpenCV's channel order."""
     return np.asarray(cv2.dnn.blobFromImage(rgb, 1 / 127.5, mean=(127.5,) * 3, swapRB=True), np.float32)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The few shapes that inputs are padded to on a device that plans each. Of 20,000 photos of usual sizes 1.2% fit no
-canvas, and run on the processor; the others have 7% more pixels."""
+"""Pads inputs to a few shapes, for devices that compile each shape. Of 20,000 photos of usual sizes, 1.2% fit no canvas
+and run on the processor; padding adds 7% more pixels to the others."""
 
 import math
 
@@ -9,23 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 CANVASES_PX = ((992, 736), (1312, 736), (1632, 736), (736, 992), (736, 1312), (736, 1632), (736, 3392))
-"""Width and height of photos in which text is looked for."""
+"""Width and height of the text detector's input."""
 
 LINE_WIDTHS_PX = (480, 960, 1600, 3200)
-"""Of lines of text."""
+"""Width of the text recogniser's input."""
 
 LINES = 4
-"""Of text at once."""
+"""Lines of text per run."""
 
 FACES = (1, 8)
-"""At once."""
+"""Faces per run."""
 
 _MARGIN_PX = 32
 
 
 def pad_photo(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3) on the smallest canvas that holds it, if one does. The rest of the canvas mirrors the photo, since the
-    network judges by the mean of the whole, behind a margin, so that no text touches its mirror image."""
+    """Puts (H, W, 3) on the smallest canvas that holds it; if none does, returns it as it is. The rest of the canvas
+    mirrors the photo, because the network depends on the mean of its input. A margin keeps text apart from its mirror
+    image."""
     height, width = rgb.shape[:2]
     fits = [(w, h) for w, h in CANVASES_PX if w >= width and h >= height]
     w, h = min(fits, key=math.prod, default=(width, height))
@@ -36,5 +37,5 @@ def pad_photo(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def fit(size: int, sizes: tuple[int, ...]) -> int:
-    """The smallest of these that is no smaller, or the largest."""
+    """Returns the smallest of these sizes that is at least `size`, or the largest of them."""
     return next((each for each in sizes if each >= size), sizes[-1])

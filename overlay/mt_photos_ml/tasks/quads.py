@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Rectangles around text in a map of its probability (DB, arXiv 1911.08947), with the base image's values."""
+"""Finds rectangles around text in a probability map (DB, arXiv 1911.08947), with the base image's thresholds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ _MIN_PROBABILITY = 0.3
 _MIN_BOX_PROBABILITY = 0.5
 _UNCLIP_RATIO = 1.6
 _MAX_BOXES = 1000
-# A lone character in a photo without other text, which covers less of its rectangle, and is believed if read surely
+# A single character without other text fills less of its rectangle, so its reading needs a high score
 _LONE_PEAK = 0.95
 _LONE_SIDE_PX = 6
 _LONE_UNCLIP_RATIO = 2.5
@@ -22,8 +22,8 @@ _LONE_SCORE = 0.98
 
 
 def find_quads(probability: Float) -> tuple[Float, float]:
-    """(N, 4, 2) corners of rectangles around text, clockwise from the top left, in pixels of a map (H, W) of its
-    probability; and the least score from which a reading is believed, over 0 if it may be no text."""
+    """Returns (N, 4, 2) corners of rectangles around text, clockwise from the top left, in pixels of the probability
+    map (H, W); and the minimum score of a reading, which is over 0 if the result may not be text."""
     mask = cv2.dilate((probability > _MIN_PROBABILITY).astype(np.uint8), np.ones((2, 2), np.uint8))
     contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     quads = []
@@ -39,7 +39,7 @@ def find_quads(probability: Float) -> tuple[Float, float]:
 
 
 def _find_lone(probability: Float, contours: Sequence[NDArray[Any]]) -> list[Float]:
-    """The corners of an upright rectangle around the largest contour, if that may be a character."""
+    """Returns the corners of an upright rectangle around the largest contour, if that may be a character."""
     x, y, w, h = cv2.boundingRect(max(contours, key=cv2.contourArea)) if contours else (0, 0, 0, 0)
     if min(w, h) < _LONE_SIDE_PX or probability[y : y + h, x : x + w].max() < _LONE_PEAK:
         return []
@@ -56,7 +56,7 @@ def _mean_probability(probability: Float, quad: NDArray[Any]) -> float:
 
 
 def _order_corners(quad: NDArray[Any]) -> Float:
-    """The corners clockwise, from the upper one of the two on the left."""
+    """Orders the corners clockwise from the upper of the two on the left."""
     by_x = quad[np.argsort(quad[:, 0], kind="stable")]
     (top_left, bottom_left), (top_right, bottom_right) = (half[np.argsort(half[:, 1])] for half in (by_x[:2], by_x[2:]))
     return np.stack([top_left, top_right, bottom_right, bottom_left])

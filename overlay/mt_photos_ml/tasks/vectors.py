@@ -6,12 +6,12 @@ from numpy.typing import NDArray
 
 
 class NotAVector(RuntimeError):
-    """A model's output has no direction."""
+    """A model's output is zero or not finite."""
 
 
 def normalize(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, D) of unit length. Raises NotAVector if one is zero or not finite, which half precision can cause."""
+    """Scales vectors (N, D) to unit length. Raises NotAVector if one is zero or not finite, which FP16 can cause."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not (np.isfinite(lengths).all() and (lengths > 0).all()):
-        raise NotAVector("the model's answer is not a vector; if it runs on a graphics card, try the processor")
+        raise NotAVector("the model returned no valid vector; on a graphics card, use FP32 or the processor")
     return np.asarray(vectors / lengths, np.float32)
