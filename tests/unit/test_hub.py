@@ -133,9 +133,9 @@ def test_an_error_names_every_mirror_what_it_answered_and_what_to_do(
     closed, unknown = nobody_listens(), "http://nowhere.invalid"
     hub = Hub(tmp_path, endpoints=[f"{server.endpoint}/", other.endpoint, closed, unknown], npu_file="model.armnn")
     assert why(hub) == (
-        f"No source could serve it ({server.endpoint}: its {PATH} has no visual/model.onnx, "
+        f"Every source failed ({server.endpoint}: its {PATH} has no visual/model.onnx, "
         f"visual/preprocess_cfg.json; {other.endpoint}: no answer in time; {closed}: connection refused; "
-        f"{unknown}: its name is not known here (DNS)). Let HF_ENDPOINT name a mirror that can be reached, or put "
+        f"{unknown}: its name can't be resolved (DNS)). Set HF_ENDPOINT to a mirror that can be reached, or put "
         "visual/model.onnx, config.json, visual/preprocess_cfg.json of "
         f"https://huggingface.co/{PATH} into {tmp_path / CLIP / NAME}."
     )
@@ -146,7 +146,7 @@ def test_an_error_names_every_mirror_what_it_answered_and_what_to_do(
     [
         ("silent", "no answer in time"),
         ("drips", "no answer in time"),
-        ("spoiled", "recognition/model.onnx is not what was published (another checksum)"),
+        ("spoiled", "recognition/model.onnx differs from the published file (checksum)"),
     ],
 )
 def test_an_ocr_model_that_its_release_does_not_serve_is_refused_in_seconds(
@@ -156,7 +156,7 @@ def test_an_ocr_model_that_its_release_does_not_serve_is_refused_in_seconds(
     setattr(server, fault, True)
     began, release = time.monotonic(), server.release_address
     assert why(Hub(tmp_path, ocr_release=f"{release}/"), ocr) == (
-        f"No source could serve it ({release}: {reason}). Let HTTPS_PROXY name a proxy that reaches it, "
+        f"Every source failed ({release}: {reason}). Set HTTPS_PROXY to a proxy that reaches it, "
         f"or save {release}/{OCR_MODELS[ocr.name][ocr.type].path} as {ocr.path(tmp_path)}."
     )
     assert time.monotonic() - began < 15
@@ -238,8 +238,8 @@ def test_the_model_file_is_put_in_place_last_and_a_cache_that_cannot_be_written_
     assert not VISUAL.path(tmp_path).exists()
     (cache := tmp_path / "file").write_text("not a folder")
     assert why(Hub(cache, server.endpoint)) == (
-        f"It can't be stored: Not a directory ({VISUAL.folder(cache)}). Make the folder writable and the disk large "
-        "enough, or let MACHINE_LEARNING_CACHE_FOLDER name another."
+        f"It can't be stored: Not a directory ({VISUAL.folder(cache)}). Make the folder writable, free disk space, "
+        "or set MACHINE_LEARNING_CACHE_FOLDER to another folder."
     )
 
 
@@ -251,7 +251,7 @@ def test_a_disk_must_have_room_for_the_bytes_that_are_not_here_yet(
     monkeypatch.setattr("shutil.disk_usage", lambda path: disk)
     assert why(hub, DETECTION) == (
         f"It needs 0.2 MB, but {tmp_path} has only 0.2 MB free. "
-        "Make room, or let MACHINE_LEARNING_CACHE_FOLDER name a folder on a larger disk."
+        "Free disk space, or set MACHINE_LEARNING_CACHE_FOLDER to a folder on a larger disk."
     )
     assert server.sent == []
     disk.free = 200_000
@@ -290,7 +290,7 @@ def test_a_damaged_ocr_model_is_known_by_our_list(server: HubServer, tmp_path: P
     assert not hub.invalidate(ocr, ocr.files)
     model.write_bytes(b"half")
     assert hub.verify(ocr) == (
-        f"recognition/model.onnx in {model.parents[1]} is not what was published (another SHA-256)"
+        f"recognition/model.onnx in {model.parents[1]} differs from the published file (SHA-256)"
     )
     assert hub.invalidate(ocr, ocr.files)
     assert hub.verify(ocr) == f"{model.parents[1]} has no recognition/model.onnx"
@@ -316,7 +316,7 @@ def test_a_model_of_ones_own_is_used_and_never_touched(server: HubServer, tmp_pa
     hub = Hub(tmp_path, server.endpoint)
     assert why(hub, part) == (
         f"mine is not a model that can be downloaded, and {tmp_path / FACES / 'mine'} has no detection/model.onnx. "
-        "Put it there, or choose a model by its right name."
+        "Put it there, or correct the model's name."
     )
     assert not (tmp_path / FACES).exists()
 

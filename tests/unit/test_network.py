@@ -70,7 +70,7 @@ def why(cache: Path, *endpoints: str) -> str:
     """Why the model can't be downloaded, and what to do first."""
     with pytest.raises(DownloadError) as raised:
         Hub(cache / "cache", endpoints=endpoints).fetch(VISUAL)
-    return str(raised.value).partition(", or put ")[0].removeprefix("No source could serve it ")
+    return str(raised.value).partition(", or put ")[0].removeprefix("Every source failed ")
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
@@ -133,7 +133,7 @@ def test_no_proxy_may_name_a_domain(
     monkeypatch.setenv("HTTP_PROXY", proxy.address)
     monkeypatch.setenv("NO_PROXY", listed)
     if is_past_it:
-        assert "(http://Mirror.invalid: its name is not known here (DNS))" in why(tmp_path, "http://Mirror.invalid")
+        assert "(http://Mirror.invalid: its name can't be resolved (DNS))" in why(tmp_path, "http://Mirror.invalid")
     else:
         assert fetch(tmp_path, ELSEWHERE) == WEIGHTS
 
@@ -168,8 +168,8 @@ def test_a_proxy_with_socks_is_refused_in_words_and_not_asked(
         monkeypatch.setenv("ALL_PROXY", f"socks5h://me:secret@127.0.0.1:{port}")
         assert why(tmp_path, server.endpoint, "https://other.invalid") == (
             f"({server.endpoint}, https://other.invalid: the proxy socks5h://127.0.0.1:{port} (ALL_PROXY): SOCKS5H is "
-            "not supported, only HTTP; name the program's HTTP port). Let HTTPS_PROXY name an HTTP proxy that works, "
-            "or NO_PROXY the hosts that need none"
+            "not supported, only HTTP; name the program's HTTP port). Set HTTPS_PROXY to an HTTP proxy that works, "
+            "or NO_PROXY to the hosts that need none"
         )
         listening.settimeout(0.1)
         with pytest.raises(TimeoutError):
@@ -224,9 +224,7 @@ def test_a_dead_proxy_is_told_once_and_alike_in_reply_log_and_commands(tmp_path:
 
 def test_a_login_page_is_no_list_and_no_file(server: HubServer, tmp_path: Path) -> None:
     server.login_page = True
-    page = (
-        f"a web page came from {urlsplit(server.endpoint).netloc}; does this network want a login in a browser first?"
-    )
+    page = f"{urlsplit(server.endpoint).netloc} sent a web page; does this network need a login in a browser first?"
     assert page in why(tmp_path, server.endpoint)
     with pytest.raises(SourceError) as raised:
         transfer.download(RemoteFile("a", f"{server.endpoint}/a", None, None), tmp_path / "a", lambda: None)
@@ -244,9 +242,7 @@ def test_what_is_not_a_list_is_told(server: HubServer, other: HubServer, tmp_pat
 
 def test_a_redirect_to_a_login_page_names_its_host(server: HubServer, other: HubServer, tmp_path: Path) -> None:
     server.elsewhere, other.login_page = f"{other.endpoint}/login", True
-    assert f"{server.endpoint}: a web page came from {urlsplit(other.endpoint).netloc};" in why(
-        tmp_path, server.endpoint
-    )
+    assert f"{server.endpoint}: {urlsplit(other.endpoint).netloc} sent a web page;" in why(tmp_path, server.endpoint)
     server.elsewhere = f"{nobody_listens()}/login"
     host = urlsplit(server.elsewhere).netloc
     assert f"{server.endpoint}: connection refused (at {host})" in why(tmp_path, server.endpoint)
@@ -254,7 +250,7 @@ def test_a_redirect_to_a_login_page_names_its_host(server: HubServer, other: Hub
 
 def test_redirects_in_a_circle_end(server: HubServer, tmp_path: Path) -> None:
     server.elsewhere = f"{server.endpoint}/again"
-    assert f"{server.endpoint}: its redirects lead nowhere (HTTP 302 Found)" in why(tmp_path, server.endpoint)
+    assert f"{server.endpoint}: its redirect can't be followed (HTTP 302 Found)" in why(tmp_path, server.endpoint)
 
 
 def test_a_login_in_the_mirrors_address_is_sent_to_it_and_never_shown(
@@ -274,9 +270,9 @@ def test_a_login_in_the_mirrors_address_is_sent_to_it_and_never_shown(
     [
         (ALWAYS, "localhost", None, None),
         (ALWAYS, "127.0.0.1", None, "its certificate is for another name"),
-        (ALWAYS, "localhost", "/nowhere.pem", "is not known here; SSL_CERT_FILE=/nowhere.pem does not exist"),
-        (ALWAYS, "localhost", "/dev/null", "is not known here; SSL_CERT_FILE=/dev/null does not have it"),
-        (ALWAYS, "localhost", "", "is not known here; SSL_CERT_FILE can name a file with it"),
+        (ALWAYS, "localhost", "/nowhere.pem", "is not trusted; SSL_CERT_FILE=/nowhere.pem does not exist"),
+        (ALWAYS, "localhost", "/dev/null", "is not trusted; SSL_CERT_FILE=/dev/null does not contain it"),
+        (ALWAYS, "localhost", "", "is not trusted; set SSL_CERT_FILE to a file with the issuer's certificate"),
         (("20200101000000Z", "20210101000000Z"), "localhost", None, "its certificate is not valid on 20"),
         (("20700101000000Z", "20800101000000Z"), "localhost", None, "its certificate is not valid on 20"),
     ],

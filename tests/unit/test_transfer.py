@@ -24,13 +24,13 @@ def why(cache: Path, server: HubServer) -> str:
     """Why the model can't be downloaded, without what to do."""
     with pytest.raises(DownloadError) as raised:
         Hub(cache, server.endpoint).fetch(VISUAL)
-    found = re.search(rf"\({re.escape(server.endpoint)}: (.*?)\)\. Let HF_ENDPOINT", str(raised.value))
+    found = re.search(rf"\({re.escape(server.endpoint)}: (.*?)\)\. Set HF_ENDPOINT", str(raised.value))
     assert found, raised.value
     return found[1]
 
 
 def broke_off(why: str) -> str:
-    return f"visual/model.onnx broke off 3 times in a row, {why}"
+    return f"visual/model.onnx broke off 3 times in a row: {why}"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_the_next_run_or_mirror_goes_on_where_an_interrupted_one_ended(
     server: HubServer, other: HubServer, tmp_path: Path
 ) -> None:
     server.cuts, server.after = 2 * transfer.TRIES, 20_000
-    assert why(tmp_path, server) == broke_off("60000 of 300000 bytes came")
+    assert why(tmp_path, server) == broke_off("it sent 60000 of 300000 bytes")
     assert VISUAL.missing(tmp_path)
     assert Hub(tmp_path, endpoints=[server.endpoint, other.endpoint]).fetch(VISUAL).read_bytes() == WEIGHTS
     assert server.ranges[2:] == ["bytes=60000-", "bytes=80000-", "bytes=100000-"]
@@ -78,7 +78,7 @@ def test_a_bad_leftover_is_fetched_anew(
 def test_a_server_that_sends_another_piece_is_not_believed(server: HubServer, tmp_path: Path) -> None:
     server.shifts = True
     stage(tmp_path, VISUAL, WEIGHTS[:1000])
-    assert why(tmp_path, server) == broke_off("it sent another piece than was asked for")
+    assert why(tmp_path, server) == broke_off("it sent another range than was asked for")
 
 
 @pytest.mark.parametrize(("claimed", "left"), [(400_000, 300_000), (200_000, 0)])
@@ -87,7 +87,7 @@ def test_a_file_that_is_longer_or_shorter_than_its_size_is_not_taken(
 ) -> None:
     server.ignores_ranges = True
     server.claimed["visual/model.onnx"] = claimed
-    assert why(tmp_path, server) == broke_off(f"300000 of {claimed} bytes came")
+    assert why(tmp_path, server) == broke_off(f"it sent 300000 of {claimed} bytes")
     assert (tmp_path / CLIP / NAME / ".partial" / "visual" / "visual" / "model.onnx").stat().st_size == left
 
 
@@ -96,7 +96,7 @@ def test_a_transfer_that_always_stalls_is_given_up(
 ) -> None:
     monkeypatch.setattr(network, "STALL_SECONDS", 0.2)
     server.stalls, server.after = 99, 1000
-    assert why(tmp_path, server) == broke_off("no byte came for 0.2 s")
+    assert why(tmp_path, server) == broke_off("no data for 0.2 s")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_three_transfers_in_a_row_that_bring_next_to_nothing_are_enough(
     server.release["a.onnx"] = bytes(4_500_000)
     server.after, server.cuts = after, cuts
     file = RemoteFile("a/file", f"{server.release_address}/a.onnx", None, None)
-    with nullcontext() if ends else pytest.raises(SourceError, match=r"^a/file broke off 3 times in a row, "):
+    with nullcontext() if ends else pytest.raises(SourceError, match=r"^a/file broke off 3 times in a row: "):
         transfer.download(file, tmp_path / "a", lambda: None)
 
 

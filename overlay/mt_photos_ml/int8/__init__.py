@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The tool behind `models optimize`. The service knows of it only which file to open, by models/variants.py."""
+"""The tool behind `models optimize`. The service itself only opens the files that it writes (models/variants.py)."""

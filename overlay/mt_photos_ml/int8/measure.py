@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What a variant is measured on: a person's own photos, the faces in them, and searches."""
+"""Measures an int8 variant on the user's own photos, the faces in them, and searches."""
 
 import logging
 import os
@@ -25,36 +25,36 @@ log = logging.getLogger("mt_photos_ml")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 MOST = 200
-"""Photos, or faces in them, that a variant is measured on."""
+"""The most photos, or faces in them, to measure a variant on."""
 LEAST_PHOTOS, LEAST_FACES = 10, 20
 
 SEARCHES = tuple(Path(__file__).with_name("searches.txt").read_text(encoding="utf-8").splitlines())
-"""What people search for; a textual half is measured on this."""
+"""Typical searches, to measure a text encoder on."""
 
 
 class OptimizeError(RuntimeError):
-    """Nothing can be measured or written; the message says why, for a person to read."""
+    """A variant can't be measured or written; the message tells the user why."""
 
 
 def sample_photos(paths: Sequence[Path]) -> list[Path]:
-    """MOST of the photos in these files and folders at random, the same each time."""
+    """Picks at most MOST of the photos in these files and folders, at random but the same each time."""
     found: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise OptimizeError(f"there is no {path}")
+            raise OptimizeError(f"{path} does not exist")
         found += sorted(photos_of(path)) if path.is_dir() else [path]
     return [found[i] for i in np.random.default_rng(0).permutation(len(found))[:MOST]]
 
 
 def photos_of(folder: Path) -> Iterator[Path]:
-    """The photos below a folder, without what a NAS keeps beside them: previews and deleted files."""
+    """The photos below a folder, without the previews and deleted files that a NAS keeps there."""
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name[0] not in ".@#"]
         yield from (Path(parent, file) for file in files if file.lower().endswith(SUFFIXES))
 
 
 def _open(model: Path, threads: int) -> OrtSession:
-    """On the processor, for which int8 is."""
+    """Opens a model on the processor, the only device for int8 variants."""
     import onnxruntime
 
     try:
@@ -66,7 +66,7 @@ def _open(model: Path, threads: int) -> OrtSession:
 
 
 class _RecordingSession(PlainSession):
-    """Stands in for a session and remembers what it is asked."""
+    """Stands in for a session and records its inputs."""
 
     cores = 1
     outputs: Sequence[Node] = ()
@@ -83,7 +83,7 @@ class _RecordingSession(PlainSession):
 def record_requests(
     ref: ModelRef, settings: Settings, photos: Sequence[Path], threads: int
 ) -> list[tuple[str, Tensors]]:
-    """Each photo, face or search, and what the service would ask of the model for it. Raises OptimizeError."""
+    """Each photo, face or search, and the input that the service would give the model for it. Raises OptimizeError."""
     model = ref.path(settings.cache_folder)
     recorder, folder = _RecordingSession(_open(model, threads).inputs), model.parent
     if ref.type == "textual":
@@ -106,13 +106,13 @@ def record_requests(
         try:
             ask(Photo.open(path.read_bytes()))
         except (PhotoError, DecoderMissing, OSError) as error:
-            log.warning("%s is left out: %s", path, error)
+            log.warning("skipping %s: %s", path, error)
         names += [str(path)] * (len(recorder.asked) - len(names))
         if len(names) >= MOST:
             break
     if len(names) < least:
         raise OptimizeError(
-            f"{ref}: at least {least} {what} are needed to tell, and {len(names)} were found; name more photos"
+            f"{ref}: a measurement needs at least {least} {what}, but {len(names)} were found; name more photos"
         )
     return list(zip(names, recorder.asked, strict=True))[:MOST]
 
@@ -120,18 +120,18 @@ def record_requests(
 def compare(
     models: tuple[Path, Path], threads: int, feeds: Sequence[Tensors]
 ) -> tuple[NDArray[np.float64], tuple[float, float]]:
-    """The cosine for each feed, and the median milliseconds of both, asked in turn."""
+    """Runs both models in turn. Returns the cosine of their vectors for each feed, and the median milliseconds."""
     sessions = [_open(model, threads) for model in models]
     cosines: list[float] = []
     spent: tuple[list[float], list[float]] = ([], [])
-    for feed in (feeds[0], *feeds):  # once more the first, which is slow
+    for feed in (feeds[0], *feeds):  # the first twice, because a first run is slow
         a, b = (_timed(session, feed, ms) for session, ms in zip(sessions, spent, strict=True))
         cosines.append(float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
     return np.array(cosines[1:]), (statistics.median(spent[0][1:]), statistics.median(spent[1][1:]))
 
 
 def _timed(session: Session, feed: Tensors, milliseconds: list[float]) -> NDArray[np.float64]:
-    """The vector; how long it took goes on the list."""
+    """Returns the vector, and adds its time to the list."""
     started = time.perf_counter()
     (vector, *_) = session.run(feed)
     milliseconds.append((time.perf_counter() - started) * 1000)

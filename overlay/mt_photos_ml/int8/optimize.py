@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Writes int8 variants of models, and keeps those that answer to a person's own photos as the original does."""
+"""Writes int8 variants of models, and keeps those that give the original's vectors for the user's own photos."""
 
 import importlib
 import logging
@@ -28,9 +28,9 @@ _NETWORKS = ((CLIP, "visual"), (CLIP, "textual"), (FACES, "recognition"))
 
 @dataclass(frozen=True)
 class Trial:
-    """An int8 variant beside its original. milliseconds: an inference, before and after. megabytes: on disk.
+    """An int8 variant compared with its original. milliseconds: of an inference, megabytes: on disk, before and after.
 
-    mean, worst: cosine of its vectors to the original's. worst_on: the photo or the search of the worst.
+    mean, worst: cosine of its vectors to the original's. worst_on: the photo or the search with the worst.
     """
 
     ref: ModelRef
@@ -44,16 +44,16 @@ class Trial:
 
 
 def optimize(settings: Settings, name: str, photos: Sequence[Path], threads: int) -> Iterator[Trial]:
-    """Tries each part of a model in the cache. What is kept lies beside the original; of the rest nothing is left.
+    """Tries int8 for each part of a model in the cache. Keeps good variants beside the original and deletes the others.
 
-    photos: files and folders. threads: of one inference, as the service has them. Raises OptimizeError.
+    photos: files and folders. threads: per inference, as in the service. Raises OptimizeError.
     """
-    logging.getLogger().addHandler(logging.NullHandler())  # the quantizer talks to the root logger, a line a node
+    logging.getLogger().addHandler(logging.NullHandler())  # the quantizer logs a line per node to the root logger
     try:
         for module in ("onnx", "onnxruntime.quantization"):
             importlib.import_module(module)
     except ImportError as error:
-        raise OptimizeError(f"{error}: `{sys.executable} -m pip install onnx onnx-ir` brings what this needs") from None
+        raise OptimizeError(f"{error}: `{sys.executable} -m pip install onnx onnx-ir` installs it") from None
     cache, name = settings.cache_folder, clean_name(name)
     refs = [ModelRef(task, name, type) for task, type in _NETWORKS]
     refs = [ref for ref in refs if not ref.missing(cache)]
@@ -65,16 +65,16 @@ def optimize(settings: Settings, name: str, photos: Sequence[Path], threads: int
 
 
 def _optimize_one(ref: ModelRef, settings: Settings, photos: Sequence[Path], threads: int) -> list[Trial]:
-    """One way after the other until one is good enough."""
+    """Tries one way after the other until one is good enough."""
     staging = ref.path(settings.cache_folder).parent / ".int8.partial"
-    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
     try:
         staging.mkdir()
-        tempfile.tempdir = str(staging)  # where the quantizer's gigabyte goes: a container's /tmp may be memory
+        tempfile.tempdir = str(staging)  # the quantizer writes a gigabyte, and a container's /tmp may be memory
         return _try_ways(staging, ref, settings, photos, threads)
     except OptimizeError:
         raise
-    except Exception as error:  # what a quantizer raises for a model that it can't do is not ours to list
+    except Exception as error:  # a quantizer may raise anything for a model that it can't convert
         log.debug("optimizing failed", exc_info=True)
         raise OptimizeError(f"{ref}: {str(error) or type(error).__name__}") from error
     finally:
@@ -98,7 +98,7 @@ def _try_ways(staging: Path, ref: ModelRef, settings: Settings, photos: Sequence
         try:
             quantise(plain, written, [feed for _, feed in teach])
         except ImportError as error:  # the base image has no onnx_ir
-            log.warning("%s: %s is left out: %s", ref, way, error)
+            log.warning("%s: skipping %s: %s", ref, way, error)
             continue
         cosines, milliseconds = compare((model, written), threads, [feed for _, feed in measure])
         mean, worst = float(cosines.mean()), float(cosines.min())
@@ -108,12 +108,12 @@ def _try_ways(staging: Path, ref: ModelRef, settings: Settings, photos: Sequence
         if kept:
             _place(written, target, original, trials[-1], len(measure))
             return trials
-    shutil.rmtree(target.parent, ignore_errors=True)  # of an earlier run, with other photos
+    shutil.rmtree(target.parent, ignore_errors=True)  # left by an earlier run with other photos
     return trials
 
 
 def _place(written: Path, target: Path, original: Fingerprint, trial: Trial, measured_on: int) -> None:
-    """From the staging folder to beside the original, as a whole."""
+    """Moves the variant with its record from the staging folder to its place beside the original."""
     figures = {
         "onnxruntime": onnxruntime.__version__,
         "way": trial.way,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The ways to write an int8 variant, by onnxruntime's own quantizers."""
+"""The ways to write an int8 variant, with onnxruntime's own quantizers."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,11 +8,11 @@ from ..runtime import Tensors
 from ..runtime.ort import session_options
 
 Way = Callable[[Path, Path, Sequence[Tensors]], None]
-"""Quantises: the model file, the file to be written, and what the service asks of such a model."""
+"""Quantises a model. Takes the model file, the file to write, and inputs that the service gives such a model."""
 
 
 def write_plain(model: Path, folder: Path) -> Path:
-    """The model with its constants worked out, in two files: protobuf takes no 2 GB."""
+    """Writes the model with its constants folded, in two files, because protobuf can't hold 2 GB."""
     import onnxruntime
 
     options, path = session_options(0), folder / "plain.onnx"
@@ -24,24 +24,24 @@ def write_plain(model: Path, folder: Path) -> Path:
         model,
         options,
         providers=["CPUExecutionProvider"],
-        disabled_optimizers=["MatMulAddFusion"],  # it makes Gemm of MatMul, which has no form in blocks
+        disabled_optimizers=["MatMulAddFusion"],  # it turns MatMul into Gemm, which can't be quantised in blocks
     )
     return path
 
 
-# Weights of 7 bits, a channel at a time: products of 8 overflow on processors without VNNI (onnxruntime's manual on
-# quantization), and the variant is to answer alike on all.
+# Weights have 7 bits, with a scale per channel: products of 8 bits overflow on processors without VNNI (onnxruntime's
+# manual on quantization), and a variant must give the same vectors on every processor.
 
 
 def _dynamic(plain: Path, written: Path, feeds: Sequence[Tensors]) -> None:
-    """A scale for all that flows into a product, found anew for each photo: the quickest."""
+    """One scale for each product's input, computed for each photo. The fastest way."""
     from onnxruntime.quantization import quantize_dynamic
 
     quantize_dynamic(plain, written, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, reduce_range=True)
 
 
 def _in_blocks(plain: Path, written: Path, feeds: Sequence[Tensors]) -> None:
-    """A scale for every 64 numbers: what stands out spoils only its neighbours."""
+    """One scale for every 64 numbers, so that an outlier affects only its block."""
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     quantizer = MatMulNBitsQuantizer(str(plain), bits=8, block_size=64, is_symmetric=True, accuracy_level=4)
@@ -50,7 +50,7 @@ def _in_blocks(plain: Path, written: Path, feeds: Sequence[Tensors]) -> None:
 
 
 class _Reader:
-    """The feeds, as the quantizer wants to be given them."""
+    """Gives the feeds to the quantizer, through its interface."""
 
     def __init__(self, feeds: Sequence[Tensors]) -> None:
         self._left = iter(feeds)
@@ -60,7 +60,7 @@ class _Reader:
 
 
 def _calibrated(plain: Path, written: Path, feeds: Sequence[Tensors]) -> None:
-    """Scales fixed beforehand, by what flows for these feeds: the one way in which convolutions gain."""
+    """Scales fixed in advance, from the values that these feeds cause. The only way that speeds up convolutions."""
     from onnxruntime.quantization import QuantType, quantize_static
 
     quantize_static(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What `models optimize` says on the terminal."""
+"""What `models optimize` prints."""
 
 import sys
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from .optimize import Trial, optimize
 
 
 def optimize_and_report(settings: Settings, name: str, photos: Sequence[Path]) -> int:
-    """Writes int8 variants of a model and says what they are worth. Returns the exit code, 1 where one was not kept."""
+    """Writes int8 variants of a model and prints how good they are. Returns the exit code: 1 if one was not kept."""
     trials: list[Trial] = []
     failure = None
     try:
         trials.extend(optimize(settings, name, photos, inference_threads(settings)))
-    except OptimizeError as error:  # what came before it is there
+    except OptimizeError as error:  # the trials before it are kept
         failure = error
     table = Table("part", "int8", "ms", "MB", "mean cosine", "worst", "worst on", "", box=None, pad_edge=False)
     for trial in trials:
@@ -42,14 +42,14 @@ def optimize_and_report(settings: Settings, name: str, photos: Sequence[Path]) -
     for ref in dict.fromkeys(trial.ref for trial in trials):
         if ref not in kept:
             print(
-                f"{ref}: nothing kept; a variant must reach a cosine of {settings.int8_min_mean} in the mean and "
-                f"{settings.int8_min_worst} at worst, or searches and faces would come out differently"
+                f"{ref}: nothing kept; a variant needs a mean cosine of at least {settings.int8_min_mean} and a worst "
+                f"one of at least {settings.int8_min_worst}, otherwise searches and faces would give other results"
             )
         elif kept[ref].milliseconds[1] >= kept[ref].milliseconds[0]:
             folder = variant_of(ref.path(settings.cache_folder)).parent
-            print(f"{ref}: no quicker on this processor; delete {folder}, and the original is used")
+            print(f"{ref}: not faster on this processor; delete {folder} to use the original")
         else:
-            print(f"{ref}: used where INT8_TASKS names {TASKS_OF_GROUPS[ref.group]}")
+            print(f"{ref}: used if INT8_TASKS contains {TASKS_OF_GROUPS[ref.group]}")
     if failure:
         print(f"mt-photos-ml: {failure}", file=sys.stderr)
     return int(failure is not None or any(trial.ref not in kept for trial in trials))

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Models: which we know (catalog), where they come from (hub), which are loaded (store)."""
+"""Models: which are known (catalog), where they come from (hub), which are loaded (store)."""

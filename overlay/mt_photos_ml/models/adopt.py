@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Chinese-CLIP as the official service of MT Photos has it, laid out as a model of this one."""
+"""Converts the Chinese-CLIP models of MT Photos' official service to this service's layout."""
 
 import json
 import os
@@ -14,20 +14,20 @@ from ..runtime.ort import OrtRuntime
 from .catalog import CLIP, CN_CLIP
 
 RGB = "-rgb"
-"""At the end of the name under which a model sees the channels in their right order."""
+"""Suffix of the model that gets its channels in the right order."""
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-_LONGEST_WORD = 200  # characters, beyond which a word is not known
+_LONGEST_WORD = 200  # characters; a longer word is unknown
 
 
 class CannotAdopt(ValueError):
-    """What was found is not such a model; the message says why."""
+    """The files are not such a model; the message says why."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """A pair of files that Chinese-CLIP's export writes, `NAME.img.fp32.onnx` and `NAME.txt.fp32.onnx`, and the
-    vocabulary. side: of the photo, pixels. length: of a text, tokens. dim: numbers in a vector."""
+    """The two files that Chinese-CLIP's export writes, `NAME.img.fp32.onnx` and `NAME.txt.fp32.onnx`, and the
+    vocabulary. side: of the photo, in pixels. length: of a text, in tokens. dim: length of a vector."""
 
     name: str
     visual: Path
@@ -39,8 +39,8 @@ class Export:
 
 
 def find_exports(folder: Path) -> list[Export]:
-    """The models anywhere below a folder, opened and checked. Of one in two precisions that with more. Raises
-    CannotAdopt."""
+    """Finds, opens and checks the models anywhere below a folder. Prefers FP32 if a model is there in two precisions.
+    Raises CannotAdopt."""
     vocabulary = next(iter(sorted(folder.rglob("vocab.txt"))), None)
     visuals = {path.name.partition(".img.")[0]: path for path in sorted(folder.rglob("*.img.fp??.onnx"))}
     if not visuals:
@@ -78,15 +78,15 @@ def _shapes(path: Path, input: str, output: str) -> tuple[Any, Any]:
 
 
 def adopt(export: Export, cache: Path) -> Iterator[Path]:
-    """Writes it into the cache under two names, the second with the channels in their right order, and yields the
-    folders; both share the model files where the disk can."""
+    """Writes the model into the cache under two names, with its channels in BGR order and in RGB order, and yields the
+    folders. Both share the model files if the file system has hard links."""
     as_there = cache / CLIP / f"{CN_CLIP}{export.name}"
     for folder, channels in ((as_there, "BGR"), (as_there.with_name(as_there.name + RGB), "RGB")):
         part = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         for type, path in (("visual", export.visual), ("textual", export.textual)):
             (part / type).mkdir(parents=True)
-            for file in (path, *path.parent.glob(f"{path.name}.*")):  # weights may lie in files beside it
+            for file in (path, *path.parent.glob(f"{path.name}.*")):  # weights may be in files beside it
                 name = "model.onnx" if file == path else file.name
                 if channels == "BGR":
                     shutil.copyfile(file, part / type / name)
@@ -103,7 +103,7 @@ def adopt(export: Export, cache: Path) -> Iterator[Path]:
 def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # the file system has no links
+    except OSError:  # the file system has no hard links
         shutil.copyfile(source, target)
 
 
@@ -121,7 +121,7 @@ def _configuration(export: Export, channels: str) -> Mapping[str, Mapping[str, A
 
 
 def _tokenizer(vocabulary: Path) -> Any:
-    """BERT's, uncased: words and Chinese characters in pieces, between [CLS] and [SEP]."""
+    """BERT's uncased tokenizer: splits words and Chinese characters into pieces, and adds [CLS] and [SEP]."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     words = models.WordPiece.read_file(str(vocabulary))

@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The six networks of the service, and the models that are known for them: models.toml, read at the import."""
+"""The six networks of the service, and the known models for them, read from models.toml at the import."""
 
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 CLIP, FACES, OCR = "clip", "facial-recognition", "ocr"
-"""Groups of models: the folders of the cache, which upstream names after its tasks."""
+"""Groups of models: folders in the cache, which upstream names after its tasks."""
 
 CN_CLIP = "cn-clip-"
-"""Before the name of a model that `models adopt` took over."""
+"""Prefix of a model that `models adopt` imported."""
 
 
 @dataclass(frozen=True)
 class Role:
     """What a network does: half of a CLIP pair, a detector, a recogniser.
 
-    task: as TASKS and INT8_TASKS call it. group: its folder in the cache. name, preload: the fields of Settings with
-    the model in use and with those to load at the start. beside: further files it needs, below the model's folder.
+    task: its name in TASKS and INT8_TASKS. group: its folder in the cache. name, preload: the fields of Settings that
+    hold the model in use and the models to load at the start. beside: further files that it needs, below the model's
+    folder.
     """
 
     task: str
@@ -46,7 +47,7 @@ _BESIDE = {(role.group, role.type): role.beside for role in ROLES}
 class ModelRef:
     """Which network of which model: `clip/NAME/visual`, `facial-recognition/NAME/detection`, `ocr/NAME/recognition`, …
 
-    variant: the folder beside the model file that holds the file to be opened in its place, such as "int8".
+    variant: the folder beside the model file whose file is opened instead, such as "int8".
     """
 
     group: str
@@ -59,7 +60,7 @@ class ModelRef:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What must be there, relative to the folder of the model, the model file first."""
+        """The files that it needs, relative to the model's folder, the model file first."""
         return (f"{self.type}/model.onnx", *_BESIDE[self.group, self.type])
 
     @property
@@ -69,24 +70,24 @@ class ModelRef:
 
     @property
     def sha256(self) -> str | None:
-        """Of the model file, as far as it is known without asking a source: for OCR."""
+        """The model file's checksum, if it is known without asking a source: for OCR models."""
         return OCR_MODELS[self.name][self.type].sha256 if self.group == OCR and self.is_known else None
 
     def folder(self, cache: Path) -> Path:
         return cache / self.group / self.name
 
     def path(self, cache: Path) -> Path:
-        """Its model file."""
+        """The model file."""
         return self.folder(cache) / self.files[0]
 
     def missing(self, cache: Path) -> list[str]:
-        """The files that this cache does not have."""
+        """The files that it needs and this cache lacks."""
         return [file for file in self.files if not (self.folder(cache) / file).is_file()]
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A CLIP pair. length: of its vectors. languages: "en" or "many". space: models of one space fit each other."""
+    """A CLIP pair. length: of its vectors. languages: "en" or "many". space: vectors of one space can be compared."""
 
     length: int
     languages: str
@@ -95,7 +96,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class OcrFile:
-    """A file of RapidOCR's list: its path there, its checksum, its name in the wheel if the wheel carries it."""
+    """A file of RapidOCR's list: its path there, its checksum, and its name in the wheel if the wheel contains it."""
 
     path: str
     sha256: str

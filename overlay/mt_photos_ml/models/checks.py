@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Whether the models that the settings choose can be had and fit each other: asked once, at the start."""
+"""Checks at the start that the chosen models are available and fit each other."""
 
 import difflib
 
@@ -11,13 +11,13 @@ from .variants import INT8, is_fresh
 
 
 def check_models(settings: Settings, *, preloads_others: bool = False) -> None:
-    """Raises SettingsError for the first thing that does not fit. preloads_others: whether models not in use may be
-    preloaded, as upstream's API does for itself."""
+    """Raises SettingsError for the first problem. preloads_others: whether models that are not in use may be preloaded,
+    because upstream's API uses them."""
     for role, ref in in_use(settings).items():
         if not ref.is_known and ref.missing(settings.cache_folder):
             likely = difflib.get_close_matches(ref.name, KNOWN[ref.group], 1)
             if ref.name.startswith(CN_CLIP):
-                how = "`mt-photos-ml models adopt FOLDER` takes it over from the official service"
+                how = "`mt-photos-ml models adopt FOLDER` imports it from the official service"
                 raise SettingsError(f"{variable(role.name)}={ref.name}: expected this model in the cache; {how}")
             raise SettingsError(
                 f"{variable(role.name)}={ref.name}: expected a model that `mt-photos-ml models list` shows"
@@ -39,14 +39,14 @@ def _check_preloads(settings: Settings, preloads_others: bool) -> None:
     for role in ROLES if preloads_others else used:
         names, what = preload_names(settings, role), variable(role.preload)
         if names and not preloads_others and used[role].name not in names:
-            raise SettingsError(f"{what}={','.join(names)}: expected {used[role].name}, the model that is in use")
+            raise SettingsError(f"{what}={','.join(names)}: expected {used[role].name}, the model in use")
         for ref in (ModelRef(role.group, name, role.type) for name in names):
             if not ref.is_known and ref.missing(settings.cache_folder):
                 raise SettingsError(f"{what}={ref.name}: expected models that `mt-photos-ml models list` shows")
 
 
 def _check_int8(settings: Settings) -> None:
-    """A task is to use int8 variants, and has none, or one of a file that is no more."""
+    """Raises SettingsError if a task of INT8_TASKS has no int8 variant, or if its model file has changed since."""
     for task in settings.int8_tasks & settings.tasks:
         refs = [ref for role, ref in in_use(settings).items() if role.task == task]
         variants = [ref for ref in refs if ref.variant == INT8]
@@ -55,7 +55,7 @@ def _check_int8(settings: Settings) -> None:
             ref = stale[0] if stale else next(ref for ref in refs if ref.type in ("visual", "recognition"))
             raise SettingsError(
                 f"INT8_TASKS={','.join(sorted(settings.int8_tasks))}: expected an int8 variant of {ref}"
-                f"{' as it is now, not as it was' if stale else ''}; "
+                f"{', which has changed since its variant was made' if stale else ''}; "
                 f"`mt-photos-ml models optimize {ref.name} PHOTOS` makes one"
             )
 
@@ -69,5 +69,5 @@ def _check_clip(settings: Settings) -> None:
     if len(spaces) > 1:
         raise SettingsError(
             f"CLIP_TEXTUAL_MODEL_NAME={textual}: expected {visual}, the name in CLIP_VISUAL_MODEL_NAME; "
-            "vectors of different models can't be compared, no search would find anything"
+            "vectors of different models can't be compared, so a search would find nothing"
         )

@@ -10,7 +10,7 @@ from .variants import INT8, variant_of
 
 
 def model_of(settings: Settings, role: Role) -> ModelRef:
-    """The model of one network; its int8 variant where the settings want that and it is there."""
+    """The model of one network; its int8 variant if the settings ask for it and it exists."""
     ref = ModelRef(role.group, getattr(settings, role.name), role.type)
     wants_int8 = role.task in settings.int8_tasks and variant_of(ref.path(settings.cache_folder)).is_file()
     return ModelRef(ref.group, ref.name, ref.type, INT8) if wants_int8 else ref
@@ -23,23 +23,23 @@ def is_demo(settings: Settings) -> bool:
 
 
 def in_use(settings: Settings) -> dict[Role, ModelRef]:
-    """The models of all tasks that are on."""
+    """The models of all tasks that are switched on."""
     return {role: model_of(settings, role) for role in ROLES if role.task in settings.tasks}
 
 
 def preload_names(settings: Settings, role: Role) -> list[str]:
-    """The models that the environment names to be loaded at the start, whether in use or not."""
+    """The models that the environment asks to load at the start, in use or not."""
     names: str = getattr(settings, role.preload) or ""
     return [clean_name(name.strip()) for name in names.split(",")] if names else []
 
 
 def preloaded(settings: Settings) -> list[ModelRef]:
-    """The models in use that are to be loaded at the start."""
+    """The models in use that the environment asks to load at the start."""
     return [ref for role, ref in in_use(settings).items() if ref.name in preload_names(settings, role)]
 
 
 def clip_vector_length(settings: Settings) -> int | None:
-    """Numbers in a CLIP vector of the model in use; None for a model of one's own that is not there yet."""
+    """The vector length of the CLIP model in use; None for a user's own model that is not in the cache yet."""
     name = settings.clip_visual_model_name
     if name in CLIP_MODELS:
         return CLIP_MODELS[name].length

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Downloads models into the cache: from one mirror after the other, each model put in place whole or not at all."""
+"""Downloads models into the cache. Tries one mirror after the other; puts a model in place completely or not at all."""
 
 import shutil
 from collections.abc import Sequence
@@ -34,8 +34,8 @@ class Hub:
         logs: bool = True,
         npu_file: str | None = None,
     ) -> None:
-        """endpoint: HF_ENDPOINT, which replaces the endpoints. logs: whether progress goes to the log too. npu_file: of
-        CLIP and face models, below the folder of the type; it replaces the onnx file of a model that has one."""
+        """endpoint: HF_ENDPOINT, which replaces the endpoints. logs: whether to log the progress too. npu_file: the
+        NPU's file of CLIP and face models, below the type's folder; if a model has it, it replaces model.onnx."""
         self.cache = cache
         self.endpoints = tuple(address.rstrip("/") for address in ([endpoint] if endpoint else endpoints))
         self.ocr_release = ocr_release.rstrip("/")
@@ -43,37 +43,37 @@ class Hub:
         self._npu_file, self._npu_asked = npu_file, set[ModelRef]()
 
     def fetch(self, ref: ModelRef) -> Path:
-        """The path of model.onnx, after downloading what is missing; no file is there if the model has one for the NPU.
-        Raises DownloadError."""
+        """Downloads what is missing and returns the path of model.onnx, which may not exist if the model has a file for
+        the NPU. Raises DownloadError."""
         model, folder = ref.path(self.cache), ref.folder(self.cache)
         if not (missing := self._missing(ref)):
             return model
         if not ref.is_known:
             raise DownloadError(
                 f"{ref.name} is not a model that can be downloaded, and {folder} has no {', '.join(missing)}. "
-                "Put it there, or choose a model by its right name."
+                "Put it there, or correct the model's name."
             )
         in_wheel = file_in_wheel(ref)
         try:
             with locked(folder):
-                if self._missing(ref):  # else another process has downloaded it meanwhile
+                if self._missing(ref):  # otherwise another process has just downloaded it
                     self._copy(ref, in_wheel) if in_wheel else self._download(ref)
         except (OSError, DownloadError) as error:
             if in_wheel:
                 return in_wheel
-            if not ref.missing(self.cache):  # only the NPU's file is
+            if not ref.missing(self.cache):  # only the NPU's file is missing
                 return model
             if isinstance(error, DownloadError):
                 raise
             raise DownloadError(
                 f"It can't be stored: {error.strerror or error} ({error.filename or folder}). "
-                "Make the folder writable and the disk large enough, or let MACHINE_LEARNING_CACHE_FOLDER name another."
+                "Make the folder writable, free disk space, or set MACHINE_LEARNING_CACHE_FOLDER to another folder."
             ) from None
         return model
 
     def invalidate(self, ref: ModelRef, files: Sequence[str]) -> bool:
-        """Removes the files, and damaged weights beside them, if a source says that what is published differs and the
-        cache can be written; True then. Keeps a user's own model."""
+        """Deletes the files, and damaged weights beside them, if they differ from what a source publishes and the cache
+        is writable. Returns whether it did. Keeps a user's own model."""
         folder, published = ref.folder(self.cache), self._published(ref)
         candidates = [file for file in published if file.path in files or file.path not in ref.files]
         with suppress(OSError), locked(folder):
@@ -84,16 +84,16 @@ class Hub:
         return False
 
     def verify(self, ref: ModelRef) -> str | None:
-        """What is wrong with the model's files, as far as it can be told without a source."""
+        """What is wrong with the model's files, as far as can be told without a source; None if nothing."""
         folder = ref.folder(self.cache)
         if missing := self._missing(ref, ask=False):
             return f"{folder} has no {', '.join(missing)}"
         if ref.sha256 and not has_sha256(ref.path(self.cache), ref.sha256):
-            return f"{ref.files[0]} in {folder} is not what was published (another SHA-256)"
+            return f"{ref.files[0]} in {folder} differs from the published file (SHA-256)"
         return None
 
     def _published(self, ref: ModelRef) -> list[RemoteFile]:
-        """The model's files by the first source that answers."""
+        """The model's files as the first source that answers lists them."""
         if ref.sha256:
             return [RemoteFile(ref.files[0], "", None, ref.sha256)]
         for source in self.endpoints if ref.is_known else ():
@@ -106,7 +106,7 @@ class Hub:
         return f"{ref.type}/{self._npu_file}" if self._npu_file and ref.group != OCR and ref.is_known else None
 
     def _missing(self, ref: ModelRef, ask: bool = True) -> list[str]:
-        """The files to be downloaded. ask: whether to try the NPU's file, once, since the model may have none."""
+        """The files to download. ask: whether to try the NPU's file, which is tried once: a model may have none."""
         missing, npu = ref.missing(self.cache), self._npu(ref)
         if npu is None:
             return missing
@@ -126,13 +126,13 @@ class Hub:
         missing, folder = ", ".join(self._missing(ref, ask=False)), ref.folder(self.cache)
         if ref.group == OCR:
             address = f"{self.ocr_release}/{OCR_MODELS[ref.name][ref.type].path}"
-            network, by_hand = "HTTPS_PROXY name a proxy that reaches it", f"save {address} as {folder / ref.files[0]}"
+            network, by_hand = "HTTPS_PROXY to a proxy that reaches it", f"save {address} as {folder / ref.files[0]}"
         else:
-            network = "HF_ENDPOINT name a mirror that can be reached"
+            network = "HF_ENDPOINT to a mirror that can be reached"
             by_hand = f"put {missing} of https://huggingface.co/{repository(ref)} into {folder}"
         if all(isinstance(error, ProxyError) for _, error in failures):
-            network = "HTTPS_PROXY name an HTTP proxy that works, or NO_PROXY the hosts that need none"
-        raise DownloadError(f"No source could serve it ({'; '.join(say_once(failures))}). Let {network}, or {by_hand}.")
+            network = "HTTPS_PROXY to an HTTP proxy that works, or NO_PROXY to the hosts that need none"
+        raise DownloadError(f"Every source failed ({'; '.join(say_once(failures))}). Set {network}, or {by_hand}.")
 
     def _download_from(self, source: str, ref: ModelRef, files: Sequence[RemoteFile]) -> None:
         folder = ref.folder(self.cache)
@@ -142,7 +142,7 @@ class Hub:
         if needed > free:
             raise DownloadError(
                 f"It needs {megabytes(needed)} MB, but {self.cache} has only {megabytes(free)} MB free. "
-                "Make room, or let MACHINE_LEARNING_CACHE_FOLDER name a folder on a larger disk."
+                "Free disk space, or set MACHINE_LEARNING_CACHE_FOLDER to a folder on a larger disk."
             )
         meter = Meter(ref, list(lacking), total, without_login(source), self._progress, self._logs)
         for staged, file in lacking.items():
@@ -158,14 +158,14 @@ class Hub:
         self._place(ref, [ref.files[0]])
 
     def _place(self, ref: ModelRef, files: Sequence[str]) -> None:
-        """From the staging folder into the model's, the model file last: once it is there, the model is whole."""
+        """Moves files from the staging folder to the model's, the model file last: then the model is complete."""
         folder, staging = ref.folder(self.cache), self._staging(ref)
         sync(staging / file for file in files)
         for file in sorted(files, key=lambda file: file in (ref.files[0], self._npu(ref))):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (staging / file).replace(folder / file)
         shutil.rmtree(staging, ignore_errors=True)
-        with suppress(OSError):  # the model's other type may have half a download in it
+        with suppress(OSError):  # it may hold a partial download of the model's other type
             staging.parent.rmdir()
 
     def _staging(self, ref: ModelRef) -> Path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What nllb models call a language (FLORES-200): by its usual code, or by the script of a text."""
+"""The FLORES-200 codes by which nllb models name a language: from its usual code, or from the script of a text."""
 
 import tomllib
 import unicodedata
@@ -14,7 +14,7 @@ def _tables() -> dict[str, dict[str, str]]:
 
 
 def flores_code(language: str) -> str | None:
-    """`zho_Hans` for "zh-CN", "zh" or "zho_Hans" itself; None for a language we don't know."""
+    """`zho_Hans` for "zh-CN", "zh" or "zho_Hans" itself; None for an unknown language."""
     codes = _tables()["codes"]
     if language in codes.values():
         return language
@@ -23,8 +23,8 @@ def flores_code(language: str) -> str | None:
 
 
 def flores_of_script(text: str) -> str:
-    """The likeliest language by the script of most letters: Han means Chinese, Latin English. Any kana means Japanese,
-    most of which is written in Han."""
+    """The likeliest language by the script of most letters: Han means Chinese, Latin means English. Any kana means
+    Japanese, because most letters of a Japanese text may be Han."""
     languages = _tables()["scripts"]
     scripts = Counter(unicodedata.name(letter, "").split(" ")[0] for letter in text if letter.isalpha())
     if scripts["HIRAGANA"] or scripts["KATAKANA"]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""From a model's name to what a task works with: fetched, opened, checked, and fetched once more if damaged."""
+"""Loads a model: downloads it if it is missing, opens and checks it, and downloads it once more if it is damaged."""
 
 import asyncio
 import logging
@@ -20,18 +20,18 @@ from .variants import variant_of
 
 log = logging.getLogger("mt_photos_ml")
 
-_RETRY_SECONDS = 30.0  # during which a model that failed is not tried again
+_RETRY_SECONDS = 30.0  # until a model that failed is tried again
 
 Stamp = tuple[tuple[int, int, int], ...]
-"""The modification time (ns), size (bytes) and inode of each file of a model: another stamp, other files."""
+"""The modification time (ns), size (bytes) and inode of each file of a model: it changes if the files do."""
 
 
 class Model(Protocol):
-    """What a task works with."""
+    """A loaded model, as a task uses it."""
 
     @property
     def example_shape(self) -> Sequence[int]:
-        """The shape of an input as the task makes it."""
+        """The shape of an input that the task makes."""
 
 
 T = TypeVar("T", bound=Model)
@@ -40,7 +40,7 @@ T_co = TypeVar("T_co", bound=Model, covariant=True)
 
 @dataclass(frozen=True)
 class ModelKey(Generic[T_co]):
-    """A model, and the function that makes what a task works with from its session and its folder."""
+    """A model, and the function that makes the task's Model from its session and its folder."""
 
     ref: ModelRef
     load: Callable[[Session, Path], T_co]
@@ -55,13 +55,13 @@ class ModelUnavailable(RuntimeError):
 
 
 class _OtherFileDamaged(ModelDamaged):
-    """A file beside the model file is damaged, if the model has any."""
+    """A file beside the model file is damaged, or the model file if there is no other."""
 
 
 @dataclass
 class Loaded(Generic[T]):
-    """A loaded model. path: of its model file. stamp: of its files before they were read. memory_mb: that loading took.
-    idle_since: by time.monotonic(). is_settled: whether its prepared form was tried."""
+    """A loaded model. path: of the model file. stamp: of the files before loading. memory_mb: that loading took. users:
+    requests that use it. idle_since: by time.monotonic(). is_settled: whether a prepared form was tried."""
 
     key: ModelKey[T]
     model: T
@@ -74,7 +74,7 @@ class Loaded(Generic[T]):
 
 
 class Loader:
-    """Loads one model at a time; downloads run side by side."""
+    """Loads one model at a time; downloads run in parallel."""
 
     def __init__(self, runtime: Runtime, hub: Hub, scheduler: CpuScheduler) -> None:
         self._runtime, self._hub, self._scheduler = runtime, hub, scheduler
@@ -83,13 +83,13 @@ class Loader:
 
     @property
     def fetching(self) -> list[ModelRef]:
-        """The models whose files are being looked for or downloaded."""
+        """The models whose files it looks for or downloads now."""
         return list(self._fetching)
 
     async def fetch(self, ref: ModelRef) -> Path:
-        """The model file. Calls during a download wait for that download. Raises ModelUnavailable."""
+        """Returns the path of the model file. Calls during a download wait for that one. Raises ModelUnavailable."""
         if ref not in self._fetching:
-            # in a daemon thread, because the end of the process must not wait minutes for a download
+            # in a daemon thread, so that a download can't delay the end of the process
             future = self._fetching[ref] = asyncio.wrap_future(background.run(lambda: self._hub.fetch(ref)))
             future.add_done_callback(lambda _: self._fetching.pop(ref))
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -99,7 +99,7 @@ class Loader:
             raise ModelUnavailable(f"{ref} can't be downloaded: {error}") from error
 
     async def load(self, key: ModelKey[T], again: bool = True) -> Loaded[T]:
-        """again: whether a damaged model is fetched once more. Raises ModelUnavailable."""
+        """Loads a model. again: whether to download a damaged one once more. Raises ModelUnavailable."""
         ref, path = key.ref, await self.fetch(key.ref)
         try:
             async with self._one_load:
@@ -117,7 +117,7 @@ class Loader:
         return await self.load(key, again=False)
 
     def _open(self, key: ModelKey[T], path: Path) -> Loaded[T]:
-        """Opens the session while the files beside the model, such as a large vocabulary, are read."""
+        """Opens the session while it reads the files beside the model, such as a large vocabulary."""
         started, stamp, before = time.perf_counter(), stamp_of(key.ref, path), anonymous_mb()
         with ThreadPoolExecutor() as opener:
             opening = opener.submit(self._open_session, key.ref, path)
@@ -125,7 +125,7 @@ class Loader:
                 model = key.load(ScheduledSession(str(key.ref), opening, self._scheduler), path.parent)
             except (MemoryError, ModelDamaged):
                 raise
-            except Exception as error:  # tokenizers raises no class of its own
+            except Exception as error:  # tokenizers has no error class of its own
                 opening.result()  # an error of the model file itself comes first
                 raise _OtherFileDamaged(f"{path.parent}: {first_line(error)}") from error
             opening.result()
@@ -139,12 +139,12 @@ class Loader:
         except ModelDamaged as error:
             if not ref.variant:
                 raise
-            again = f"`mt-photos-ml models optimize {ref.name} PHOTOS` makes it again"  # the original is not to blame
+            again = f"`mt-photos-ml models optimize {ref.name} PHOTOS` makes it again"  # the original is intact
             raise RuntimeError(f"its {ref.variant} variant is damaged; {again}") from error
 
 
 def stamp_of(ref: ModelRef, path: Path) -> Stamp:
-    """path: of the model file. Missing files are left out."""
+    """The stamp of a model's files, without missing ones. path: of the model file."""
     files = [variant_of(path, ref.variant), *(path.parents[1] / file for file in ref.files[1:])]
     found = [file.stat() for file in files if file.is_file()]
     return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in found)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The one way to the network: through the proxy that the environment names, within seconds, with errors in words."""
+"""All access to the network: uses the proxy of the environment, times out within seconds, explains errors."""
 
 import errno
 import http.client
@@ -21,16 +21,16 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from ..machine import background
 
-ANSWER_SECONDS = 6.0  # from looking up the endpoint's name to the first line of its answer
-STALL_SECONDS = 20.0  # without a byte, after which a transfer is broken off
+ANSWER_SECONDS = 6.0  # from the DNS lookup to the first line of the answer
+STALL_SECONDS = 20.0  # without a byte until a transfer is aborted
 
 _LIST_BYTES = 16 << 20
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (socket.gaierror, "its name is not known here (DNS)"),
+    (socket.gaierror, "its name can't be resolved (DNS)"),
     (ConnectionRefusedError, "connection refused"),
-    (ConnectionError, "the connection was cut"),
-    (http.client.HTTPException, "the connection was cut"),
+    (ConnectionError, "the connection was lost"),
+    (http.client.HTTPException, "the connection was lost"),
     (ssl.SSLError, "no secure connection (TLS)"),
     (TimeoutError, "no answer in time"),
 )
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class SourceError(Exception):
-    """An endpoint can't give a file; the message says why."""
+    """An endpoint can't provide a file; the message says why."""
 
     status: int | None = None
 
@@ -55,7 +55,7 @@ class ProxyError(BrokenOffError):
 
 @contextmanager
 def translate_source_errors() -> Iterator[None]:
-    """Raises SourceError for any error of a library over a bad answer; passes errors of the disk on."""
+    """Turns a library's errors about a bad answer into SourceError; passes errors of the disk on."""
     try:
         yield
     except SourceError:
@@ -68,8 +68,8 @@ def translate_source_errors() -> Iterator[None]:
 
 
 def open_url(address: str, byte_range: str | None = None) -> http.client.HTTPResponse:
-    """The answer to a GET, with its body unread. A login in the address is sent to its host only. Raises SourceError,
-    with the status if it is one of HTTP, and for a web page, which no endpoint sends."""
+    """Sends a GET and returns the answer with its body unread. Sends a login in the address only to its host. Raises
+    SourceError, with the HTTP status if there is one; also for a web page, which no endpoint sends."""
     bare, login = _without_login(address)
     request = Request(bare, headers={"User-Agent": "mt-photos-ml"} | ({"Range": byte_range} if byte_range else {}))
     if login:
@@ -79,35 +79,35 @@ def open_url(address: str, byte_range: str | None = None) -> http.client.HTTPRes
         answer: http.client.HTTPResponse = answer_soon(lambda: build_opener(way).open(request, timeout=STALL_SECONDS))
     except Exception as error:
         if isinstance(error, HTTPError):
-            error.close()  # it holds the connection
+            error.close()  # it keeps the connection open
         raise way.failure(error, urlsplit(bare).netloc) from error
     if answer.headers.get_content_type() == "text/html":
         answer.close()
-        said = f"a web page came from {way.host}; does this network want a login in a browser first?"
+        said = f"{way.host} sent a web page; does this network need a login in a browser first?"
         raise SourceError(said + way.through)
     return answer
 
 
 def read_json(address: str) -> Any:
-    """Raises SourceError, and ValueError if it is no JSON."""
+    """Fetches JSON. Raises SourceError, and ValueError if the answer is not JSON."""
     with translate_source_errors(), open_url(address) as answer:
         content = answer_soon(lambda: answer.read(_LIST_BYTES))
     return json.loads(content)
 
 
 def answer_soon(call: Callable[[], T]) -> T:
-    """What the call returns or raises, or TimeoutError after ANSWER_SECONDS. The call runs in a thread, because a
-    socket's time limit covers neither the look-up of a name nor its second address."""
+    """Runs the call in a thread, and returns or raises what it does; raises TimeoutError after ANSWER_SECONDS. A
+    socket's timeout covers neither the DNS lookup nor a second address."""
     return background.run(call).result(ANSWER_SECONDS)
 
 
 def without_login(address: str) -> str:
-    """The address as it may be shown: without user and password."""
+    """The address without user and password, so that it may be shown."""
     return _without_login(address)[0]
 
 
 def say_once(failures: Iterable[tuple[str, object]]) -> list[str]:
-    """`address, address: reason`, a reason each. failures: addresses and reasons."""
+    """Groups failures by reason: `address, address: reason`. failures: addresses and reasons."""
     addresses = dict[str, list[str]]()
     for address, reason in failures:
         addresses.setdefault(str(reason), []).append(without_login(address))
@@ -115,8 +115,8 @@ def say_once(failures: Iterable[tuple[str, object]]) -> list[str]:
 
 
 class _Way(ProxyHandler):
-    """How a request goes out, decided anew for each redirect. host: the last one. proxy: what the last one is called
-    in a message, if there was one."""
+    """Chooses the proxy for a request, and again for each redirect. host: the last host. proxy: how messages name the
+    last proxy; empty if none was used."""
 
     def __init__(self) -> None:
         super().__init__({})
@@ -149,11 +149,11 @@ class _Way(ProxyHandler):
 
     @property
     def through(self) -> str:
-        """The end of a message that is not about the proxy."""
+        """The end of a message about an endpoint: the proxy that was used, if any."""
         return f", through {self.proxy}" if self.proxy else ""
 
     def failure(self, error: Exception, host: str) -> SourceError:
-        """The error in words. host: the one that was asked first."""
+        """The error as a SourceError. host: the one that was asked first."""
         if isinstance(error, ProxyError):
             return error
         reason, status = _reason(error), error.code if isinstance(error, HTTPError) else None
@@ -167,19 +167,19 @@ class _Way(ProxyHandler):
 
 
 def _without_login(address: str) -> tuple[str, str | None]:
-    """The address without user and password, and the header's value that they make."""
+    """The address without user and password, and the value for the Authorization header; None if there are none."""
     login = urlsplit(address).netloc.rpartition("@")[0]
     value = f"Basic {b64encode(unquote(login).encode()).decode()}" if login else None
     return address.replace(f"{login}@", "", 1) if login else address, value
 
 
 def _is_direct(host: str, host_and_port: str) -> bool:
-    """Whether NO_PROXY has the host: its name, a domain above it, its address, a network such as 192.168.0.0/16, *."""
+    """Whether NO_PROXY lists the host: its name, a parent domain, its address, a network such as 192.168.0.0/16, *."""
     for entry in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")).replace(",", " ").split():
         try:
             if ip_address(host) in ip_network(entry, strict=False):
                 return True
-        except ValueError:  # a name
+        except ValueError:  # the entry or the host is a name
             name = entry.lower().lstrip("*.")
             if any(f".{asked}".endswith(f".{name}") for asked in (host, host_and_port)) or entry == "*":
                 return True
@@ -198,7 +198,7 @@ def _reason(error: BaseException) -> str:
     while link is not None:
         if isinstance(link, HTTPError):
             status = f"HTTP {link.code} {http.client.responses.get(link.code, '')}".strip()
-            return status if link.code >= HTTPStatus.BAD_REQUEST else f"its redirects lead nowhere ({status})"
+            return status if link.code >= HTTPStatus.BAD_REQUEST else f"its redirect can't be followed ({status})"
         if isinstance(link, SourceError):
             return str(link)
         if isinstance(link, ssl.SSLCertVerificationError):
@@ -216,7 +216,7 @@ def _certificate_reason(code: int) -> str:
         return f"its certificate is not valid on {date.today()}, the date of this machine"
     if code in _OTHER_NAME:
         return "its certificate is for another name"
-    file, unknown = os.environ.get("SSL_CERT_FILE"), "the issuer of its certificate is not known here"
+    file, unknown = os.environ.get("SSL_CERT_FILE"), "the issuer of its certificate is not trusted"
     if file is None:
-        return f"{unknown}; SSL_CERT_FILE can name a file with it"
-    return f"{unknown}; SSL_CERT_FILE={file} {'does not have it' if Path(file).exists() else 'does not exist'}"
+        return f"{unknown}; set SSL_CERT_FILE to a file with the issuer's certificate"
+    return f"{unknown}; SSL_CERT_FILE={file} {'does not contain it' if Path(file).exists() else 'does not exist'}"

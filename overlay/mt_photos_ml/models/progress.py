@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""How far models are: loaded or not, and how far a download is, for a callback and now and then for the log."""
+"""The state of models, and the progress of downloads for a callback and for the log."""
 
 import logging
 import time
@@ -18,7 +18,7 @@ CALLBACK_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class ModelState:
-    """name: "ready", "in use", "downloading", "loading", "failed" or "not loaded". idle: seconds."""
+    """name: "ready", "in use", "downloading", "loading", "failed" or "not loaded". idle: seconds since the last use."""
 
     name: str
     idle: float | None = None
@@ -28,7 +28,7 @@ class ModelState:
 
 @dataclass(frozen=True)
 class Download:
-    """A download under way. done, total: bytes. speed: bytes a second since it began. source: the mirror's address."""
+    """A download in progress. done, total: bytes. speed: mean bytes per second. source: the mirror's address."""
 
     ref: ModelRef
     done: int
@@ -46,7 +46,7 @@ Progress = Callable[[Download], None]
 
 
 class Meter:
-    """Reports the size of the files in the staging folder."""
+    """Reports the progress of a download by the size of its files in the staging folder."""
 
     def __init__(
         self, ref: ModelRef, staged: Sequence[Path], total: int, source: str, progress: Progress, logs: bool
@@ -57,7 +57,7 @@ class Meter:
         self._bytes_before = sum(map(size_of, staged))
 
     def tick(self) -> None:
-        """To be called with every piece that comes in."""
+        """Call it for every piece that was received."""
         now = time.monotonic()
         if now - self._called < CALLBACK_SECONDS:
             return
@@ -70,7 +70,7 @@ class Meter:
             log.info("downloading %s: %s, from %s", self._ref, download, self._source)
 
     def finish(self) -> None:
-        """To be called once all files are in place."""
+        """Call it once all files are in place."""
         self._progress(Download(self._ref, self._total, self._total, 0.0, self._source))
         if self._logs:
             size, seconds = megabytes(self._total), time.monotonic() - self._began

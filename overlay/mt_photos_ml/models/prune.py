@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What lies in the cache and is of no use any more."""
+"""Finds and deletes what the cache no longer needs."""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from .choice import in_use
 
 
 def find_unused(settings: Settings) -> list[Path]:
-    """Models that the settings do not name, and outdated prepared forms of those that they do."""
+    """Models that the settings don't use, and outdated prepared forms of those that they use."""
     used = {(ref.group, ref.name) for ref in in_use(settings).values()}
     unused: list[Path] = []
     for path in find_cached(settings.cache_folder):
@@ -28,6 +28,6 @@ def find_cached(cache: Path) -> Iterator[Path]:
 
 
 def delete(paths: Iterable[Path]) -> None:
-    """Of a link it deletes the link. Raises OSError."""
+    """Deletes folders; of a symbolic link only the link. Raises OSError."""
     for path in paths:
         path.unlink() if path.is_symlink() else shutil.rmtree(path)

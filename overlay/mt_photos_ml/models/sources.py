@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Which files of a model a source offers: Hugging Face or a mirror of it, ModelScope, RapidOCR's wheel."""
+"""Lists the files of a model that a source offers: Hugging Face or a mirror of it, ModelScope, RapidOCR's wheel."""
 
 import importlib.util
 import os
@@ -20,15 +20,15 @@ def repository(ref: ModelRef) -> str:
 
 @translate_source_errors()
 def offered_files(ref: ModelRef, source: str, npu: str | None = None) -> list[RemoteFile]:
-    """The model's files at a source, with sizes and checksums if it gives them. npu: a file that replaces the onnx file
-    if the source has it. Raises SourceError."""
+    """The model's files at a source, with sizes and checksums if it gives them. npu: a file that replaces model.onnx if
+    the source has it. Raises SourceError."""
     if ref.group == OCR:
         address = f"{source}/{OCR_MODELS[ref.name][ref.type].path}"
         with open_url(address, "bytes=0-0") as answer:
             length = answer.headers.get("Content-Range", "").rpartition("/")[2] or answer.headers.get("Content-Length")
         return [RemoteFile(ref.files[0], address, int(length) if length else None, ref.sha256)]
 
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):  # as Hugging Face's programs read it
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):  # as for Hugging Face's programs
         raise SourceError("HF_HUB_OFFLINE is set")
     try:
         found = read_json(f"{source}/api/models/{repository(ref)}?blobs=true")
@@ -60,7 +60,7 @@ def _is_needed(ref: ModelRef, path: str) -> bool:
 
 
 def file_in_wheel(ref: ModelRef) -> Path | None:
-    """The OCR model in the installed RapidOCR wheel, found without importing it; None if the wheel has another."""
+    """The OCR model in the installed RapidOCR wheel, found without importing it; None if the wheel lacks it."""
     spec = importlib.util.find_spec("rapidocr") if ref.sha256 else None
     for folder in (spec.submodule_search_locations if spec else None) or ():
         path = Path(folder) / "models" / OCR_MODELS[ref.name][ref.type].in_wheel

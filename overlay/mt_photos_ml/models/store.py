@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Loaded models: loaded on first use, shared by all requests, dropped when idle, their memory given back."""
+"""Loads models on first use, shares them between requests, drops idle ones and frees their memory."""
 
 import asyncio
 import contextlib
@@ -45,13 +45,13 @@ class Store:
         max_delay_seconds: float = _MAX_DELAY_SECONDS,
         recent_seconds: float = _RECENT_SECONDS,
     ) -> None:
-        """ttl: seconds after which an idle model is dropped; 0 for never, None for what suits the devices.
+        """ttl: seconds until an idle model is dropped; 0: never; None: what suits the devices.
 
-        preloaded: kept when idle. restart: replaces the process, the only way to give a card's memory back. progress:
-        "downloaded", and how far that is. prepare: writes the prepared form of a model file, for inputs of this shape;
-        True if the loader now finds it. plan: has a device plan the shapes of a loaded model. patience_seconds: that a
-        request waits for a model. pause_seconds: without a request, after which models are prepared and planned; after
-        max_delay_seconds that is done without a pause. recent_seconds: that drop_unused() leaves a model after its use.
+        preloaded: kept when idle. restart: replaces the process, the only way to free a card's memory. progress:
+        "downloaded", and how far that is. prepare: writes the prepared form of a model file for inputs of this shape;
+        returns whether the loader now finds it. plan: has a device plan the shapes of a loaded model.
+        patience_seconds: how long a request waits for a model. pause_seconds: without a request, until models are
+        prepared and planned, but at most max_delay_seconds. recent_seconds: how long drop_unused() keeps a used model.
         """
         self._loader, self._devices, self._ttl, self._progress = loader, devices, ttl, progress
         self._preloaded, self._restart, self._prepare = {key.ref: key for key in preloaded}, restart, prepare
@@ -66,11 +66,11 @@ class Store:
 
     @property
     def loaded(self) -> list[str]:
-        """The models that are in memory."""
+        """The names of the models in memory."""
         return sorted(map(str, self._loaded))
 
     def state(self, ref: ModelRef) -> ModelState:
-        """The state of a model in memory; its files are not looked at."""
+        """The state of a model in memory; does not look at its files."""
         if loaded := self._loaded.get(ref):
             idle = None if loaded.users else time.monotonic() - loaded.idle_since
             return ModelState("in use" if loaded.users else "ready", idle, loaded.memory_mb)
@@ -82,12 +82,12 @@ class Store:
         return ModelState("failed", error=str(failure)) if failure else ModelState("not loaded")
 
     def stamp(self, key: ModelKey[Model]) -> Stamp | None:
-        """The stamp of the files that were loaded last; None after unload() or drop_unused() dropped the model."""
+        """The stamp of the files that were last loaded; None after unload() or drop_unused() dropped the model."""
         return self._stamps.get(key.ref)
 
     @contextlib.asynccontextmanager
     async def use(self, key: ModelKey[T]) -> AsyncIterator[T]:
-        """The model, which stays loaded until the context ends. Raises ModelUnavailable."""
+        """Loads the model if necessary, and keeps it loaded until the context ends. Raises ModelUnavailable."""
         loaded = await self._get(key, self._patience_seconds)
         loaded.users += 1
         try:
@@ -97,17 +97,17 @@ class Store:
             self._last_use = loaded.idle_since = time.monotonic()
 
     async def load(self, key: ModelKey[Model]) -> None:
-        """Loads a model at once, even if it failed a moment ago, however long it takes. Raises ModelUnavailable."""
+        """Loads a model now, even if it has just failed, and without a time limit. Raises ModelUnavailable."""
         self._failed.pop(key.ref, None)
         await self._get(key)
 
     async def pull(self, key: ModelKey[Model]) -> None:
-        """Downloads the missing files of a model at once. Raises ModelUnavailable."""
+        """Downloads the missing files of a model now, even if it has just failed. Raises ModelUnavailable."""
         self._failed.pop(key.ref, None)
         await self._loader.fetch(key.ref)
 
     async def unload(self, key: ModelKey[Model]) -> bool:
-        """Drops a model; False if it is in use."""
+        """Drops a model; returns False if it is in use."""
         loaded = self._loaded.get(key.ref)
         if loaded and loaded.users:
             return False
@@ -116,14 +116,14 @@ class Store:
         return True
 
     async def preload(self) -> None:
-        """Loads the preloaded models, one after the other. A failure is logged; the first request tries again."""
+        """Loads the models to preload, one after the other. Logs a failure; the first request tries again."""
         for key in self._preloaded.values():
             with contextlib.suppress(ModelUnavailable):
                 loaded = await self._get(key)
                 await asyncio.wrap_future(background.run(partial(self._plan, loaded.path)))
 
     def _failure(self, ref: ModelRef) -> ModelUnavailable | None:
-        """Why the model failed a moment ago, with the seconds that are left until it is tried again."""
+        """The model's last failure, with the seconds until the next try; None if it may be tried now."""
         until, message = self._failed.get(ref, (0.0, ""))
         left = until - time.monotonic()
         return ModelUnavailable(message, left) if left > 0 else None
@@ -158,29 +158,29 @@ class Store:
         return loaded
 
     async def drop_unused(self) -> list[str]:
-        """Drops the models that were not used within the last seconds, since MT Photos asks for this in the middle of
-        OCR, gives memory back and returns their names. Also loads the others again whose files were replaced; requests
-        in progress finish on the old model."""
+        """Drops models that were not used for recent_seconds (MT Photos calls this in the middle of OCR), frees memory
+        and returns their names. Also reloads the other models whose files were replaced; requests in progress finish on
+        the old model."""
         names = await self.drop_idle(self._recent_seconds, but_preloaded=False)
         if not names:
             await asyncio.to_thread(_trim_memory)
         self._stamps = {ref: loaded.stamp for ref, loaded in self._loaded.items()}
         for ref, loaded in list(self._loaded.items()):
             found = await asyncio.wrap_future(background.run(partial(stamp_of, ref, loaded.path)))
-            is_complete = len(found) == len(loaded.stamp)  # else a share may be gone, or a copy may be in progress
+            is_complete = len(found) == len(loaded.stamp)  # otherwise a share may be gone, or a copy in progress
             if is_complete and found != loaded.stamp:
                 log.info("%s was replaced on the disk", ref)
                 await self._reload(loaded)
         return names
 
     async def drop_idle(self, seconds: float, *, but_preloaded: bool = True) -> list[str]:
-        """Drops the models that were idle for so long, except the preloaded ones, and returns their names."""
+        """Drops models that were idle for so long and returns their names. Keeps preloaded ones, unless told not to."""
         since = time.monotonic() - seconds
         idle = [ref for ref, loaded in self._loaded.items() if not loaded.users and loaded.idle_since <= since]
         return await self._drop([ref for ref in idle if not (but_preloaded and ref in self._preloaded)])
 
     async def prepare(self) -> None:
-        """Writes the prepared forms of models that have none, loads those, and has devices plan their shapes."""
+        """Writes and loads prepared forms of models that have none, and has devices plan their shapes."""
         for loaded in [loaded for loaded in self._loaded.values() if not loaded.is_settled]:
             loaded.is_settled = True
             write = partial(self._prepare, loaded.path, loaded.model.example_shape)
@@ -198,7 +198,7 @@ class Store:
         except ModelUnavailable as failure:
             log.error("%s", failure)
             return
-        loaded.is_settled = loaded.stamp == new.stamp  # other files have another prepared form
+        loaded.is_settled = loaded.stamp == new.stamp  # replaced files need another prepared form
         loaded.model, loaded.path, loaded.stamp, loaded.memory_mb = new.model, new.path, new.stamp, new.memory_mb
         self._stamps[ref] = new.stamp
         await asyncio.to_thread(_trim_memory)
@@ -213,12 +213,12 @@ class Store:
 
     @property
     def ttl_seconds(self) -> float:
-        """After which an idle model is dropped; 0 for never."""
+        """Seconds until an idle model is dropped; 0: never."""
         suited = _DEVICE_TTL_SECONDS if self._devices.holds_memory else _CPU_TTL_SECONDS
         return suited if self._ttl is None else self._ttl
 
     async def run_maintenance(self) -> None:
-        """Until it is cancelled: drops idle models, prepares models, and gives free memory back in a pause."""
+        """Drops idle models, and in pauses prepares models and frees memory, until it is cancelled or restarts."""
         pause, trimmed = min(self.ttl_seconds / 2 or self._pause_seconds, self._pause_seconds), 0.0
         prepared = time.monotonic()
         while True:
@@ -233,18 +233,18 @@ class Store:
                     await self.drop_idle(self.ttl_seconds)
                 is_idle = not self._loaded and not self._loading and quiet_seconds >= self.ttl_seconds > 0
                 if is_idle and self._devices.holds_memory:
-                    log.info("starting afresh, since nothing was asked for a while: so the device's memory comes back")
+                    log.info("restarting the idle process to free the device's memory")
                     self._restart()
                     return
                 if trimmed < self._last_use and quiet_seconds >= pause:
                     trimmed = time.monotonic()
                     await asyncio.to_thread(_trim_memory)
             except Exception:
-                log.exception("looking after the loaded models failed, and is tried again")
+                log.exception("the upkeep of loaded models failed; it will be tried again")
 
 
 def _trim_memory(dropped: dict[str, Loaded[Any]] | None = None) -> None:
-    """Frees the dropped models in its own thread, because that takes a while."""
+    """Frees the dropped models and unused memory. Takes a while: call it in a thread."""
     (dropped or {}).clear()
     shrink_arena()
     memory.trim_memory()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Downloads one file over HTTP: resumes it after a break, gives a silent server up within seconds, checks the result.
+"""Downloads one file over HTTP: resumes it after a break, abandons a silent server within seconds, checks the result.
 
-huggingface_hub is not used: its lists would take another way to the network, with other proxies. Measured with 0.36
-and 2.4: it discards a piece of 10 MiB that breaks off, so that a slow link gets nowhere, and needs 23 s to give up a
-mirror that refuses, minutes for a silent one.
+It does not use huggingface_hub, whose lists of files would come through other proxies. Measured with 0.36 and 2.4:
+huggingface_hub discards a piece of 10 MiB that breaks off, so that a slow link makes no progress, and takes 23 s to
+abandon a mirror that refuses connections, minutes for a silent one.
 """
 
 import time
@@ -16,15 +16,15 @@ from ..machine.files import has_git_sha1, has_sha256, size_of
 from . import network
 from .network import BrokenOffError, SourceError, open_url, translate_source_errors
 
-PAUSE_SECONDS = 1.0  # before a transfer that broke off is resumed
+PAUSE_SECONDS = 1.0  # until a transfer that broke off is resumed
 WORTHWHILE_BYTES = 1_000_000
-TRIES = 3  # transfers in a row with less than WORTHWHILE_BYTES, after which an endpoint is given up
+TRIES = 3  # transfers in a row with less than WORTHWHILE_BYTES until an endpoint is abandoned
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to be downloaded. path: below the model's folder. size, sha256, git_sha1: as published, if known;
-    git_sha1, Git's name for the content, is what Hugging Face gives of small files."""
+    """A file to download. path: below the model's folder. size, sha256, git_sha1: as published, if known. git_sha1 is
+    Git's hash of the content, which Hugging Face gives for small files."""
 
     path: str
     address: str
@@ -33,7 +33,7 @@ class RemoteFile:
     git_sha1: str | None = None
 
     def is_right(self, path: Path) -> bool:
-        """Whether the file at this path is what was published, as far as is known."""
+        """Whether the file at this path is the published one, as far as is known."""
         if self.sha256:
             return has_sha256(path, self.sha256)
         return self.git_sha1 is None or has_git_sha1(path, self.git_sha1)
@@ -51,14 +51,14 @@ def download(file: RemoteFile, staged: Path, on_bytes: Callable[[], None]) -> No
         except BrokenOffError as error:
             fruitless = 0 if size_of(staged) - before >= WORTHWHILE_BYTES else fruitless + 1
             if fruitless == TRIES:
-                error.args = (f"{file.path} broke off {TRIES} times in a row, {error}",)
+                error.args = (f"{file.path} broke off {TRIES} times in a row: {error}",)
                 raise
         time.sleep(PAUSE_SECONDS)
     if not file.is_right(staged):
         staged.unlink()
         if not resumed:
-            raise SourceError(f"{file.path} is not what was published (another checksum)")
-        download(file, staged, on_bytes)  # what was resumed may have been the bad part
+            raise SourceError(f"{file.path} differs from the published file (checksum)")
+        download(file, staged, on_bytes)  # the resumed part may have been bad
 
 
 @translate_source_errors()
@@ -76,12 +76,12 @@ def _receive(file: RemoteFile, staged: Path, on_bytes: Callable[[], None]) -> No
         if not start or error.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
         staged.unlink()  # the published file is shorter
-        raise BrokenOffError("it refused the piece that was asked for") from None
+        raise BrokenOffError("it refused the range that was asked for") from None
     with answer, staged.open("ab") as target:
         if answer.status != HTTPStatus.PARTIAL_CONTENT:
             start = 0
         elif not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise BrokenOffError("it sent another piece than was asked for")
+            raise BrokenOffError("it sent another range than was asked for")
         target.truncate(start)
         length = answer.headers.get("Content-Length")
         end = file.size if file.size is not None else start + int(length) if length else None
@@ -90,9 +90,9 @@ def _receive(file: RemoteFile, staged: Path, on_bytes: Callable[[], None]) -> No
                 target.write(piece)
                 on_bytes()
         except TimeoutError:
-            raise BrokenOffError(f"no byte came for {network.STALL_SECONDS:g} s") from None
+            raise BrokenOffError(f"no data for {network.STALL_SECONDS:g} s") from None
         received = target.tell()
         if end is not None and received > end:
             target.truncate(0)
         if end is not None and received != end:
-            raise BrokenOffError(f"{received} of {end} bytes came")
+            raise BrokenOffError(f"it sent {received} of {end} bytes")

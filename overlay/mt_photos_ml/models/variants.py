@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Which file is opened in place of a model file: its int8 variant, which `models optimize` writes beside it."""
+"""The int8 variant of a model file: `models optimize` writes it, and the service opens it instead of the model file."""
 
 import json
 from collections.abc import Mapping
@@ -13,17 +13,17 @@ _RECORD = "record.json"
 
 
 def variant_of(model: Path, variant: str = INT8) -> Path:
-    """Where the variant of a model file is, if it has one; the file itself for none."""
+    """The path of a model file's variant; the model file itself if variant is empty."""
     return model.parent / variant / model.name
 
 
 def write_record(folder: Path, original: Fingerprint, figures: Mapping[str, object]) -> None:
-    """Beside a variant: what it was made of, and how good it was found to be."""
+    """Writes a record beside a variant: which file it was made from, and what was measured."""
     (folder / _RECORD).write_text(json.dumps({"original": original, **figures}, indent=2) + "\n")
 
 
 def is_fresh(model: Path) -> bool:
-    """Whether the int8 variant was made of the model file as it is now."""
+    """Whether the int8 variant was made from the present model file."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         record = json.loads((variant_of(model).parent / _RECORD).read_text())
         return bool(record["original"] == fingerprint(model))
