@@ -159,7 +159,7 @@ async def test_a_search_is_answered_while_photos_are_indexed_and_a_full_queue_is
         await eventually(lambda: gate.reached == 1 and inside.waiting == {"photos": 2, "texts": 0})
         assert (await client.post("/clip/txt", json={"text": "red"})).status_code == 200
         answer = await client.post("/ocr", content=unread(), headers={"content-type": FORM})
-        assert (answer.status_code, answer.json()["msg"]) == (503, "2 requests are waiting already")
+        assert (answer.status_code, answer.json()["msg"]) == (503, "the queue is full (2 requests)")
         gate.open()
         assert [answer.status_code for answer in await asyncio.gather(*photos)] == [200, 200]
     assert (inside.waiting, inside.uploads.held_bytes) == ({"photos": 0, "texts": 0}, 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""How fast this machine is: each task on a photo that is made here, for seconds, and what would make it faster."""
+"""Measures how fast each task is on this machine, with a photo that it makes, and suggests what makes it faster."""
 
 import asyncio
 import time
@@ -25,7 +25,8 @@ Verb = Callable[[bytes, Trace], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Measured:
-    """milliseconds: of a photo alone. per_day: photos, as many at a time as the service takes. problem: why not."""
+    """milliseconds: for one photo at a time. per_day: photos, with as many at a time as the service processes. problem:
+    why the task was not measured."""
 
     task: str
     device: str = ""
@@ -36,7 +37,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Hint:
-    """What would help. code: for who translates it."""
+    """A suggestion. code: names it, for a translation."""
 
     code: str
     text: str
@@ -44,7 +45,7 @@ class Hint:
 
 @dataclass(frozen=True)
 class Report:
-    """device: what the models ran on."""
+    """The results. device: what the models ran on."""
 
     device: str
     megapixels: float
@@ -53,7 +54,7 @@ class Report:
 
 
 def make_photo() -> bytes:
-    """A JPEG of 12 megapixels with some lines of text on it, as much work to decode as one of a phone."""
+    """A JPEG of 12 megapixels with some lines of text; it takes as long to decode as a phone's photo."""
     height, width = _SIZE[1] // 4, _SIZE[0] // 4
     grain = np.random.default_rng(0).normal((148, 128, 108), 14, (height, width, 3)).astype(np.uint8)
     image = Image.fromarray(grain).resize(_SIZE, Image.Resampling.BILINEAR)
@@ -66,7 +67,7 @@ def make_photo() -> bytes:
 
 
 async def measure(engine: Engine) -> Report:
-    """Takes half a minute. Models that are not there are not downloaded; their tasks are left out, with why."""
+    """Measures all tasks, in half a minute. Does not download missing models; their tasks have a problem instead."""
     photo, tasks = await asyncio.to_thread(make_photo), engine.settings.tasks
     verbs: dict[str, Verb] = {"ocr": engine.read_text, "clip": engine.embed_photo, "faces": engine.find_faces}
     found = [await _measure(engine, task, partial(verb, photo)) for task, verb in verbs.items() if task in tasks]
@@ -78,7 +79,7 @@ async def _measure(engine: Engine, task: str, look: Callable[[Trace], Awaitable[
     keys = [key for role, key in engine.networks.by_role().items() if role.task == task]
     refs, cache = [key.ref for key in keys if key.ref.type != "textual"], engine.settings.cache_folder
     if absent := [str(ref) for ref in refs if ref.missing(cache) and not file_in_wheel(ref)]:
-        return Measured(task, problem=f"{', '.join(absent)} is not there: `mt-photos-ml models pull`")
+        return Measured(task, problem=f"{', '.join(absent)} is missing: `mt-photos-ml models pull` downloads it")
 
     try:
         await look(Trace())  # loads the models
@@ -90,7 +91,7 @@ async def _measure(engine: Engine, task: str, look: Callable[[Trace], Awaitable[
 
 
 async def _rate(look: Callable[[Trace], Awaitable[object]], seconds: float, at_once: int) -> float:
-    """Photos a second, so many at a time."""
+    """Photos per second, with `at_once` at a time."""
     started = time.monotonic()
 
     async def client() -> int:
@@ -105,7 +106,7 @@ async def _rate(look: Callable[[Trace], Awaitable[object]], seconds: float, at_o
 
 
 def hints(engine: Engine) -> list[Hint]:
-    """What would make it faster on this machine."""
+    """Suggestions that make the service faster on this machine."""
     settings, found = engine.settings, [Hint("card", f"a card is not used: {said}") for said in engine.devices.refused]
     if engine.devices.is_accelerated:
         return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What is known of a piece of work while it is done: the photo, and where the time went."""
+"""The facts about a request's work: the photo, and the time of each step."""
 
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -7,9 +7,9 @@ from time import perf_counter
 
 @dataclass(kw_only=True)
 class Trace:
-    """started: by perf_counter(), in seconds. photo: its kind and size. All other fields are None until known.
+    """started: by perf_counter(), in seconds. photo: its kind and size. All fields but started are None until known.
 
-    waited_ms: until a worker began, upload and loading of models included. decode_ms, model_ms: in the worker.
+    waited_ms: until a worker began, including the upload and loading of models. decode_ms, model_ms: in the worker.
     """
 
     started: float = field(default_factory=perf_counter)

@@ -7,38 +7,38 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 MAX_WAITING = 100
-"""Pieces of work that may wait in all processes of a service; one more is refused."""
+"""Jobs that may wait in all processes of a service; further ones are refused."""
 
 T = TypeVar("T")
 
 
 class Busy(RuntimeError):
-    """There is so much to do that no more is taken."""
+    """The service has too much to do to accept more."""
 
 
 class Workers:
-    """Does one piece of work a thread at once; further ones wait in order, up to a bound."""
+    """Runs one job per thread at a time; further jobs wait in order, up to a limit."""
 
     def __init__(self, name: str, threads: int, waiting: int = MAX_WAITING, patience: float = 0.0) -> None:
-        """threads: that work. waiting: pieces of work that may wait for one. patience: seconds that each may wait; 0
-        for any time."""
+        """threads: number of worker threads. waiting: jobs that may wait. patience: seconds that each may wait; 0: no
+        limit."""
         self._pool = ThreadPoolExecutor(threads, name)
         self._places = asyncio.Semaphore(threads)
         self._patience = patience or None
         self.threads, self.most = threads, threads + waiting
-        """Pieces of work that are done at once; that are taken."""
+        """Jobs that run at the same time; jobs that are accepted, running or waiting."""
         self.present = 0
-        """Pieces of work that wait or are being done."""
+        """Jobs that wait or run."""
 
     def require_room(self) -> None:
         """Raises Busy if the queue is full."""
         if self.present >= self.most:
-            raise Busy(f"{self.present} requests are waiting already")
+            raise Busy(f"the queue is full ({self.present} requests)")
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What the work returns, done in a thread once it is its turn. Raises Busy at once if the queue is full, or
-        when the work has waited too long. Work that is cancelled while it waits is not begun; once begun it ends by
-        itself."""
+        """Runs a job in a thread when its turn comes, and returns what it returns. Raises Busy at once if the queue is
+        full, or when the job has waited too long. A job that is cancelled while it waits never starts; one that has
+        started runs to its end."""
         self.require_room()
         self.present += 1
         try:
@@ -55,8 +55,8 @@ class Workers:
             async with asyncio.timeout(self._patience):
                 await self._places.acquire()
         except TimeoutError:
-            raise Busy(f"this has waited for {self._patience:g} s (QUEUE_TIMEOUT), and others wait before it") from None
+            raise Busy(f"the request waited in the queue for {self._patience:g} s (QUEUE_TIMEOUT)") from None
 
     def close(self) -> None:
-        """Waits for what is being done."""
+        """Waits until all running jobs have ended."""
         self._pool.shutdown()
