@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Puts the service together."""
+"""Builds the app of the service from its parts."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -26,8 +26,8 @@ from .settings import Settings
 def create_app(
     settings: Settings, lifecycle: Lifecycle, fallback: Upstream | None = None, *, is_exposed: bool = True
 ) -> Starlette:
-    """The service. settings: checked already. fallback: answers what is none of our routes. is_exposed: whether other
-    machines can reach it."""
+    """Builds the service. settings: checked already. fallback: answers requests that no route of ours matches.
+    is_exposed: whether other machines can reach it."""
     engine, metrics = Engine(settings, lifecycle.restart), Metrics()
     max_bytes = max(2_000_000 // settings.workers, 1_000_000) * settings.max_upload_mb
     uploads = Uploads(max_bytes, MAX_UPLOADS // settings.workers)

@@ -49,4 +49,5 @@ async def test_a_body_of_just_the_limit_is_taken_and_a_byte_more_is_refused() ->
 async def test_a_body_with_a_length_and_chunks_is_refused_and_its_connection_closed() -> None:
     start, body = await sent_to_limited({"content-length": "1", **CHUNKED}, 1)
     assert (start["status"], (b"connection", b"close") in start["headers"]) == (400, True)
-    assert json.loads(body["body"]) == {"result": [], "msg": "a body has a length or chunks, not both"}
+    why = "the request has both Content-Length and Transfer-Encoding"
+    assert json.loads(body["body"]) == {"result": [], "msg": why}

@@ -27,7 +27,7 @@ CASES: list[tuple[Exception, int, str | None, str]] = [
     (BadForm("no field 'file'"), 422, None, "no field 'file'"),
     (OtherForm("no field"), 422, None, "no field"),
     (TooLarge(2_600_000), 413, None, "the upload is over the limit of 3 MB"),
-    (TooSlow(), 408, None, "the upload stopped coming"),
+    (TooSlow(), 408, None, "the upload stalled"),
     (TaskOff("ocr is off"), 404, None, "ocr is off"),
     (NotThere("no model"), 404, None, "no model"),
     (Conflict("in use"), 409, None, "in use"),
@@ -39,7 +39,7 @@ CASES: list[tuple[Exception, int, str | None, str]] = [
     (MemoryError("0x7f"), 503, "60", "there is not enough memory for this photo now"),
     (NotAVector("half precision"), 503, "3600", "half precision"),
     (InferenceError("clip can't compute"), 503, "60", "clip can't compute"),
-    (ClientDisconnect(), 400, None, "the client went away"),
+    (ClientDisconnect(), 400, None, "the client disconnected"),
     (ZeroDivisionError("/secret/path"), 500, None, "something went wrong in the service; its log says what"),
 ]
 

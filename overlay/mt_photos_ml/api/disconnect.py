@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Clients that hang up: their work is cancelled."""
+"""Cancels the work of clients that disconnect."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -11,8 +11,8 @@ T = TypeVar("T")
 
 
 async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
-    """What the work returns; if the client hangs up first, the work is cancelled. Raises ClientDisconnect then. Only
-    for a request whose body was received."""
+    """Returns what the work returns. If the client disconnects first, cancels the work and raises ClientDisconnect. The
+    request's body must have been received."""
 
     async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The reply to each error: a photo that can't be used is done with, everything else is to be sent again."""
+"""The reply to each error: 200 for an unusable photo, because MT Photos sends it again after any other status."""
 
 from collections.abc import Mapping
 
@@ -18,7 +18,7 @@ from .trace import trace_of
 
 
 class BadForm(ValueError):
-    """The request is not of the form that the route wants; the message says what is."""
+    """The request does not have the form that the route expects; the message says what it expects."""
 
 
 class TooLarge(ValueError):
@@ -30,35 +30,35 @@ class TooLarge(ValueError):
 
 
 class TooSlow(TimeoutError):
-    """The body stopped coming."""
+    """The upload stalled."""
 
 
 class NotThere(LookupError):
-    """There is nothing of this name."""
+    """Nothing has this name."""
 
 
 class Conflict(RuntimeError):
-    """It can't be done as long as something else is going on."""
+    """It can't be done while something else is in progress."""
 
 
 _ANSWERS: dict[type[Exception], tuple[int, float | None, str]] = {
     PhotoError: (200, None, ""),
     BadForm: (422, None, ""),
     TooLarge: (413, None, ""),
-    TooSlow: (408, None, "the upload stopped coming"),
-    ClientDisconnect: (400, None, "the client went away"),  # which nobody reads, but the log shows
+    TooSlow: (408, None, "the upload stalled"),
+    ClientDisconnect: (400, None, "the client disconnected"),  # only the log shows it
     TaskOff: (404, None, ""),
     NotThere: (404, None, ""),
     Conflict: (409, None, ""),
     Busy: (503, 5, ""),
-    ModelUnavailable: (503, None, ""),  # it says when itself
+    ModelUnavailable: (503, None, ""),  # has a retry_after of its own
     NotEnoughMemory: (503, 3600, ""),
     MemoryError: (503, 60, "there is not enough memory for this photo now"),
     DecoderMissing: (503, 3600, ""),
     NotAVector: (503, 3600, ""),
     InferenceError: (503, 60, ""),
 }
-"""Status, seconds after which to send the request again, and a message in place of the error's own."""
+"""The status, the seconds for Retry-After, and a message instead of the error's own."""
 
 
 def answer(error: Exception) -> Response:
@@ -76,7 +76,7 @@ async def _answer_known(request: Request, error: Exception) -> Response:
 
 
 async def _answer_unknown(request: Request, error: Exception) -> Response:
-    """The framework raises the error again once this is sent, and the server logs where it came from."""
+    """Once this is sent, the framework raises the error again and the server logs its traceback."""
     return failure(500, "something went wrong in the service; its log says what")
 
 
@@ -84,4 +84,4 @@ HANDLERS: Mapping[type[Exception], ExceptionHandler] = {
     **dict.fromkeys(_ANSWERS, _answer_known),
     Exception: _answer_unknown,
 }
-"""For the framework."""
+"""The framework's exception_handlers."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What a request carries: the file of a form, the text of a JSON body."""
+"""Reads a request's body: the file in a form, or the text in JSON."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -21,13 +21,13 @@ class _FormParser(MultiPartParser):
 
 
 async def read_file(content_type: str, pieces: AsyncGenerator[bytes, None], field: str = "file") -> bytes:
-    """The content of the form's field. Raises BadForm, and what the pieces of the body raise."""
+    """Returns the content of the form's field. Raises BadForm, and what the pieces of the body raise."""
     header = Message()
     header["content-type"] = content_type
     boundary = header.get_boundary()
     if header.get_content_type() != "multipart/form-data" or not boundary:
         raise BadForm(f"expected a form (multipart/form-data) with the photo in the field {field!r}")
-    # the parser decodes a field without a file name; latin-1 can decode and encode any bytes
+    # the parser decodes a field that has no file name; latin-1 decodes and encodes any bytes
     try:
         headers = Headers({"content-type": f'multipart/form-data; charset=latin-1; boundary="{boundary}"'})
         form = await _FormParser(headers, _without_preamble(pieces, boundary), max_part_size=_UNLIMITED_BYTES).parse()
@@ -42,7 +42,7 @@ async def read_file(content_type: str, pieces: AsyncGenerator[bytes, None], fiel
 
 
 async def _without_preamble(pieces: AsyncGenerator[bytes, None], boundary: str) -> AsyncGenerator[bytes, None]:
-    """From the first boundary on: what comes before it is for people to read (RFC 2046, 5.1.1)."""
+    """Skips the preamble, all that comes before the first boundary (RFC 2046, 5.1.1)."""
     start, seen = b"\n--" + boundary.encode("latin-1"), b"\n"
     async for piece in pieces:
         seen += piece
@@ -55,8 +55,8 @@ async def _without_preamble(pieces: AsyncGenerator[bytes, None], boundary: str) 
 
 
 async def read_text(pieces: AsyncGenerator[bytes, None]) -> str:
-    """The text of `{"text": "…"}`, with U+FFFD for half an emoji, which a client has cut. Raises BadForm, TooLarge, and
-    what the pieces of the body raise."""
+    """Returns the text of `{"text": "…"}`, with U+FFFD instead of half an emoji, if a client has cut one. Raises
+    BadForm, TooLarge, and what the pieces of the body raise."""
     body = bytearray()
     async for piece in pieces:
         body += piece

@@ -17,7 +17,7 @@ from ..tasks.ocr import Line
 def reply(
     content: Any, status: int = 200, headers: dict[str, str] | None = None, retry_after: float | None = None
 ) -> Response:
-    """Any JSON; numpy arrays count as lists. retry_after: seconds, rounded up to at least 1."""
+    """A reply with any JSON; numpy arrays become lists. retry_after: seconds, rounded up to at least 1."""
     body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
     response = Response(body, status, headers, media_type="application/json")
     if retry_after is not None:
@@ -28,12 +28,12 @@ def reply(
 def failure(
     status: int, message: str, headers: dict[str, str] | None = None, retry_after: float | None = None
 ) -> Response:
-    """No result, and why. retry_after: as for reply."""
+    """A reply that says why there is no result. retry_after: as for reply."""
     return reply({"result": [], "msg": message}, status, headers, retry_after)
 
 
 def lines(found: Sequence[Line]) -> Response:
-    """/ocr: three lists of one length; everything in strings."""
+    """The reply of /ocr: three lists of the same length; all values are strings."""
     sides = ("x", "y", "width", "height")
     boxes = [{side: str(round(value, 2)) for side, value in zip(sides, line.box, strict=True)} for line in found]
     scores = [f"{line.score:.2f}" for line in found]
@@ -41,12 +41,12 @@ def lines(found: Sequence[Line]) -> Response:
 
 
 def vector(embedding: NDArray[np.float32]) -> Response:
-    """/clip/img and /clip/txt: every number as a string with 16 decimals."""
+    """The reply of /clip/img and /clip/txt: each number is a string with 16 decimals."""
     return reply({"result": [f"{value:.16f}" for value in embedding.tolist()]})
 
 
 def faces(found: Sequence[Face], model: str) -> Response:
-    """/represent. model: the recogniser's name."""
+    """The reply of /represent. model: the recogniser's name."""
     result = []
     for face in found:
         x1, y1, x2, y2 = map(int, face.box.round())

@@ -30,7 +30,7 @@ class Routes:
     """The routes of one service."""
 
     def __init__(self, engine: Engine, uploads: Uploads, lifecycle: Lifecycle, warnings: Sequence[str] = ()) -> None:
-        """warnings: what the person who runs the service should know."""
+        """warnings: what the service's owner should know."""
         self._engine, self._uploads, self._lifecycle, self._warnings = engine, uploads, lifecycle, warnings
 
     def all(self) -> list[Route]:
@@ -63,7 +63,7 @@ class Routes:
         return replies.vector(await self._engine.embed_text(text, trace_of(request.scope)))
 
     async def _look(self, request: Request, task: str, verb: Callable[[bytes, Trace], Awaitable[T]]) -> T:
-        """What this verb of the engine makes of the photo that the request carries."""
+        """Receives the request's photo, and returns what this verb of the engine makes of it."""
         self._engine.require(task)  # before the photo is received
         async with self._uploads.receive(request) as pieces:
             photo = await read_file(request.headers.get("content-type", ""), pieces)
@@ -73,7 +73,7 @@ class Routes:
         return PlainTextResponse("pong")
 
     async def ready(self, request: Request) -> Response:
-        """For a proxy: whether to send photos here."""
+        """Tells a proxy whether to send photos here."""
         if why := self._why_not_ready():
             return replies.failure(503, why, retry_after=5)
         settings = self._engine.settings
@@ -122,5 +122,5 @@ class Routes:
         return response
 
     async def _restart_soon(self) -> None:
-        log.info("starting afresh, as asked for")
+        log.info("restarting, as /restart_v2 asks")
         self._lifecycle.restart()

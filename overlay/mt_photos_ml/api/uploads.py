@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Receives uploads in memory, within a bound on the bytes of all, without tying up a worker. A stalled upload affects
+"""Receives uploads in memory, within a limit on all their bytes, without tying up a worker. A stalled upload affects
 only its own client."""
 
 import asyncio
@@ -13,18 +13,18 @@ from ..engine.workers import Busy
 from .errors import TooSlow
 
 UPLOAD_IDLE_TIMEOUT = 30.0
-"""Seconds without a byte after which an upload is given up."""
+"""Seconds without a byte until an upload is aborted."""
 YIELD_SECONDS = 2.0
-"""Seconds without a byte after which an upload gives way if another needs its room."""
+"""Seconds without a byte until an upload may be aborted to make room for another."""
 MAX_UPLOADS = 512
-"""Uploads at once, to all processes of a service."""
+"""Simultaneous uploads to all processes of a service."""
 
 _MIN_BYTES_PER_SECOND = 50_000  # on average, once an upload has taken UPLOAD_IDLE_TIMEOUT
 
 
 @dataclass(eq=False)
 class _Upload:
-    """started, last: when it began and when its last byte came, by the loop's clock. size: bytes that are held."""
+    """started, last: when it began and when its last byte arrived, by the loop's clock. size: bytes in memory."""
 
     started: float
     last: float
@@ -33,7 +33,7 @@ class _Upload:
 
     @property
     def deadline(self) -> float:
-        """When it is given up if nothing comes until then."""
+        """When it is aborted unless another byte arrives."""
         return min(self.last, self.started + self.size / _MIN_BYTES_PER_SECOND) + UPLOAD_IDLE_TIMEOUT
 
 
@@ -41,26 +41,26 @@ class Uploads:
     """The uploads of all requests, each from its first byte until its request is answered."""
 
     def __init__(self, max_bytes: int, max_uploads: int = MAX_UPLOADS) -> None:
-        """max_bytes: of all together. max_uploads: at once."""
+        """max_bytes: of all uploads together. max_uploads: simultaneous ones."""
         self.max_bytes, self.max_uploads = max_bytes, max_uploads
         self.held_bytes = 0
         self._coming: dict[_Upload, None] = {}
 
     @property
     def coming(self) -> int:
-        """How many are coming in."""
+        """How many uploads are being received."""
         return len(self._coming)
 
     @property
     def is_full(self) -> bool:
-        """Whether there is room for another only if one of these is given up."""
+        """Whether another upload has room only if one of these is aborted."""
         return self.coming >= self.max_uploads
 
     @contextlib.asynccontextmanager
     async def receive(self, request: Request) -> AsyncIterator[AsyncGenerator[bytes, None]]:
-        """The pieces of a request's body, which count as held until the context ends. If there is no room, the upload
-        that was silent longest is given up, if that was for over YIELD_SECONDS; else this one is refused. Raises Busy,
-        as the pieces do; they also raise TooSlow, if the upload stalls."""
+        """The pieces of a request's body, which count as held until the context ends. If there is no room, aborts the
+        upload that was silent longest, if it was silent for YIELD_SECONDS; otherwise raises Busy. The pieces raise Busy
+        too, and TooSlow if the upload stalls."""
         if len(self._coming) >= self.max_uploads:
             self._give_up_silent(self._coming)
         now = asyncio.get_running_loop().time()
@@ -83,7 +83,7 @@ class Uploads:
                 raise TooSlow from None
             finally:
                 upload.timeout = None
-            if upload not in self._coming:  # it was given up when this piece had just come
+            if upload not in self._coming:  # it was aborted just after this piece arrived
                 raise TooSlow
             upload.last = asyncio.get_running_loop().time()
             while self.held_bytes + len(piece) > self.max_bytes:
@@ -94,7 +94,7 @@ class Uploads:
         self._coming.pop(upload, None)
 
     def _give_up_silent(self, uploads: Iterable[_Upload]) -> None:
-        """Gives up the one of these that was silent longest. Raises Busy if none is silent."""
+        """Aborts the one of these uploads that was silent longest. Raises Busy if none was silent for YIELD_SECONDS."""
         silent = min(uploads, key=lambda upload: upload.last, default=None)
         now = asyncio.get_running_loop().time()
         if silent is None or silent.timeout is None or silent.last > now - YIELD_SECONDS:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Upstream's own app behind our routes: imported at the first request that is for it, since few ask for it and it takes
-two seconds and 250 MB. Nothing of it is used but that it is an ASGI app."""
+"""Upstream's own app behind our routes. It is imported at its first request, because few users need it and it takes two
+seconds and 250 MB. Only its ASGI interface is used."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ log = logging.getLogger("mt_photos_ml")
 APP = ("immich_ml.upstream_main", "app")
 """The module and the name of upstream's app in the image."""
 
-_RETRY_SECONDS = 30.0  # before an app that could not be started is tried again
+_RETRY_SECONDS = 30.0  # until an app that could not be started is tried again
 _SHUTDOWN_SECONDS = 10.0
 
 
@@ -39,11 +39,11 @@ def is_served(settings: "Settings") -> bool:
 
 
 class Upstream:
-    """An ASGI app that is imported and started when it is first asked. If it can't be, it answers 503."""
+    """An ASGI app that is imported and started at its first request. Answers 503 if that fails."""
 
     def __init__(self, at_once: bool = False, app: tuple[str, str] = APP) -> None:
-        """at_once: start it with our own app, with the models that MACHINE_LEARNING_PRELOAD__… names for it; else these
-        are ours to load. app: module and name."""
+        """at_once: start it together with our own app, and let it load the models of MACHINE_LEARNING_PRELOAD__…;
+        otherwise only our own app loads them. app: module and name."""
         self._at_once, self._app = at_once, app
         self._lifespan: LifespanOn | None = None
         self._starting = asyncio.Lock()
@@ -51,7 +51,7 @@ class Upstream:
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
-        """For as long as our own app runs."""
+        """Starts it if at_once; ends it with our own app."""
         starting = asyncio.create_task(self._start()) if self._at_once else None
         try:
             yield
@@ -68,7 +68,7 @@ class Upstream:
         if running is not None:
             await running.config.loaded_app({**scope, "state": dict(running.state)}, receive, send)
             return
-        from .replies import failure  # which imports numpy
+        from .replies import failure  # not at the top, because it imports numpy
 
         why = "Immich's own API can't be started; the log of the service says why"
         await failure(503, why, retry_after=_RETRY_SECONDS)(scope, receive, send)
@@ -82,7 +82,7 @@ class Upstream:
                     if lifespan.should_exit:
                         raise RuntimeError("its start failed")
                     self._lifespan = lifespan
-                except (Exception, SystemExit) as error:  # it may be anything, and ours must not fall with it
+                except (Exception, SystemExit) as error:  # it may raise anything, and our own app must go on
                     self._not_before = time.monotonic() + _RETRY_SECONDS
                     log.error("Immich's own API can't be started: %s", error, exc_info=error)
         return self._lifespan

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What the service has done so far: for the page, and in Prometheus' text format."""
+"""Counts what the service has done, for the page and in Prometheus' text format."""
 
 import time
 from collections import Counter, deque
@@ -16,15 +16,15 @@ ERRORS = 20
 
 _STEPS = ("wait", "decode", "model", "total")
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
-_COUNTED = (*TASK_ROUTES, "/check", "/restart", "/restart_v2", "/predict")  # all others are one: a path can be anything
+_COUNTED = (*TASK_ROUTES, "/check", "/restart", "/restart_v2", "/predict")  # others count as one: any path is possible
 
 Sample = tuple[str, Mapping[str, str], float]
-"""Of a metric: a suffix of its name, labels, the value."""
+"""One sample of a metric: a suffix of its name, labels, the value."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """at: seconds since 1970."""
+    """A failed request. at: seconds since 1970."""
 
     at: float
     path: str
@@ -48,7 +48,7 @@ class Metrics:
         self._photos_by_minute: Counter[int] = Counter()
 
     def observe(self, trace: RequestTrace) -> None:
-        """Counts a request that is answered."""
+        """Counts a request once it is answered."""
         path = trace.path if trace.path in _COUNTED else "other"
         self.requests[path, trace.status] += 1
         if trace.reason:
@@ -69,7 +69,7 @@ class Metrics:
 
     @property
     def photos(self) -> int:
-        """That were answered since the start."""
+        """Photos that were answered since the start."""
         return sum(self._done[route] for route in PHOTO_ROUTES)
 
     def per_minute(self) -> list[int]:
@@ -78,7 +78,7 @@ class Metrics:
         return [self._photos_by_minute[minute] for minute in range(now - MINUTES + 1, now + 1)]
 
     def mean_ms(self) -> dict[str, dict[str, float]]:
-        """What a request took in the mean since the start, by route and step; with how many there were."""
+        """The mean milliseconds of a request since the start by route and step, and the number of requests."""
         return {
             route: {
                 "count": self._done[route],
@@ -89,7 +89,7 @@ class Metrics:
         }
 
     def text(self, gauges: Iterable[tuple[str, str, Sequence[Sample]]]) -> str:
-        """In Prometheus' text format. gauges: of the present: name, what it is, samples."""
+        """All metrics in Prometheus' text format. gauges: name, description and samples of present values."""
         families: list[tuple[str, str, str, Sequence[Sample]]] = [
             ("requests_total", "counter", "Requests answered.", [
                 ("", {"path": path, "status": str(status)}, n) for (path, status), n in sorted(self.requests.items())
@@ -113,7 +113,7 @@ class Metrics:
 
 
 def _family(name: str, kind: str, told: str, samples: Sequence[Sample]) -> Iterator[str]:
-    """https://prometheus.io/docs/instrumenting/exposition_formats/"""
+    """The lines of one metric: https://prometheus.io/docs/instrumenting/exposition_formats/"""
     name = f"mt_photos_ml_{name}"
     yield f"# HELP {name} {told}\n# TYPE {name} {kind}\n"
     for suffix, labels, value in samples:

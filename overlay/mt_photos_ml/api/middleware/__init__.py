@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What every request passes: log, lifecycle, key, length. One plain ASGI class a file."""
+"""The middleware that every request passes: path, log, lifecycle, key, length. One plain ASGI class a file."""

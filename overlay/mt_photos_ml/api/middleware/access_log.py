@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The log: one line a request, with what the photo was and where the time went."""
+"""The access log: one line a request, with the photo's kind and size and the time of each step."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -10,14 +10,14 @@ from ..trace import RequestTrace, begin_trace
 
 log = logging.getLogger("mt_photos_ml.access")
 
-_QUIET_PATHS = ("/ping", "/check", "/metrics", "/api/status")  # that monitors ask for all the time
+_QUIET_PATHS = ("/ping", "/check", "/metrics", "/api/status")  # which monitors request all the time
 
 
 class AccessLogMiddleware:
-    """Begins the trace of each request; tells it to the client in headers, to the log and to the observers."""
+    """Begins the trace of each request. Writes it into the reply's headers and the log, and calls the observers."""
 
     def __init__(self, app: ASGIApp, instance: str, observers: Sequence[Callable[[RequestTrace], None]] = ()) -> None:
-        """instance: the name of this service, which the client is told too."""
+        """instance: the name of this service, for the header X-Instance."""
         self._app, self._instance, self._observers = app, instance.encode(), observers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

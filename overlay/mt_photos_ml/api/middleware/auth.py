@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The API key: every request needs it, except for the page, the ping and the readiness."""
+"""The API key, which every request needs except those for the page, /ping and /ready."""
 
 import hmac
 import time
@@ -13,8 +13,8 @@ from ...machine.address import network
 from ..replies import reply
 
 WRONG_KEYS_A_MINUTE = 10
-"""Different wrong keys that an address may send in a minute before it is answered 429 until the minute ends. An old
-key sent over and over counts once: it is no guess."""
+"""Different wrong keys that an address may send in a minute; then it gets 429 until the minute ends. An old key that a
+client sends again and again counts once, because it is not a guess."""
 
 _OPEN = {(method, path) for method in ("GET", "HEAD") for path in ("/", "/ping", "/ready")}
 _MINUTE_SECONDS = 60
@@ -22,7 +22,7 @@ _MAX_CLIENTS = 10_000
 
 
 class ApiKeyMiddleware:
-    """Answers 401 to a request without the key before a byte of its body is read, 429 to an address that guesses."""
+    """Answers 401 to a request without the right key, before it reads the body; 429 to an address that guesses keys."""
 
     def __init__(
         self,
@@ -67,8 +67,9 @@ class KeyThrottle:
         self._client = lru_cache(_MAX_CLIENTS)(lambda address: _Client())
 
     def seconds_to_wait(self, address: str, keys: Collection[bytes], is_right: bool, now: float) -> float:
-        """0 if the request may go on. Counts its keys. now: seconds."""
-        if not keys:  # no guess, and no reason to forget an address for it
+        """Counts the request's keys. Returns the seconds until the address may send a key again; 0 if it may now. now:
+        seconds."""
+        if not keys:  # this is no guess, and must not push an address out of the cache
             return 0
         client = self._client(address)
         if client.minute_ends <= now:

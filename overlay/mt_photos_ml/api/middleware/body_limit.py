@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The length of a body, which has a limit."""
+"""The limit on the length of a request's body."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -8,7 +8,7 @@ from ..replies import failure
 
 
 class BodyLimitMiddleware:
-    """Answers 413 to a body over the limit: by its declared length before it is read, else as soon as it is over.
+    """Answers 413 to a body over the limit: before reading it if it declares its length, otherwise once it is over.
 
     Rejects Content-Length together with Transfer-Encoding: proxies disagree which counts (request smuggling,
     RFC 9112, 6.3).
@@ -21,7 +21,8 @@ class BodyLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"]) if scope["type"] == "http" else {}
         if b"content-length" in headers and b"transfer-encoding" in headers:
-            await failure(400, "a body has a length or chunks, not both", {"connection": "close"})(scope, receive, send)
+            why = "the request has both Content-Length and Transfer-Encoding"
+            await failure(400, why, {"connection": "close"})(scope, receive, send)
             return
         if int(headers.get(b"content-length", b"0")) > self._limit:
             await answer(TooLarge(self._limit))(scope, receive, send)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""How a process ends: what is in flight is answered, and no connection is closed under a client's next request."""
+"""Ends a process cleanly: answers the requests in flight, and closes connections with a reply, not under a request."""
 
 import asyncio
 import contextlib
@@ -17,19 +17,19 @@ from ..replies import failure
 log = logging.getLogger("mt_photos_ml")
 
 FINISH_SECONDS = 50.0
-"""From the signal to stop on, for photos that are still taken and for requests in flight."""
+"""From the signal to stop, for requests that are still accepted and for those in flight."""
 
-_DISCARD_SECONDS = 2.0  # for the rest of a body that is not wanted
+_DISCARD_SECONDS = 2.0  # to read the rest of a body that is refused
 
 
 class Lifecycle:
-    """Whether the process is about to end: to stop, or to be started afresh.
+    """Whether the process is stopping or restarting.
 
-    is_stopping: from the signal on. is_closed: photos are refused, which begins drain seconds later.
+    is_stopping: from the signal on. is_closed: new requests are refused, from `drain` seconds after the signal on.
     """
 
     def __init__(self, drain: float = 0.0) -> None:
-        """drain: seconds for which photos are still taken, so that a proxy can notice that the service stops."""
+        """drain: seconds for which requests are still accepted, so that a proxy can notice that the service stops."""
         self.is_stopping = self.is_closed = self.is_restarting = False
         self._drain = drain
         self.in_flight = 0
@@ -39,7 +39,7 @@ class Lifecycle:
     def signals(self) -> Iterator[None]:
         """Handles SIGTERM and SIGINT instead of uvicorn, which would close the listening socket at once.
 
-        SIGTERM stops the service. SIGINT asks for a fresh process: upstream's app sends it to its own when it is idle.
+        SIGTERM stops the service. SIGINT restarts the process: upstream's app sends it to its own when it is idle.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -62,14 +62,14 @@ class Lifecycle:
             signal.signal(signal.SIGINT, sigint)
 
     def restart(self) -> None:
-        """Has the server end, for another process to take its place."""
+        """Ends the server, so that another process takes its place."""
         if not (self.is_stopping or self.is_restarting):
             self.is_restarting = True
             self._end_server()
 
     async def _stop(self) -> None:
         if self._drain:
-            log.info("stopping in %g s; until then photos are taken, and /ready answers 503", self._drain)
+            log.info("stopping in %g s; until then photos are accepted, and /ready answers 503", self._drain)
             await asyncio.sleep(self._drain)
         self.is_closed = True
         if self.in_flight:
@@ -82,8 +82,8 @@ class Lifecycle:
 
 
 class LifecycleMiddleware:
-    """Counts what is in flight. When the process is about to end, each reply closes its connection; and when it is for
-    good, what comes then is answered 503."""
+    """Counts the requests in flight. If the process is about to end, each reply closes its connection; if the service
+    stops, new requests get 503."""
 
     def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
         self._app, self._lifecycle = app, lifecycle
@@ -103,7 +103,7 @@ class LifecycleMiddleware:
 
         async def sent(message: Message) -> None:
             ends = lifecycle.is_closed or lifecycle.is_restarting
-            # with some of the body unread, the client would see a broken connection and not the reply
+            # if some of the body is unread, the client would see a broken connection instead of the reply
             if message["type"] == "http.response.start" and ends and is_read:
                 others = [header for header in message.get("headers", ()) if header[0] != b"connection"]
                 message = {**message, "headers": [*others, (b"connection", b"close")]}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The path of a request as its route has it, whatever people type as the address of the service."""
+"""Corrects the path of a request if the service's address was entered in an unusual way."""
 
 import re
 from collections.abc import Collection
@@ -10,13 +10,13 @@ _EXTRA = re.compile("^https?://[^/]*|/(?=/)", re.IGNORECASE)
 
 
 class PathsMiddleware:
-    """Takes `//clip/img`, `/Clip/Img/` and `http://host:8060/clip/img`, as some proxies have it, for `/clip/img`.
+    """Reads `//clip/img`, `/Clip/Img/` and `http://host:8060/clip/img`, which some proxies send, as `/clip/img`.
 
-    Comes before the other middleware, so that the key, the log and the route go by the same path.
+    Runs before the other middleware, so that the key, the log and the route use the same path.
     """
 
     def __init__(self, app: ASGIApp, paths: Collection[str]) -> None:
-        """paths: the ones that may have capitals and a slash at the end; of others, such as upstream's, these count."""
+        """paths: those that may have capitals and a slash at the end. In others, such as upstream's, both count."""
         self._app, self._paths = app, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
