@@ -78,7 +78,7 @@ def test_a_mapped_model_that_goes_away_is_not_mapped_again(start: Start, cache: 
             ocr()
         until(partial(fresh, container, before))
         until(lambda: ocr().status_code == 200)
-        assert "a mapped model file went away" in container.log
+        assert "a mapped model file disappeared" in container.log
         assert "Bus error" in container.log
         assert ocr().json() == read
 

@@ -115,8 +115,8 @@ def test_any_number_of_addresses_takes_bounded_memory() -> None:
 @pytest.mark.parametrize(
     ("key", "host", "said"),
     [
-        (DEFAULT_KEY, "0.0.0.0", "the default one, which everybody knows"),
-        ("no-key", "0.0.0.0", "there is no key"),
+        (DEFAULT_KEY, "0.0.0.0", "the default one, which is public"),
+        ("no-key", "0.0.0.0", "there is no API key"),
         ("mine", "0.0.0.0", None),
         (DEFAULT_KEY, "127.0.0.1", None),
     ],

@@ -58,7 +58,7 @@ def test_the_start_says_what_is_set_what_was_not_understood_and_what_to_do(cache
     assert "this is the demo" in log
     assert "FACE_MIN_SCORE=0.7" in log
     assert "HF_ENDPOINT=http://127.0.0.1:9" in log
-    assert "WARNING LOG_LEVEL is no setting and does nothing; is IMMICH_LOG_LEVEL meant?" in log
+    assert "WARNING LOG_LEVEL is not a setting and is ignored; did you mean IMMICH_LOG_LEVEL?" in log
     assert f"models are kept in {cache}" in log
     assert f"next: open {service.url} in a browser" in log
     assert KEY not in log

@@ -46,7 +46,7 @@ def test_the_log_says_what_each_does(tmp_path: Path) -> None:
     with running(tmp_path, {**demo_environment(tmp_path / "cache"), **given}) as service, service.client() as client:
         until(lambda: loaded(client) == ["clip/demo-colours/textual"])
         log = service.log.read_text()
-    assert "SERVER_RESTART_TIME, a variable of the official service, is taken for MACHINE_LEARNING_MODEL_TTL=600" in log
-    assert "MT_USE_DML, a variable of the official service, does nothing here: DirectML" in log
-    assert "OCR_DET_LANG_TYPE, a variable of the official service, does nothing here: OCR_MODEL_NAME" in log
-    assert "is no setting" not in log
+    assert "SERVER_RESTART_TIME, a variable of the official service, sets MACHINE_LEARNING_MODEL_TTL=600" in log
+    assert "MT_USE_DML, a variable of the official service, is ignored: DirectML" in log
+    assert "OCR_DET_LANG_TYPE, a variable of the official service, is ignored: OCR_MODEL_NAME" in log
+    assert "is not a setting" not in log

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The service as processes: gunicorn's configuration, its worker, the app built once, the log."""
+"""The processes of the service: gunicorn's configuration, its worker, the app, the log."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What the log says at the start: what is set, what was not understood, and what to do next."""
+"""Logs at the start which settings are set, which names look misspelt, and what to do next."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ _ALSO_READ = {KEY_FILE, "FORWARDED_ALLOW_IPS", "HTTP_PROXY", "HTTPS_PROXY", "ALL
 
 
 def announce(settings: Settings, *, in_image: bool, is_exposed: bool) -> None:
-    """Writes it. is_exposed: whether other machines can reach the service."""
+    """Writes the first lines of the log. is_exposed: whether other machines can reach the service."""
     where, address = _places(settings, in_image)
     log.info("mt-photos-ml %s on %s, as %s", version(), where, settings.instance_name)
     if settings.key_warning and is_exposed:
@@ -32,20 +32,20 @@ def announce(settings: Settings, *, in_image: bool, is_exposed: bool) -> None:
     for name, meaning in known.items():
         log.info("%s, a variable of the official service, %s", name, meaning)
     for name, meant in misspelt(os.environ.keys() - known.keys()):
-        log.warning("%s is no setting and does nothing; is %s meant?", name, meant)
+        log.warning("%s is not a setting and is ignored; did you mean %s?", name, meant)
     refs = in_use(settings)
     for task in dict.fromkeys(role.task for role in refs):
         names = dict.fromkeys(ref.name for role, ref in refs.items() if role.task == task)
         length = f", vectors of {clip_vector_length(settings) or '?'} numbers" if task == "clip" else ""
         log.info("%s: %s%s", task, ", ".join(names), length)
     if is_demo(settings):
-        log.warning("this is the demo: it knows colours and drawn faces only")
+        log.warning("this is the demo: it recognises only colours and drawn faces")
     log.info("models are kept in %s", settings.cache_folder)
     log.info("next: open %s in a browser; it says what to type into MT Photos and takes a photo to try", address)
 
 
 def _places(settings: Settings, in_image: bool) -> tuple[str, str]:
-    """What the service listens on, and what a person types into a browser."""
+    """What the service listens on, and its address for a browser."""
     if in_image:
         return "the port of the container", "http://ADDRESS-OF-THIS-MACHINE:8060 (the port that it is published at)"
     host, port = settings.immich_host.strip("[]"), settings.immich_port
@@ -56,7 +56,7 @@ def _places(settings: Settings, in_image: bool) -> tuple[str, str]:
 
 
 def misspelt(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Which of these variables look like settings without being one, and the settings that they look like."""
+    """The variables whose names look like a setting's but are none, each with the setting that it looks like."""
     known = {_core(name): name for name in [*map(variable, Settings.model_fields), *_ALSO_READ]}
     for name in names:
         if "_" in name and name.upper() not in known.values():
@@ -67,5 +67,5 @@ def misspelt(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _core(name: str) -> str:
-    """Without what many names begin with, by which they would all be alike."""
+    """The name without a prefix that many settings have, because it would make them all look alike."""
     return name.removeprefix("MACHINE_LEARNING_").removeprefix("IMMICH_")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A client's connection: how long it may be silent, and how many there may be."""
+"""Limits on clients' connections: how long one may be silent, and how many may be open."""
 
 import asyncio
 import resource
@@ -12,30 +12,30 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ..machine.address import network
 
 LINGER_SECONDS = 1.0
-"""How long an idle connection stays open when the process ends, since a request may be on its way on it."""
+"""How long an idle connection stays open when the process ends, because a request may be in transit on it."""
 HEADER_SECONDS = 15.0
-"""For the header of a request: of the first from the connection on, of each other from its first byte on."""
+"""For the header of a request: of the first one, since the connection was made; of others, since their first byte."""
 REST_SECONDS = 60.0
-"""For the rest of a body that was refused, and for a client to take more of a reply."""
+"""For the rest of a body that was refused, and for a client to read more of a reply."""
 MOST_CONNECTIONS = 4000
-"""Of a process. Half of its file descriptors, if that is fewer: models and connections just accepted need some too."""
+"""Per process; at most half of its file descriptors, because models and newly accepted connections need some too."""
 MOST_OF_ONE_ADDRESS = 1000
-"""Half of MOST_CONNECTIONS, if that is fewer. A good client has a dozen. A proxy is one address, but of all its clients
-at most 512 uploads and 100 requests are in progress."""
+"""At most half of the connections of a process. A normal client has a dozen. A proxy has one address for all its
+clients, but at most 512 uploads and 100 requests of them are in progress."""
 YIELD_SECONDS = 2.0
-"""Of silence after a reply before a connection may be closed to make room, while there are others."""
+"""Of silence after a reply, before which a connection is closed to make room only if there is no other to close."""
 
-_READ_SECONDS = 0.01  # until what a new client has sent is read
+_READ_SECONDS = 0.01  # until the first bytes of a new client are read
 
 
 class LimitedH11Protocol(H11Protocol):
-    """Uvicorn's connection, which is closed if its client is silent for too long, and only after LINGER_SECONDS when
-    the server ends. If there are too many, the one that was silent longest is closed, but none with a request in
-    progress, which has its own limits.
+    """Uvicorn's connection, closed if its client is silent for too long, and LINGER_SECONDS after the server begins to
+    end. If there are too many connections, it closes the one that was silent longest. It closes none with a request in
+    progress, which has limits of its own.
 
-    The one place that uses more than a library's public interface: uvicorn's h11_impl, its attributes, `handle_events`,
-    `on_response_complete` and `shutdown`. uvicorn has no setting for this, and a request that a client has just sent
-    would be lost when the server ends.
+    This is the only place that uses more than a library's public interface: uvicorn's h11_impl, its attributes,
+    `handle_events`, `on_response_complete` and `shutdown`. uvicorn has no setting for this, and would lose a request
+    that a client sends just as the server ends.
     """
 
     _open: ClassVar[set["LimitedH11Protocol"]] = set()
@@ -48,7 +48,7 @@ class LimitedH11Protocol(H11Protocol):
         super().connection_made(transport)
         if self.client:
             host, port = self.client
-            self.client = host.removeprefix("::ffff:"), port  # as FORWARDED_ALLOW_IPS has an IPv4 address
+            self.client = host.removeprefix("::ffff:"), port  # so that FORWARDED_ALLOW_IPS matches an IPv4 address
             self._network = network(host)
         self._open.add(self)
         self._watch()
@@ -82,7 +82,7 @@ class LimitedH11Protocol(H11Protocol):
             super().shutdown()
 
     def _watch(self) -> None:
-        """Sets the limit on its silence anew if what the service waits for has changed."""
+        """Starts a new limit on the client's silence if the service now waits for something else."""
         limit = self._seconds()
         if limit != self._limit and self in self._open:
             self._limit, self._silent_since = limit, self.loop.time()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""gunicorn's configuration, in the image and on a bare machine. Upstream's variables keep their meaning."""
+"""gunicorn's configuration, in the image and on a bare machine. Upstream's variables have the same meaning here."""
 
 import contextlib
 import errno
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
 
 
-# compose may pass what is not set as empty, which upstream takes for a value; an empty key is a mistake, and said to be
+# compose may pass unset variables as empty ones, which upstream takes for values; an empty key is an error in load()
 for _name in [name for name, value in os.environ.items() if not value and name != "API_AUTH_KEY"]:
     del os.environ[_name]
 
 startup.check_machine()
 _settings = startup.settings_or_exit()
 
-if _settings.device == "openvino":  # as upstream's own start command has it, for Intel's i915
+if _settings.device == "openvino":  # for Intel's i915, as in upstream's own start command
     os.environ.setdefault("NEOReadDebugKeys", "1")
     os.environ.setdefault("EnableDirectSubmission", "0")
 
 from .worker import Log, Worker  # noqa: E402
 
-MAPPING_GONE = "a mapped model file went away, as on a network share: models are read into memory from now on"
+MAPPING_GONE = "a mapped model file disappeared (a network share?): from now on models are read into memory"
 
 KILLED = (
-    "a worker was killed and is started again. The likely cause is that no memory was left: give the container or the "
-    "machine more, or set MACHINE_LEARNING_REQUEST_THREADS lower"
+    "a worker was killed and is started again. Probably no memory was left: give the container or the machine more, or "
+    "lower MACHINE_LEARNING_REQUEST_THREADS"
 )
 
 _log = logging.getLogger("mt_photos_ml")
@@ -44,7 +44,7 @@ _pause = 0.0  # seconds before the next worker starts
 
 
 def pre_fork(server: "Arbiter", worker: Worker) -> None:
-    """Deals the cards of MACHINE_LEARNING_DEVICE_IDS out to the workers, to each the one that fewest have."""
+    """Assigns each worker the card of MACHINE_LEARNING_DEVICE_IDS that the fewest workers have."""
     worker.pause = _pause
     if _settings.device_ids:
         dealt = [getattr(other, "device_id", "") for other in server.WORKERS.values()]
@@ -53,9 +53,9 @@ def pre_fork(server: "Arbiter", worker: Worker) -> None:
 
 
 def when_ready(server: "Arbiter") -> None:
-    """Ctrl-C, and a terminal that closes, end the service as SIGTERM does; the second signal ends it at once."""
+    """Ends the service at Ctrl-C or when its terminal closes, as at SIGTERM; a second signal ends it at once."""
     gc.collect()
-    gc.freeze()  # else the collector of each worker would write to the pages that it shares with this process
+    gc.freeze()  # otherwise each worker's collector would write to the pages that it shares with this process
     is_stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -71,7 +71,7 @@ def when_ready(server: "Arbiter") -> None:
 
 
 def child_exit(server: "Arbiter", worker: Worker) -> None:
-    """Logs where a worker crashed. After a bus error (a model's share vanished) models are read, not mapped."""
+    """Logs where a worker crashed. After a bus error (a model's share disappeared) models are read, not mapped."""
     global _pause
     crash = worker.crash()
     if crash is None:
@@ -85,7 +85,7 @@ def child_exit(server: "Arbiter", worker: Worker) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """The socket; for `::` on a host without IPv6, of IPv4. Ends the process if it can't."""
+    """Returns a listening socket; for `::` on a host without IPv6 one of IPv4. Ends the process if that fails."""
     host = host.strip("[]")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -102,7 +102,7 @@ with contextlib.suppress(OSError, ValueError):  # if the hard limit is more than
     _most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (_most, _most))
 
-backlog = 128  # the event loop accepts as many at once, and tries as often if no file descriptor is left
+backlog = 128  # the event loop accepts that many at once, and tries that often if no file descriptor is left
 bind = f"fd://{_listen(_settings.immich_host, _settings.immich_port).detach()}"
 wsgi_app = "mt_photos_ml.server.service:app"
 workers = _settings.workers
@@ -110,7 +110,7 @@ worker_class = Worker
 logger_class = Log
 loglevel = "warning"
 timeout = _settings.worker_timeout
-worker_tmp_dir = "/tmp"  # the one place that a read-only container can write
-control_socket_disable = True  # it would be written into the working directory
-keepalive = 75  # longer than clients keep a connection for reuse, else their next request meets a closed one
-graceful_timeout = 60  # for requests in flight when the service ends or starts afresh
+worker_tmp_dir = "/tmp"  # the only place that a read-only container can write to
+control_socket_disable = True  # it would be created in the working directory
+keepalive = 75  # longer than clients keep a connection for reuse, otherwise their next request meets a closed one
+graceful_timeout = 60  # for requests in flight when the service stops or restarts

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Where the log goes: one line an event, to standard error, for a person or as JSON."""
+"""Writes the log to standard error, one line an event, as text or as JSON."""
 
 import json
 import logging
 import time
 from dataclasses import asdict
 
-NO_DESCRIPTORS = "new connections have to wait: no file descriptors are left (ulimit -n), or no memory"
+NO_DESCRIPTORS = "new connections have to wait: no file descriptors (ulimit -n) or no memory left"
 
 _TEXT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
 
 class JsonFormatter(logging.Formatter):
-    """An object a line: time (RFC 3339), level, message, instance; of a request its trace; of an error where it was."""
+    """One JSON object a line: time (RFC 3339), level, message, instance; a request's trace; an error's traceback."""
 
     def __init__(self, instance: str) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class _AcceptErrors(logging.Filter):
-    """Tells once a minute, in words, that no connection can be accepted; asyncio tells it over and over."""
+    """Logs plainly, and only once a minute, that no connection can be accepted; asyncio repeats it all the time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,12 +53,12 @@ class _AcceptErrors(logging.Filter):
 
 
 def to_stderr(level: str, form: str = "text", instance: str = "") -> None:
-    """Our events from this level on, and what others, such as upstream's app, have to say. form: text or json.
-    instance: the name of this service."""
+    """Sets up the log for our events from this level on, and for those of others, such as upstream's app. form: text or
+    json. instance: the name of this service."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter(instance) if form == "json" else _TEXT)
     logging.getLogger().handlers = [handler]
     logging.getLogger("mt_photos_ml").setLevel(level.upper())
     logging.getLogger("asyncio").filters = [_AcceptErrors()]
-    for name in ("PIL", "python_multipart"):  # what is wrong with a photo or a form is in the request's own line
+    for name in ("PIL", "python_multipart"):  # the request's own line says what is wrong with its photo or form
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Variables of the official service of MT Photos: what they mean here, for those who take their configuration along."""
+"""Variables of MT Photos' official service: what they mean here, for users who keep their old configuration."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,7 +8,7 @@ from ..settings import DEFAULT_CLIP, SettingsError
 TTL, PRELOAD = "MACHINE_LEARNING_MODEL_TTL", "MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL"
 
 _DO_NOTHING = {
-    "MT_USE_DML": "DirectML is of Windows; what a task runs on is chosen by OCR_DEVICE, CLIP_DEVICE and FACE_DEVICE",
+    "MT_USE_DML": "DirectML needs Windows; OCR_DEVICE, CLIP_DEVICE and FACE_DEVICE choose what a task runs on",
     "CLIP_MODEL": "CLIP_VISUAL_MODEL_NAME and CLIP_TEXTUAL_MODEL_NAME choose the model",
     "MODEL_PREFIX": "CLIP_VISUAL_MODEL_NAME and CLIP_TEXTUAL_MODEL_NAME choose the model",
     "OCR_CUDA_DEVICE_ID": "MACHINE_LEARNING_DEVICE_ID chooses the card",
@@ -19,11 +19,11 @@ _DO_NOTHING = {
 
 
 def settings_of(environment: Mapping[str, str]) -> dict[str, str]:
-    """The settings that its variables stand for, except those that are set by their own names. Raises SettingsError."""
+    """The settings that its variables stand for, except those that are set themselves. Raises SettingsError."""
     found = dict[str, str]()
     if seconds := environment.get("SERVER_RESTART_TIME"):
         if not seconds.strip().isdecimal():
-            raise SettingsError(f"SERVER_RESTART_TIME={seconds}: expected seconds; here {TTL} is its name")
+            raise SettingsError(f"SERVER_RESTART_TIME={seconds}: expected seconds; here it is called {TTL}")
         found[TTL] = seconds
     if environment.get("AUTO_LOAD_TXT_MODAL") == "on":
         found[PRELOAD] = environment.get("CLIP_TEXTUAL_MODEL_NAME") or DEFAULT_CLIP
@@ -35,9 +35,9 @@ def told(environment: Mapping[str, str], *, in_image: bool) -> Iterator[tuple[st
     for name, meant in (("SERVER_RESTART_TIME", TTL), ("AUTO_LOAD_TXT_MODAL", PRELOAD)):
         if environment.get(name):
             value = settings_of(environment).get(meant)
-            yield name, f"is taken for {meant}={value}" if value else "does nothing"
+            yield name, f"sets {meant}={value}" if value else "is ignored"
     for name in environment:
         if why := next((why for begin, why in _DO_NOTHING.items() if name.startswith(begin)), None):
-            yield name, f"does nothing here: {why}"
+            yield name, f"is ignored: {why}"
     if in_image and environment.get("HTTP_PORT"):
-        yield "HTTP_PORT", "does nothing in the image: Docker publishes its port 3003 at another one, -p 8060:3003"
+        yield "HTTP_PORT", "is ignored in the image: Docker publishes its port 3003 as another one with -p 8060:3003"

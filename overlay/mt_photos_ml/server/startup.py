@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The first steps of every process of the service: the processor, the settings, the log."""
+"""The first steps of every process of the service: check the processor, read the settings, set up the log."""
 
 import os
 import sys
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 def check_machine() -> None:
-    """Call it before numpy and onnxruntime are imported. Ends the process with a line if the processor is too old."""
+    """Ends the process with a message if the processor is too old. Call it before importing numpy and onnxruntime."""
     require_processor()
-    # from 1.29 on onnxruntime reports to its maker which models are used, unless this is set before it is imported
+    # from 1.29 on, onnxruntime reports to its maker which models it runs, unless this is set before the import
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # it would print what it finds odd in a photo
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # otherwise it prints warnings about odd photos
 
 
 def settings_or_exit(exit_code: int = 2, *, check: bool = True) -> "Settings":
-    """The settings, and the log as they want it. Ends the process with a line for each variable that is wrong. check:
-    whether to look at the models they choose too."""
+    """Reads the settings and sets up the log. Ends the process with one line for each variable that is wrong. check:
+    whether to check the chosen models too."""
     from ..settings import SettingsError, load
     from . import official
 
@@ -31,7 +31,7 @@ def settings_or_exit(exit_code: int = 2, *, check: bool = True) -> "Settings":
         settings = load(official.settings_of(os.environ))
         if check:
             from ..api import upstream
-            from ..models.checks import check_models  # which imports numpy
+            from ..models.checks import check_models  # not at the top, because it imports numpy
 
             check_models(settings, preloads_others=upstream.is_served(settings))
     except SettingsError as error:
@@ -42,7 +42,7 @@ def settings_or_exit(exit_code: int = 2, *, check: bool = True) -> "Settings":
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it."""
+    """Whether only this machine can reach this host."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The process that serves: uvicorn as a worker of gunicorn. Its parent keeps the socket and starts it again."""
+"""The process that serves: uvicorn as a worker of gunicorn. Its parent keeps the socket and restarts it."""
 
 import contextlib
 import ctypes
@@ -28,7 +28,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Log(Logger):
-    """gunicorn's own lines, and uvicorn's, in our log."""
+    """Sends gunicorn's and uvicorn's own lines to our log."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -36,14 +36,14 @@ class Log(Logger):
 
 
 class Worker(UvicornWorker):
-    """Ends with its parent, and reports a crash to it.
+    """A worker that ends with its parent, and reports a crash to it.
 
-    pause: seconds before it starts. device_id: its card. report: a file in memory, for the place of a crash.
+    pause: seconds before it starts. device_id: its card. report: a file in memory, for the traceback of a crash.
     """
 
     CONFIG_KWARGS = {  # noqa: RUF012
         "loop": "auto",
-        "http": LimitedH11Protocol,  # h11 refuses endless headers; httptools takes them all
+        "http": LimitedH11Protocol,  # h11 refuses endless headers; httptools accepts them
         "ws": "none",
         "server_header": False,
         "timeout_graceful_shutdown": 60,
@@ -56,10 +56,10 @@ class Worker(UvicornWorker):
         self.forked = time.monotonic()
 
     def init_process(self) -> None:
-        """In the new process."""
+        """Runs in the new process."""
         self.init_signals()
-        os.setpgid(0, 0)  # Ctrl-C is for the parent, which then tells this process
-        with contextlib.suppress(OSError, AttributeError):  # another system than Linux
+        os.setpgid(0, 0)  # so that Ctrl-C reaches only the parent, which then ends this process
+        with contextlib.suppress(OSError, AttributeError):  # not on Linux
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # the kernel sends it if the parent is killed
         if os.getppid() != self.ppid:
             sys.exit(0)
@@ -68,13 +68,13 @@ class Worker(UvicornWorker):
         super().init_process()
 
     def init_signals(self) -> None:
-        """SIGTERM ends it, before the server runs and when uvicorn raises the signal again after its end."""
+        """Ends it at SIGTERM or SIGINT before the server runs, and after the server, when uvicorn raises it again."""
         super().init_signals()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._end)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGQUIT: at once."""
+        """Ends it at once, at SIGQUIT."""
         os._exit(0)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
@@ -82,13 +82,13 @@ class Worker(UvicornWorker):
         sys.exit(0)
 
     def crash(self) -> str | None:
-        """In the parent, once it has ended: what it reported, or None if it ended as asked."""
+        """Runs in the parent once the worker has ended. Returns its report, or None if it was told to end."""
         said = os.pread(self.report, 1 << 16, 0)
         os.close(self.report)
         return None if said.endswith(_ENDED) else said.decode(errors="replace")
 
     def next_pause(self) -> float:
-        """Seconds before the worker that replaces this one, which crashed: more each time while they crash early."""
+        """Seconds to wait before this crashed worker is replaced; twice as many each time workers crash early."""
         if time.monotonic() - self.forked - self.pause >= _SHORT_LIFE_SECONDS:
             return 0.0
         return min(max(2 * self.pause, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS, self.timeout)

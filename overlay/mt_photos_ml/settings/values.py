@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The kinds of values that settings take, each with its check and the words for what is expected."""
+"""The types of settings, each with its check and a description of what is expected."""
 
 import re
 from collections.abc import Callable
@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 
 def clean_name(name: str) -> str:
-    """The folder of a model in the cache, by the base image's rule: `immich-app/RN50::openai` is `RN50__openai`."""
+    """A model's folder in the cache, named by the base image's rule: `RN50__openai` for `immich-app/RN50::openai`."""
     return name.rsplit("/", 1)[-1].translate(_FORBIDDEN)
 
 
 def _expect(what: str, is_usable: Callable[[Any], object]) -> AfterValidator:
-    """Refuses a value that is not usable, or for which the check raises ValueError. what: the words for it."""
+    """Refuses a value for which is_usable returns false or raises ValueError. what: describes what is expected."""
 
     def check(value: T) -> T:
         with suppress(ValueError):
@@ -42,7 +42,7 @@ def _is_address(value: str) -> bool:
 
 
 def _split(value: object) -> object:
-    """The names in a list with commas."""
+    """Splits a list of names with commas between."""
     return {name.strip().lower() for name in value.split(",") if name.strip()} if isinstance(value, str) else value
 
 
@@ -50,7 +50,7 @@ def _absolute(value: Path) -> Path:
     try:
         folder = value.expanduser().absolute()
     except RuntimeError:
-        raise ValueError("a folder; nobody here has that name") from None
+        raise ValueError("a folder; this system has no user of that name") from None
     if folder.exists() and not folder.is_dir():
         raise ValueError("a folder, not a file")
     return folder
