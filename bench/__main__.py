@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""`python -m bench`: measures the floor, ours and the straightforward service, and prints and writes what it found."""
+"""`python -m bench`: measures the floor, our service and the straightforward one; prints and writes the results."""
 
 import argparse
 import sys
@@ -14,19 +14,21 @@ from bench.service import ROOT, Launcher
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("bench", description="The floor, ours and a straightforward service, in one run.")
+    parser = argparse.ArgumentParser(
+        "bench", description="Measures the floor, our service and the straightforward one."
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds and the core figures only: two minutes")
     parser.add_argument("--image", default="", help="measure a container of this image instead of the checkout")
-    parser.add_argument("--device", action="store_true", help="on a card: each task there and on the processor")
-    parser.add_argument("--only", choices=SECTIONS, action="append", help="this section; may be given several times")
+    parser.add_argument("--device", action="store_true", help="measure each task on the device and on the processor")
+    parser.add_argument("--only", choices=SECTIONS, action="append", help="measure only this section (repeatable)")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and .svg (benchmarks-image)")
-    parser.add_argument("--folder", type=Path, default=ROOT / ".bench", help="for models and logs (3 GB)")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".bench", help="folder for models and logs (3 GB)")
     chosen = parser.parse_args()
     if chosen.write and chosen.only:
-        parser.error("--write wants all sections")
+        parser.error("--write needs all sections: leave out --only")
 
     folder = chosen.folder.absolute()
-    print("models, made once", flush=True)
+    print("building the models, if they are not there yet", flush=True)
     models.build(folder / "cache")
     bench = Bench(Launcher(models.environment(folder / "cache"), folder / "logs", chosen.image), chosen.quick)
     tables = [report.machine(f"python -m bench {' '.join(sys.argv[1:])}", chosen.image)]

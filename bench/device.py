@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The one script for a machine with a card: what each task takes on its device and on the processor."""
+"""Measures each task on a machine's device and on its processor."""
 
 import json
 import shutil
@@ -55,12 +55,12 @@ def device(bench: Bench) -> Rows:
 
 
 def _request(name: str, number: int) -> Request:
-    """Each text is another, since the service remembers their vectors."""
+    """Each text differs, because the service caches their vectors."""
     return text_request(f"机场的飞机 {number}") if name == _TEXTS else _REQUESTS[name]
 
 
 def _planned(service: Service) -> list[Mapping[str, Any]]:
-    """The models, once their devices have planned all shapes."""
+    """Waits until the devices have planned all shapes; returns the status of the models."""
     end = time.monotonic() + _PLAN_SECONDS
     while True:
         connection = HTTPConnection("127.0.0.1", service.client.port, timeout=60)
@@ -81,7 +81,7 @@ def _where(models: list[Mapping[str, Any]], name: str) -> dict[str, object]:
 
 
 def _card_mb() -> float:
-    """0 without a card of Nvidia."""
+    """Megabytes in use on the Nvidia card; 0 if there is none."""
     if not shutil.which("nvidia-smi"):
         return 0.0
     command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The floor: what a photo costs at least. Bare onnxruntime and the fastest decode that keeps 50 dB, in one process.
+"""The floor: what a photo costs at least, with bare onnxruntime and the fastest decode that keeps 50 dB, in a process.
 
-Only the work that the answer needs: no HTTP, no queue, no EXIF, no bad files. None of it is the service's code, so what
-makes the service slower does not make the floor slower too.
+It does only the work that the answer needs: no HTTP, no queue, no EXIF, no bad files. It shares no code with the
+service, so that a slower service does not make the floor slower.
 """
 
 import json
@@ -31,12 +31,12 @@ OCR_MODELS = {kind: _OCR / f"PP-OCRv6_{kind[:3]}_small.onnx" for kind in ("detec
 CORES = len(os.sched_getaffinity(0))
 THREADS = min(CORES, 4)  # of one inference, as the service chooses them
 COMBINATIONS = [(1, CORES), (1, CORES + 1), (1, 2 * CORES), *((THREADS, CORES // THREADS + n) for n in range(3))]
-"""Threads of one inference and photos at once: what could use all cores best."""
-DETECTED, SHORT_SIDE, LINE_HEIGHT = 640, 736, 48  # pixels: SCRFD's input, a photo for PP-OCR's detector, a line of text
+"""Threads of one inference and photos at once: the candidates for the fastest use of all cores."""
+DETECTED, SHORT_SIDE, LINE_HEIGHT = 640, 736, 48  # pixels: SCRFD's input, short side of OCR's, a text line
 
 
 class Floor:
-    """One photo after the other, by route. settings: where the models are. threads: of an inference."""
+    """The tasks by route, one photo at a time. settings: name the models. threads: of one inference."""
 
     def __init__(self, settings: Mapping[str, str], threads: int = THREADS) -> None:
         cache, self._threads = Path(settings["MACHINE_LEARNING_CACHE_FOLDER"]), threads
@@ -65,7 +65,7 @@ class Floor:
         return self._read([cut(bgr, box, bgr.shape[1] / width) for box in boxes])
 
     def embed_photo(self, image: Image.Image) -> Float:
-        """(D,) of a photo in the size that CLIP takes."""
+        """(D,) vector of a photo that has the size of CLIP's input."""
         pixels = np.asarray(image, np.float32) * (1 / (255 * self._std)) - self._mean / self._std
         values = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
         return np.asarray(self.run(self.clip / "visual/model.onnx", values)[0][0])
@@ -79,13 +79,13 @@ class Floor:
         return _points(self.run(self._faces / "detection/model.onnx", _blob([canvas], 128))) / np.float32(scale)
 
     def embed_faces(self, bgr: Pixels, points: Float) -> Float:
-        """points: (N, 5, 2) in pixels of bgr, of one face or more. Returns (N, 512) of any length."""
+        """points: (N, 5, 2) in pixels of bgr, of at least one face. Returns (N, 512) vectors, not normalised."""
         moves = [cv2.estimateAffinePartial2D(five, ARCFACE, method=cv2.LMEDS)[0] for five in points]
         crops = [cv2.warpAffine(bgr, move, (112, 112)) for move in moves]
         return self.run(self._faces / "recognition/model.onnx", _blob(crops))[0]
 
     def _read(self, lines: Sequence[Pixels]) -> list[str]:
-        """The text of each line (LINE_HEIGHT, W, 3), six lines of about the same length at once."""
+        """The text of each line (LINE_HEIGHT, W, 3), in batches of six lines of similar length."""
         model, texts = OCR_MODELS["recognition"], [""] * len(lines)
         order = sorted(range(len(lines)), key=lambda i: lines[i].shape[1])
         for chosen in (order[start : start + 6] for start in range(0, len(order), 6)):
@@ -97,7 +97,7 @@ class Floor:
         return [text for text in texts if text.strip()]
 
     def run(self, model: Path, values: NDArray[Any]) -> list[Float]:
-        """The outputs for the one input. The model is loaded when it is first needed."""
+        """The outputs for the one input. Loads the model at its first use."""
         session = _open(model, self._threads)
         return list(session.run(None, {session.get_inputs()[0].name: values}))
 
@@ -115,7 +115,7 @@ def _characters(model: Path) -> list[str]:
 
 
 def clip_photo(data: bytes, side: int = 224) -> Image.Image:
-    """The middle of the photo as CLIP wants it, by Pillow's bicubic filter: all that it costs but the model."""
+    """CLIP's input from the middle of the photo, by Pillow's bicubic filter: all work but the model's."""
     bgr = Image.fromarray(_decode(data, 2 * side))
     short = min(bgr.size)
     left, top = ((edge - short) / 2 for edge in bgr.size)
@@ -124,7 +124,7 @@ def clip_photo(data: bytes, side: int = 224) -> Image.Image:
 
 
 def _decode(data: bytes, wanted: int) -> Pixels:
-    """(H, W, 3) with a shorter side of `wanted` pixels or more, if it has them: libjpeg drops the rest in decoding."""
+    """(H, W, 3) BGR. libjpeg decodes at a fraction if the shorter side keeps `wanted` pixels."""
     flags = cv2.IMREAD_COLOR
     if data.startswith(b"\xff\xd8"):
         short = min(Image.open(BytesIO(data)).size)
@@ -133,7 +133,7 @@ def _decode(data: bytes, wanted: int) -> Pixels:
 
 
 def _points(outputs: Sequence[Float], min_score: float = 0.65) -> Float:
-    """(N, 5, 2) points of the faces by SCRFD's outputs, in pixels of its input."""
+    """(N, 5, 2) points of the faces from SCRFD's outputs, in pixels of its input."""
     found = []
     for level, stride in enumerate((8, 16, 32)):
         score, box, points = outputs[level::3]
@@ -147,7 +147,7 @@ def _points(outputs: Sequence[Float], min_score: float = 0.65) -> Float:
 
 
 def find_lines(probability: Float) -> list[Box]:
-    """The lines of text from top to bottom, slanted ones too, in pixels of DB's map (H, W)."""
+    """The lines of text from top to bottom, including slanted ones, in pixels of DB's map (H, W)."""
     mask = cv2.dilate((probability > 0.3).astype(np.uint8), np.ones((2, 2), np.uint8))
     boxes: list[Box] = []
     for contour in cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)[0]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Sends requests, takes times and their ratios, and reads the memory of processes. Linux only (/proc)."""
+"""Sends requests, measures times and their ratios, and reads the memory of processes. Linux only (/proc)."""
 
 import json
 import re
@@ -21,7 +21,7 @@ Seen = TypeVar("Seen")
 Request = tuple[str, str, bytes]  # of a POST: route, type of the body, body
 
 CHECK: Request = "/check", "text/plain", b""
-_PAUSE_SECONDS = 0.04  # onnxruntime's threads go on spinning for a while, and would slow down the next contender
+_PAUSE_SECONDS = 0.04  # onnxruntime's threads keep spinning for a while and would slow the next contender
 
 
 def photo_request(route: str, photo: bytes) -> Request:
@@ -53,7 +53,7 @@ class Client(HTTPConnection):
 
 
 def send(port: int, requests: Sequence[Request], clients: int = 1) -> tuple[float, list[float]]:
-    """Requests a second, and the milliseconds of each: every client sends its next one once it has a reply."""
+    """Requests a second, and the milliseconds of each. A client sends its next request when it has a reply."""
     left = iter(requests)
 
     def work(_: int) -> list[float]:
@@ -67,7 +67,7 @@ def send(port: int, requests: Sequence[Request], clients: int = 1) -> tuple[floa
 
 
 def meanwhile(work: Callable[[], object], look: Callable[[], Seen], pause_seconds: float) -> list[Seen]:
-    """What `look` returned, time and again while `work` was done."""
+    """Calls `look` again and again while `work` runs; returns its results."""
     seen = []
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(work)
@@ -79,8 +79,8 @@ def meanwhile(work: Callable[[], object], look: Callable[[], Seen], pause_second
 
 
 class Ratio(float):
-    """The median of ours / others in pairs measured right after each other, so that a machine that drifts does so for
-    both. Shown with the quartiles."""
+    """The median of ours / others over pairs measured right after each other, so that a change in the machine's speed
+    affects both. Shown with the quartiles."""
 
     text: str
 
@@ -101,7 +101,7 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 def in_turn(contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up: int) -> dict[str, list[float]]:
-    """Milliseconds of each in every round: all take one turn a round, another first each time, the others idle."""
+    """Milliseconds of each, by round. In a round each runs once while the others idle; the first one changes."""
     names = list(contenders)
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(-warm_up, rounds):
@@ -120,7 +120,7 @@ class Memory(NamedTuple):
 
 
 def memory(pids: Sequence[int]) -> Memory:
-    """By Pss: a page that several processes share counts in each of them by its share, so not twice."""
+    """The memory of the processes together, by Pss: a page that several of them share counts once."""
     rollup = ""
     for pid in pids:
         with suppress(OSError):  # it may have ended since
@@ -130,7 +130,7 @@ def memory(pids: Sequence[int]) -> Memory:
 
 
 def family(pid: int) -> list[int]:
-    """The process and all that it started."""
+    """The ids of the process and of all its descendants."""
     found = [pid]
     for parent in found:
         for children in Path("/proc").glob(f"{parent}/task/*/children"):

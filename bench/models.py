@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Writes models of the real architectures' sizes with random weights: they see noise, but what they cost is real."""
+"""Writes models of the real architectures and sizes with random weights: the answers are noise, the cost is real."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +18,8 @@ from demo.pictures import LANDMARKS
 
 NAME, FREE = "bench", "bench-free"
 VOCABULARY = 250_002
-_LETTERS = "etaoinshrdlucmfwypvbgkjqxz"  # by how common they are
-_RECIPE = 5  # of what is written; a change makes all models be written again
+_LETTERS = "etaoinshrdlucmfwypvbgkjqxz"  # the most common first
+_RECIPE = 5  # the version of the models; a change rewrites them all
 _DIM, _CONTEXT, _IMAGE, _PATCH, _CROP = 512, 77, 224, 32, 112
 
 # The three faces that the detector reports: by stride the anchor's cell (column, row) and half the box's side in
@@ -28,9 +28,9 @@ FACES = {8: ((15, 15), 5.0), 16: ((15, 20), 4.0), 32: ((15, 5), 3.0)}
 
 
 class Network(Graph):
-    """A graph with random weights, the same each time, that keep values near one however deep it is.
+    """A graph with random weights, the same each time, that keep values near one at any depth.
 
-    shrink: what the real widths are divided by, for tests.
+    shrink: divides the real widths, for tests.
     """
 
     def __init__(self, shrink: int = 1) -> None:
@@ -79,7 +79,7 @@ class Network(Graph):
         return self("Relu", self.conv(x, inner, outer, stride=stride))
 
     def stages(self, x: str, inner: int, channels: Sequence[int], blocks_of: Sequence[int]) -> list[str]:
-        """The output of each stage of a ResNet; each halves the sides. blocks_of: of each."""
+        """The output of each stage of a ResNet, which halves the sides. blocks_of: how many blocks each stage has."""
         found = []
         for outer, blocks in zip(channels, blocks_of, strict=True):
             for block in range(blocks):
@@ -103,7 +103,7 @@ def build(folder: Path, shrink: int = 1) -> None:
     text = {"context_length": _CONTEXT, "vocab_size": vocabulary}
     write_clip_files(folder / "clip" / NAME, _tokenizer(vocabulary), _DIM, _IMAGE, text)
     build_clip(folder / "clip" / FREE)
-    marker.touch()  # last, so that what was interrupted is done again
+    marker.touch()  # last, so that an interrupted build is repeated
 
 
 def environment(folder: Path, clip: str = NAME) -> dict[str, str]:
@@ -126,9 +126,9 @@ def _visual(net: Network, path: Path) -> None:
 
 
 def _textual(net: Network, path: Path) -> None:
-    """XLM-RoBERTa base, its first token, and open_clip's projection in two steps."""
+    """XLM-RoBERTa base, of which the first token's output goes through open_clip's projection in two steps."""
     width = 768 // net.shrink
-    # The largest first, while its copies have the memory to themselves.
+    # The largest weights first, while there is memory for their copies.
     x = net("Gather", net.normal(VOCABULARY // net.shrink, width), "text")
     x = net.norm(net("Add", x, net.normal(_CONTEXT, width)), width)
     x = net("Gather", net.transformer(x, _CONTEXT, width, before=False), 0, axis=1)
@@ -138,7 +138,7 @@ def _textual(net: Network, path: Path) -> None:
 
 
 def _tokenizer(vocabulary: int) -> Tokenizer:
-    """XLM-RoBERTa's kind and size, for those cost time and memory too: all letters, Han, and made-up syllables."""
+    """Of XLM-RoBERTa's kind and size, which cost time and memory too: letters, Han characters, made-up syllables."""
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     made = ("▁" + "".join(piece) for length in (1, 2, 3, 4) for piece in product(_LETTERS, repeat=length))
     pieces = islice(chain(map(chr, range(33, 127)), "▁", map(chr, range(0x4E00, 0xA000)), made), vocabulary - 4)
@@ -176,7 +176,7 @@ def _detector(net: Network, path: Path) -> None:
 
 
 def _head(net: Network, x: str, stride: int, neck: int, width: int) -> None:
-    """What the photo says moves the outputs by a hundredth; where the face is stands in the biases."""
+    """The photo moves the outputs by about a hundredth; the biases say where the faces are."""
     (column, row), reach = FACES[stride]
     for inner in (neck, width, width):
         x = net.conv_relu(x, inner, width)
@@ -191,7 +191,7 @@ def _head(net: Network, x: str, stride: int, neck: int, width: int) -> None:
 
 
 def _recogniser(net: Network, path: Path) -> None:
-    """IResNet-50, but for its normalisations and slopes, which cost next to nothing."""
+    """IResNet-50 without normalisation layers and PReLU slopes, which cost almost nothing."""
     stem, *planes = (channels // net.shrink for channels in (64, 64, 128, 256, 512))
     x = net.stages(net.conv_relu("input.1", 3, stem), stem, planes, (3, 4, 14, 3))[-1]
     x, inner = net("Flatten", x), planes[-1] * (_CROP // 16) ** 2

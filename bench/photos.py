@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Makes photos with a phone's noise and bytes, and pages of text, from the demo's pictures."""
+"""Makes photos with the noise and file size of a phone's, and pages of text, from the demo's pictures."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -26,18 +26,18 @@ ALL: Mapping[str, tuple[str, ...]] = {
     FACES: (JPEG_12, JPEG_1440, JPEG_48, PNG),
     OCR: (PAGE_12, PAGE_1440, JPEG_12, JPEG_48, PNG),
 }
-"""What is sent where. The first two of each are what the targets are about."""
+"""The photos that are sent to each route. The targets are about the first two of each."""
 _LATIN = """Departures from platform 4|Hamburg 10:42 on time|Paris 11:05 delayed by 25 minutes|\
 Please keep your luggage with you|Total: 1,284.50 EUR|Thank you for travelling with us"""
 _CHINESE = """欢迎使用照片管理|北京市朝阳区建国路八十八号|今日天气晴朗适合拍照|合计金额一百二十八元|\
 请妥善保管随身携带的物品|祝您旅途愉快"""
 LINES = [*_LATIN.split("|"), *(_CHINESE if CJK_FONT else _LATIN).split("|")]
-"""Of a page: twelve, half of them Chinese if there is a font for it."""
+"""The twelve lines of a page, half of them Chinese if there is a font."""
 
 
 @cache
 def photo(name: str, size: tuple[int, int] | None = None) -> bytes:
-    """The file, the same each time. size: width and height in pixels, if not its own."""
+    """The photo's file, the same each time. size: width and height in pixels instead of the photo's own."""
     size = size or SIZES[name]
     if name in (PAGE_12, PAGE_1440):
         page = np.asarray(text_page(LINES, size, CJK_FONT)[0])

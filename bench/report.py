@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What was measured, for people: tables on the terminal and in Markdown, the targets, a chart. Measures nothing."""
+"""Shows the results: tables on the terminal and in Markdown, the targets, a chart."""
 
 import operator
 import os
@@ -24,7 +24,7 @@ COLOURS = {"floor": "#9aa4ae", "ours": "#2f81f7", "straightforward": "#d29922"}
 Rows = Sequence[Mapping[str, object]]  # cells by the column's name, the same columns in each
 _VERSIONS = """import platform as p, onnxruntime as o, PIL, cv2, numpy as n
 print(p.python_version(), o.__version__, PIL.__version__, cv2.__version__, n.__version__)"""
-_GREY = "#7d8590"  # to be read on a light page and on a dark one
+_GREY = "#7d8590"  # readable on a light page and on a dark one
 _LARGE, _SMALL = ({route: names[i] for route, names in ALL.items()} for i in (0, 1))
 TARGETS: Mapping[str, str] = tomllib.loads(Path(__file__).with_name("targets.toml").read_text())
 
@@ -53,7 +53,7 @@ class Table(NamedTuple):
 
 
 def targets(figures: Mapping[str, float]) -> Table:
-    """Whether each is met; if not, whether even the floor in place of ours would meet it."""
+    """Whether each target is met; if not, whether the floor would meet it."""
     rows = []
     for name, limit in TARGETS.items():
         sign, number, *unit = limit.split()
@@ -73,7 +73,7 @@ def targets(figures: Mapping[str, float]) -> Table:
 
 
 def machine(command: str, image: str) -> Table:
-    """What the figures were measured on, and when. image: which ours runs in, if it does."""
+    """The machine, the libraries and the date. image: the one that our service runs in, if any."""
     python = ["docker", "run", "--rm", "--entrypoint=python", image] if image else [sys.executable]
     versions = subprocess.run([*python, "-c", _VERSIONS], capture_output=True, text=True, check=True).stdout
     cpu = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
@@ -90,13 +90,13 @@ def machine(command: str, image: str) -> Table:
 
 
 def write(page: Path, tables: Sequence[Table]) -> None:
-    """Replaces all of the page from the first table on; the words before it are people's."""
+    """Replaces the page from the first table on; keeps the introduction, which is written by hand."""
     introduction = page.read_text().partition(f"\n## {tables[0].title}\n")[0]
     page.write_text(introduction + "".join(table.markdown() for table in tables))
 
 
 def chart(figures: Mapping[str, float], path: Path) -> None:
-    """Bars of the milliseconds of a photo, on no background. The same figures give the same file."""
+    """A bar chart of milliseconds a photo, with a transparent background. The same figures give the same file."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -22,7 +22,7 @@ from bench.service import SERVICES, Launcher, Service, steps
 
 @dataclass
 class Bench:
-    """What the sections share. figures: what the targets and the chart need, by name."""
+    """What the sections share. figures: the results that the targets and the chart need, by name."""
 
     launcher: Launcher
     quick: bool
@@ -53,7 +53,7 @@ def one_at_a_time(bench: Bench) -> Rows:
 
 
 def _size(answer: Any) -> int:
-    """How many lines of text, faces, or numbers of a vector."""
+    """The number of text lines or faces, or the length of a vector."""
     return len(answer["texts"] if isinstance(answer, dict) else answer)
 
 
@@ -64,7 +64,7 @@ def many_at_once(bench: Bench) -> Rows:
     with bench.launcher.run_all(SERVICES[: bench.rounds(2, 1)]) as services:
         for route, (name, *_) in ALL.items():
             at_once, request = partial(_floor_at_once, bench, route, photo(name)), photo_request(route, photo(name))
-            tried = [(1, CORES + 1)] if bench.quick else COMBINATIONS  # the one that is nearly always the fastest
+            tried = [(1, CORES + 1)] if bench.quick else COMBINATIONS  # nearly always the fastest
             threads, workers = max(tried, key=lambda each: at_once(16, *each))
             for clients in (8,) if bench.quick else (4, 8):
                 rates: dict[str, list[float]] = {who: [] for who in ("floor", *SERVICES)}
@@ -86,7 +86,7 @@ def many_at_once(bench: Bench) -> Rows:
 
 
 def _floor_at_once(bench: Bench, route: str, data: bytes, number: int, threads: int, workers: int) -> float:
-    """Photos a second, so many photos by so many workers."""
+    """Photos a second. number: of photos. workers: that process them at once."""
     task = Floor(bench.launcher.settings, threads).tasks[route]
     task(data)
     with ThreadPoolExecutor(workers) as pool:
@@ -159,7 +159,7 @@ def memory(bench: Bench) -> Rows:
 
 
 def _memory_of(service: Service) -> dict[str, Memory]:
-    """At the start, after each of the steps, and the most during eight large photos at once."""
+    """Memory at the start, after each step, and the most during eight large photos at once."""
     seen = {"start": service.memory()}
     for step, request in steps().items():
         service.send([request])

@@ -22,13 +22,13 @@ from bench.photos import CLIP, FACES, JPEG_12, OCR, PAGE_12, photo
 
 ROOT = Path(__file__).parents[1]
 SERVICES = ("ours", "straightforward")
-_KEPT = {"PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DOCKER_HOST"}  # variables; the service's settings are not
+_KEPT = {"PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "DOCKER_HOST"}  # variables that a service inherits
 _START_SECONDS, _PREPARATION_SECONDS, _MODELS = 60.0, 600.0, 6
 
 
 @dataclass(frozen=True)
 class Service:
-    """One that runs. start_seconds: to its first /check. container: its name, if it is one."""
+    """A running service. start_seconds: to its first /check. container: its name if it runs in one."""
 
     client: Client
     pid: int
@@ -40,7 +40,7 @@ class Service:
         return measure.send(self.client.port, requests, clients)
 
     def memory(self) -> measure.Memory:
-        """Of all its processes."""
+        """The memory of all its processes."""
         if not self.container:
             return measure.memory(measure.family(self.pid))
         command = ["docker", "top", self.container, "-eo", "pid"]
@@ -48,13 +48,13 @@ class Service:
         return measure.memory([int(pid) for pid in listed.split()[1:]])
 
     def loads(self) -> dict[str, float]:
-        """Seconds that each model took to load, by the log of ours."""
+        """Seconds that each model took to load, from our service's log."""
         return {part: float(seconds) for part, seconds in re.findall(r"loaded (\S+) in (\S+) s", self.log.read_text())}
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """settings: the variables that name the cache and its models. image: runs ours as a container of this image."""
+    """settings: the variables that name the cache and its models. image: runs our service in a container of it."""
 
     settings: Mapping[str, str]
     logs: Path
@@ -66,7 +66,7 @@ class Launcher:
 
     @contextmanager
     def run(self, who: str, settings: Mapping[str, str] | None = None) -> Iterator[Service]:
-        """One of SERVICES. No model is dropped while others are measured, nothing is downloaded."""
+        """Runs one of SERVICES. It unloads no idle model and downloads nothing."""
         fixed = {"API_AUTH_KEY": KEY, "MACHINE_LEARNING_MODEL_TTL": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
         variables = {**fixed, **self.settings, **(settings or {})}
         with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -91,7 +91,7 @@ class Launcher:
                 _wait_for_check(port, process, log)
                 yield Service(client, process.pid, log, time.perf_counter() - started, container)
             finally:
-                process.terminate()  # `docker run` hands the signal on
+                process.terminate()  # `docker run` forwards the signal
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(30)
                 process.kill()
@@ -100,7 +100,7 @@ class Launcher:
 
     @contextmanager
     def run_all(self, names: Sequence[str], settings: Mapping[str, str] | None = None) -> Iterator[dict[str, Service]]:
-        """The services of these names, with all models loaded."""
+        """Runs the services of these names and loads all their models."""
         with ExitStack() as ended:
             services = {who: ended.enter_context(self.run(who, settings)) for who in names}
             for service in services.values():
@@ -108,11 +108,11 @@ class Launcher:
             yield services
 
     def prepared(self) -> bool:
-        """Whether ours has prepared all models."""
+        """Whether our service has prepared all models."""
         return len(list(self.cache.glob("*/*/*/prepared/[!.]*/record.json"))) >= _MODELS
 
     def prepare(self) -> dict[str, float]:
-        """Has ours prepare all models anew, which it does in a pause. Returns the seconds that each took to load."""
+        """Makes our service prepare all models again. Returns the seconds that each took to load before that."""
         for folder in self.cache.glob("*/*/*/prepared"):
             shutil.rmtree(folder, ignore_errors=True)
         with self.run_all(["ours"]) as services:
@@ -123,10 +123,10 @@ class Launcher:
         return loads
 
     def _container(self, name: str, port: int, variables: Mapping[str, str]) -> list[str]:
-        """The command that runs it."""
+        """The command that runs the container."""
         for kind, weights in OCR_MODELS.items():  # the wheel in the image may carry others
             model = self.cache / "ocr/PP-OCRv6_small" / kind / "model.onnx"
-            if not model.exists():  # a new file would be prepared anew
+            if not model.exists():  # a new file would be prepared again
                 model.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(weights, model)
         variables = {**variables, "MACHINE_LEARNING_CACHE_FOLDER": "/cache", "OCR_MODEL_NAME": "PP-OCRv6_small"}
@@ -136,7 +136,7 @@ class Launcher:
 
 
 def steps() -> dict[str, Request]:
-    """Requests that need each of the models, by what they need."""
+    """Requests that together load all models, by what they load."""
     return {
         "CLIP, photos": photo_request(CLIP, photo(JPEG_12)),
         "CLIP, text": text_request("机场的飞机"),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""`python -m bench.straightforward PORT`: the API in the way that comes to mind first, for comparison.
+"""`python -m bench.straightforward PORT`: the API written in the obvious way, for comparison.
 
-As the first version of this project worked: the photo is decoded whole by OpenCV on the event loop to look at it, whole
-again by Pillow, converted whole to the other order of colours, and resized and cut from full size; RapidOCR reads text.
+It works as the first version of this project did: OpenCV decodes the whole photo on the event loop to check it, Pillow
+decodes it again, and its full size is converted to BGR, resized and cropped; RapidOCR reads text.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _OCR_OPTIONS: dict[str, object] = {
     "EngineConfig.onnxruntime.inter_op_num_threads": 1,
 }
 
-MultiPartParser.spool_max_size = 2**26  # a photo is not written to the disk
+MultiPartParser.spool_max_size = 2**26  # keeps photos in memory
 
 
 def read_text(data: bytes, _: Pixels) -> object:
@@ -83,7 +83,7 @@ def _tokenizer() -> Tokenizer:
 
 @cache
 def _ocr() -> Any:
-    from rapidocr import RapidOCR  # late, as it would slow down the start
+    from rapidocr import RapidOCR  # late, because it would slow down the start
 
     return RapidOCR(params=_OCR_OPTIONS)
 
