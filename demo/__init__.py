@@ -1,1 +1,1 @@
-"""Stand-in models and drawn pictures: the whole service runs offline on them, no weights needed."""
+"""Stand-in models and drawn pictures, with which the whole service runs offline and without real weights."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""`python -m demo FOLDER`: builds the tiny models into FOLDER and serves with them, every route answering offline."""
+"""`python -m demo FOLDER`: builds the tiny models in FOLDER and serves with them; every route answers offline."""
 
 import os
 import sys

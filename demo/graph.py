@@ -16,7 +16,7 @@ class Graph:
     """An ONNX graph under construction: calling it adds a node and returns the name of its output."""
 
     def __init__(self) -> None:
-        # One message from the start: making it of parts would copy a gigabyte of weights twice.
+        # One message from the start: building it from parts would copy a gigabyte of weights twice.
         self._model = ModelProto(ir_version=8, opset_import=[helper.make_opsetid("", 17)])
         self._graph = self._model.graph
 
@@ -35,7 +35,7 @@ class Graph:
         return name
 
     def unit(self, x: str, out: str) -> None:
-        """Name `out` the vectors of x at length one."""
+        """Normalises the vectors of x to length one, as the output `out`."""
         self("Div", x, self("ReduceL2", x, axes=[-1], keepdims=1), out=out)
 
     def save(
@@ -47,7 +47,7 @@ class Graph:
         *,
         check: bool = True,
     ) -> None:
-        """Write the model. kind: of all inputs. check: whether it is valid, which takes copies of all weights."""
+        """Writes the model. kind: the type of all inputs. check: validates it, which copies all weights."""
         self._graph.name = path.parent.name
         self._graph.input.extend(helper.make_tensor_value_info(name, kind, shape) for name, shape in inputs.items())
         self._graph.output.extend(

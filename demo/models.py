@@ -1,5 +1,5 @@
 """Writes small ONNX models with real interfaces and real behaviour: CLIP for colours, detector and embedder for drawn
-faces. They are arithmetic written down as graphs, nothing is trained."""
+faces. Their graphs are written by hand; nothing is trained."""
 
 import json
 from math import cos, pi, sin
@@ -17,7 +17,7 @@ from demo.pictures import COLOURS, CROP_CENTRE, CROP_RADIUS, FEATURES, HIGH, LAN
 Floats = NDArray[np.float32]
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-# Shades of a colour that still have its name, as factors; (1, 0.75) where not given.
+# The shades of a colour that have its name, as factors; (1, 0.75) for the others.
 _SHADES = {"black": (1.0,), "white": (1.0,), "brown": (1.0, 1.15, 0.7), "grey": (1.0, 1.2, 0.75), "orange": (1.0, 0.9)}
 _WORDS = {
     "red": "red 红 紅",
@@ -36,7 +36,7 @@ _WORDS = {
 # Half sizes in pixels of the windows in which each stride's two anchors look for a face: all multiples of 4, each at
 # least the largest face it is for plus half a stride, and together covering radii of 12 to 152.
 _WINDOWS = {8: (24, 36), 16: (52, 76), 32: (116, 168)}
-# Pixels by which the radius is measured short, skin's blurred edges counting as no skin.
+# Pixels by which the measured radius is too short, because skin's blurred edges don't count as skin.
 _EDGE = 0.55
 
 
@@ -49,8 +49,8 @@ def build_clip(
     mclip: bool = False,
     canonicalize: bool = False,
 ) -> None:
-    """Write a CLIP model that knows colours to `folder` (…/clip/NAME): photos [1,3,size,size] and texts
-    [1,context_length] become unit vectors [1,dim], the closer the more of the photo has the text's colour."""
+    """Writes a CLIP model that knows colours to `folder` (…/clip/NAME): photos [1,3,size,size] and texts
+    [1,context_length] become unit vectors [1,dim], which are closer if more of the photo has the text's colour."""
     _colours_of_photo(dim, size, folder / "visual" / "model.onnx")
     _colours_of_text(dim, context_length, mclip, folder / "textual" / "model.onnx")
     tokenizer = Tokenizer(models.WordLevel(_vocabulary(), unk_token="<unk>"))
@@ -63,7 +63,7 @@ def build_clip(
 
 
 def write_clip_files(folder: Path, tokenizer: Tokenizer, dim: int, size: int, text: dict[str, Any]) -> None:
-    """Write what a CLIP model needs beside its two graphs. size: of the photo's side in pixels. text: how it reads."""
+    """Writes the files beside a CLIP model's graphs. size: side of its input in pixels. text: its text_cfg."""
     tokenizer.save(str(folder / "textual" / "tokenizer.json"), pretty=False)
     preprocess = {
         "size": [size, size],
@@ -83,8 +83,8 @@ def write_clip_files(folder: Path, tokenizer: Tokenizer, dim: int, size: int, te
 
 
 def build_faces(folder: Path, *, batch: int | None = None) -> None:
-    """Write a detector (SCRFD's interface) and an embedder (ArcFace's) of drawn faces to `folder`
-    (…/facial-recognition/NAME). The embedder takes [batch,3,112,112], any number where `batch` is None."""
+    """Writes a detector (SCRFD's interface) and an embedder (ArcFace's) of drawn faces to `folder`
+    (…/facial-recognition/NAME). The embedder takes [batch,3,112,112], any number if `batch` is None."""
     _detector(folder / "detection" / "model.onnx")
     _embedder(folder / "recognition" / "model.onnx", batch if batch is not None else "None")
 
@@ -104,7 +104,7 @@ def _colours_of_photo(dim: int, size: int, path: Path) -> None:
     shades = [(i, f) for i, name in enumerate(COLOURS) for f in _SHADES.get(name, (1.0, 0.75))]
     of_colour = np.eye(len(COLOURS))[[i for i, _ in shades]]
     prototypes = np.array([np.array(list(COLOURS.values())[i]) / 255 * f for i, f in shades])
-    # Softmax over minus the squared distance to each prototype, the pixel's own square cancelling out.
+    # Softmax over minus the squared distance to each prototype; the pixel's own square cancels out.
     sharpness = 60.0
     weights = 2 * sharpness * prototypes * _STD
     bias = sharpness * (2 * prototypes @ _MEAN - (prototypes**2).sum(1))
@@ -130,7 +130,7 @@ def _colours_of_text(dim: int, length: int, mclip: bool, path: Path) -> None:
         inputs["attention_mask"] = [1, length]
         mask = graph("Cast", "attention_mask", to=TensorProto.FLOAT)
         tokens = graph("Mul", tokens, graph("Unsqueeze", mask, [2]))
-    # The constant keeps an empty text from having no direction at all.
+    # The constant gives an empty text a direction too.
     histogram = graph("Add", graph("ReduceSum", tokens, [1], keepdims=0), 0.001)
     graph.unit(graph("MatMul", histogram, _directions(len(COLOURS), dim)), "embedding")
     graph.save(path, inputs, {"embedding": [1, dim]}, TensorProto.INT32)
@@ -216,7 +216,7 @@ def _rows(graph: Graph, x: str, width: int) -> str:
 
 
 def _embedder(path: Path, batch: int | str) -> None:
-    """The mean colours of the five regions that tell identities apart, less the mean face's."""
+    """The mean colours of the five regions that tell identities apart, minus the mean face's."""
     y, x = np.mgrid[:112, :112] + 0.5
     masks = np.zeros((112 * 112, len(REGIONS)))
     for i, discs in enumerate(REGIONS):

@@ -43,7 +43,7 @@ CHEEKS = ((-0.57, 0.30, 0.15, 0.15), (0.57, 0.30, 0.15, 0.15))
 NOSE = ((0.0, float(LANDMARKS[2, 1]), 0.07, 0.09),)
 MOUTH = ((0.0, float(LANDMARKS[3:, 1].mean()), 0.31, 0.12),)
 FEATURES = (*EYES, *CHEEKS, *NOSE, *MOUTH)
-# Where an identity shows its colours, five regions of discs (x, y, radius): hat, hair, eyes, cheeks, mouth.
+# The five regions with the colours of an identity, as discs (x, y, radius): hat, hair, eyes, cheeks, mouth.
 REGIONS = (
     ((0.0, -1.13, 0.08), (-0.16, -1.13, 0.08), (0.16, -1.13, 0.08)),
     ((-0.9, -0.7, 0.08), (0.9, -0.7, 0.08)),
@@ -59,7 +59,7 @@ _FONTS = (
     "/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf",
 )
 CJK_FONT = next((path for path in map(Path, _FONTS) if path.is_file()), None)
-"""A font for Chinese, where this machine has one."""
+"""A font for Chinese; None if this machine has none."""
 LOW, HIGH = 50, 235
 IDENTITIES = 30
 
@@ -92,8 +92,8 @@ def identity_colours(identity: int) -> list[Colour]:
 
 
 def draw_face(image: Image.Image, centre: Point, radius: float, identity: int) -> DrawnFace:
-    """Draw an upright face into an RGB image: a disc of skin at `centre` with `radius` (pixels), hair to 1.3 radii
-    around it and shoulders to 1.7 below. The detector wants no other skin within a radius of the disc."""
+    """Draws an upright face into an RGB image: a disc of skin at `centre` with `radius` (pixels), hair to 1.3 radii
+    around it and shoulders to 1.7 below. With other skin within a radius of the disc, the detector may miss it."""
     hat, hair, eyes, cheeks, mouth = identity_colours(identity)
     cx, cy = centre
     left, top, side = int(cx - 2 * radius), int(cy - 2 * radius), int(4 * radius) + 2
@@ -178,7 +178,7 @@ def text_page(
 
 
 def _lit(base: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The picture under light that falls off across it, seen by a noisy sensor."""
+    """The picture with uneven light and the noise of a sensor."""
     across, down = rng.uniform(-0.1, 0.1, 2)
     x, y = np.linspace(-1, 1, base.width), np.linspace(-1, 1, base.height)[:, None]
     shaded = np.asarray(base) * (1 + across * x + down * y)[..., None] + rng.normal(0, 6, (base.height, base.width, 3))
