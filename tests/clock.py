@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A loop whose clock jumps to the next timer where nothing else is to be done: half a minute passes at once."""
+"""An event loop whose clock jumps to the next timer if nothing else is ready, so that half a minute passes at once."""
 
 import asyncio
 import selectors
@@ -29,11 +29,11 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """What the coroutine returns. Its clock begins at 0, and time passes only where it waits for nothing but time."""
+    """Runs the coroutine and returns its result. The clock starts at 0 and advances only while all wait for timers."""
     with asyncio.Runner(loop_factory=_Loop) as runner:
         return runner.run(coroutine)
 
 
 def now() -> float:
-    """Seconds by the clock of the loop that runs, without what adding them up made of them."""
+    """Seconds on the running loop's clock, rounded to hide floating-point errors."""
     return round(asyncio.get_running_loop().time(), 2)

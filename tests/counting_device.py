@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A device for tests on machines without one: the processor, which counts the shapes that each of its sessions is
-given, takes its time to plan, and is wrong, slow or broken if it is told to."""
+"""A stand-in device for machines without one. It runs on the CPU and records the shapes that each session gets; a test
+can make it plan late, answer wrongly, be slow or fail."""
 
 import threading
 import time
@@ -19,8 +19,9 @@ from mt_photos_ml.runtime.ort import open_session
 
 @dataclass(frozen=True)
 class CountingDevice(Device):
-    """sessions: the shapes that each was given, by model. lies, breaks: the types of models, such as "detection", that
-    it answers wrongly, or whose inferences fail. may_plan: is waited for. pause_s: that an inference takes longer."""
+    """sessions: the model of each session and the shapes that it got. lies, breaks: types of models, such as
+    "detection", whose answers are wrong or whose inferences fail. may_plan: opening a session waits for it. pause_s:
+    seconds added to each inference."""
 
     name: str = "TestDevice"
     provider: str = "CPUExecutionProvider"
@@ -55,12 +56,12 @@ class _Session(PlainSession):
 
 
 class TestDevices(Devices):
-    """A machine with that device."""
+    """The devices of a machine that has the stand-in."""
 
-    __test__ = False  # it is no test
+    __test__ = False  # not a class of tests, despite its name
 
     def __init__(self, device: CountingDevice, wanted: str = "cuda") -> None:
-        """wanted: by all tasks, "auto" or any name."""
+        """wanted: the device setting of all tasks, "auto" or any name."""
         super().__init__(wanted=dict.fromkeys(("clip", "facial-recognition", "ocr"), wanted))
         self.device = device
 

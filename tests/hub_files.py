@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A model as it lies on the hub, and what tests of fetching it ask for."""
+"""A model repository as the hub serves it, and fixtures for tests that download from it."""
 
 import os
 import socket
@@ -70,7 +70,7 @@ def nobody_listens() -> str:
 
 
 def stage(cache: Path, part: ModelRef, content: bytes) -> None:
-    """Leaves behind what an interrupted run does."""
+    """Writes a partial download, as an interrupted run leaves it."""
     staged = cache / part.group / part.name / ".partial" / part.type / part.files[0]
     staged.parent.mkdir(parents=True)
     staged.write_bytes(content)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A small model hub on loopback: Hugging Face's list and files, RapidOCR's release, and the ways in which they fail."""
+"""A small model hub on loopback. It serves Hugging Face's lists and files and RapidOCR's release, or fails."""
 
 import hashlib
 import json
@@ -17,17 +17,17 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 class HubServer:
     """Serves `repositories` (as Hugging Face does, large files by a redirect) and `release` (plain files).
 
-    Faults, to be set before or during the test:
-    `status` answers everything with this error; `silent` accepts and never answers; `drips` sends the answer's header
-    a byte at a time; `cuts` closes that many transfers of a model file after `after` bytes; `stalls` pauses that many
-    there for ever; `spoiled` changes the bytes of all files or of the one named; `ignores_ranges` always sends all;
-    `shifts` sends another piece than was asked for; `no_range` answers 416 to any file; `pause` waits before a file;
-    `sizes` off leaves sizes and checksums out of the list; `claimed` lists other sizes; `login_page` answers with a web
-    page; `elsewhere` redirects everything to that address.
+    Faults, which a test can set at any time:
+    `status` answers every request with this error; `silent` accepts connections and never answers; `drips` sends the
+    header a byte at a time; `cuts` closes that many transfers of a model file after `after` bytes; `stalls` stops that
+    many there without closing them; `spoiled` changes the bytes of all files or of the one named; `ignores_ranges`
+    always sends the whole file; `shifts` declares another range than was requested; `no_range` answers 416 to any file;
+    `pause` waits so many seconds before a file; `sizes` set to False leaves sizes and checksums out of the list;
+    `claimed` lists wrong sizes; `login_page` answers with a web page; `elsewhere` redirects every request there.
     """
 
     def __init__(self, certificate: Path | None = None) -> None:
-        """certificate: and its key, for TLS; the name is localhost then."""
+        """certificate: a file with a certificate for localhost and its key; the server then speaks TLS."""
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.release: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
@@ -49,22 +49,22 @@ class HubServer:
 
     @property
     def endpoint(self) -> str:
-        """What HF_ENDPOINT would be."""
+        """The value for HF_ENDPOINT."""
         return f"{self.name}:{self._server.server_address[1]}"
 
     @property
     def release_address(self) -> str:
-        """What catalog.OCR_RELEASE would be."""
+        """The value for catalog.OCR_RELEASE."""
         return f"{self.endpoint}/release"
 
     @property
     def sent(self) -> list[str]:
-        """The files that were asked for, each once for every transfer, in order."""
+        """The requested files in order, one entry for each transfer."""
         return [path.rsplit("@", 1)[-1] for path, _ in self.requests if "@" in path]
 
     @property
     def ranges(self) -> list[str]:
-        """The Range headers that were seen, without the question for the first byte."""
+        """The Range headers, without those that ask for the first byte only."""
         return [value for _, value in self.requests if value]
 
     def __enter__(self) -> Self:
@@ -79,7 +79,7 @@ class HubServer:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        """Says nothing of clients that end a connection."""
+        """Logs nothing if a client closes its connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing: pytest's output is for the tests."""
+        """Logs nothing, to keep pytest's output short."""
 
 
 def git_sha1(content: bytes) -> str:

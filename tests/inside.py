@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The routes in the process of the tests, with all that is behind them within reach."""
+"""The routes in the process of the tests, so that a test can reach the engine and queues behind them."""
 
 import asyncio
 import contextlib
@@ -25,10 +25,10 @@ from mt_photos_ml.settings import Settings
 
 
 class Inside:
-    """A service with the demo's models, which nobody needs a key for."""
+    """A service with the demo's models and without a key."""
 
     def __init__(self, cache: Path, warnings: Iterable[str] = (), **settings: Any) -> None:
-        """settings: by the names of their variables."""
+        """settings: by the names of their environment variables."""
         given = {"PREPARE_MODELS": False, "MACHINE_LEARNING_REQUEST_THREADS": 1, **demo_environment(cache), **settings}
         self.benches = 0
         self.engine, self.metrics = Engine(Settings(**given)), Metrics()
@@ -42,7 +42,7 @@ class Inside:
 
     @property
     def waiting(self) -> dict[str, int]:
-        """How many photos and texts wait or are being looked at."""
+        """How many photos and texts are queued or in progress."""
         return {name: queue.present for name, queue in self.engine.queues.items()}
 
     async def bench(self) -> object:
@@ -51,13 +51,13 @@ class Inside:
 
     @property
     def trace(self) -> RequestTrace:
-        """Of the last request that was answered."""
+        """The trace of the last request that was answered."""
         return self.traces[-1]
 
 
 @contextlib.asynccontextmanager
 async def asking(inside: Inside) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of it, for as long as it lasts."""
+    """A client of the service, whose engine is closed at the end."""
     transport = httpx.ASGITransport(inside.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://inside:8060") as client:
         yield client
@@ -65,7 +65,7 @@ async def asking(inside: Inside) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def eventually(true: Callable[[], bool]) -> None:
-    """Waits for it."""
+    """Waits until `true` holds, for a minute at most."""
     async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.01)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A source of models that builds the demo's in place of a download."""
+"""A source of models that builds the demo's models instead of downloading them."""
 
 import time
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ DETECTION = ModelKey(ModelRef("facial-recognition", "mine", "detection"), faces.
 
 
 class Folder(Hub):
-    """failure: what a download fails with. fetched, invalidated: what was asked for."""
+    """failure: the error of each download, if any. fetched, invalidated: the models and files that were requested."""
 
     def __init__(self, cache: Path, *, can_mend: bool = True, seconds: float = 0) -> None:
-        """can_mend: whether damaged files can be downloaded again. seconds: that a download takes."""
+        """can_mend: whether damaged files can be downloaded again. seconds: how long a download takes."""
         super().__init__(cache)
         self.can_mend, self.seconds = can_mend, seconds
         self.failure = ""

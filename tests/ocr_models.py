@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Two tiny networks with the interfaces of PP-OCR: dark is text, and every text is the letter a."""
+"""Two tiny networks with the interfaces of PP-OCR. They find dark areas and read each as the letter a."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from demo.graph import Graph
 
 
 def build_ocr(folder: Path) -> None:
-    """Writes them to …/ocr/NAME."""
+    """Writes the two networks. folder: …/ocr/NAME."""
     graph = Graph()
     grey = graph("ReduceMean", "x", axes=[1], keepdims=1)
     graph("Sigmoid", graph("Mul", grey, -8.0), out="probability")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The official service of MT Photos as far as its index depends on it: files of the same names and shapes with weights
-of our own, its preprocessing written from its description, and its tokenizer, which the package cn-clip has."""
+"""A stand-in for the official service of MT Photos, as far as its index depends on it: files of the same names and
+shapes with random weights, preprocessing written from its description, and its tokenizer from the package cn-clip."""
 
 import importlib.util
 from functools import lru_cache
@@ -27,7 +27,7 @@ CN_CLIP = Path((_SPEC.submodule_search_locations or [""])[0] if _SPEC else "") /
 
 @lru_cache
 def tokenizer() -> Any:
-    """Loaded by itself: the package would import torch."""
+    """Chinese-CLIP's tokenizer, loaded without its package, which would import torch."""
     spec = importlib.util.spec_from_file_location("bert_tokenizer", CN_CLIP / "bert_tokenizer.py")
     assert spec is not None
     assert spec.loader is not None
@@ -37,7 +37,7 @@ def tokenizer() -> Any:
 
 
 def tokens(text: str) -> list[int]:
-    """(52,) of a text."""
+    """(52,) token ids of a text."""
     bert = tokenizer()
     words = bert.convert_tokens_to_ids(bert.tokenize(text))[: LENGTH - 2]
     ids = [bert.vocab["[CLS]"], *words, bert.vocab["[SEP]"]]
@@ -45,7 +45,7 @@ def tokens(text: str) -> list[int]:
 
 
 def install(folder: Path, *, name: str = "vit-b-16", side: int = 224, dim: int = 512, precision: str = "fp32") -> Path:
-    """What `docker cp` takes out of its image, onnx's: the folder /app."""
+    """Writes the folder /app as `docker cp` takes it out of the official service's onnx image. Returns the folder."""
     rng = np.random.default_rng(3)
     photo = Graph()
     cells = photo("AveragePool", "image", kernel_shape=[16, 16], strides=[16, 16])
@@ -72,8 +72,8 @@ def install(folder: Path, *, name: str = "vit-b-16", side: int = 224, dim: int =
 
 
 def see(folder: Path, photo: bytes) -> Float:
-    """(D,) what it answers on /clip/img: decoded by OpenCV, so turned by EXIF and with blue first, squashed by Pillow,
-    which takes that for RGB."""
+    """(D,) what the official service answers on /clip/img. OpenCV decodes the photo, so EXIF turns it and blue comes
+    first; Pillow squashes it as if it were RGB."""
     pixels = cv2.imdecode(np.frombuffer(photo, np.uint8), cv2.IMREAD_COLOR)
     assert pixels is not None
     model = onnxruntime.InferenceSession(folder / "utils" / "vit-b-16.img.fp32.onnx")
@@ -83,6 +83,6 @@ def see(folder: Path, photo: bytes) -> Float:
 
 
 def read(folder: Path, text: str) -> Float:
-    """(D,) what it answers on /clip/txt."""
+    """(D,) what the official service answers on /clip/txt."""
     model = onnxruntime.InferenceSession(folder / "utils" / "vit-b-16.txt.fp32.onnx")
     return np.asarray(model.run(None, {"text": np.array([tokens(text)], np.int64)})[0][0], np.float32)

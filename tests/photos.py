@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Makes photos of pictures: all kinds of files that people have, turned by EXIF, or only claiming to be a photo."""
+"""Makes photo files from pictures: of every kind that people have, turned by EXIF, or with a valid header only."""
 
 import importlib.util
 import struct
@@ -22,16 +22,16 @@ HEIC_CAN_BE_MADE = importlib.util.find_spec("pillow_heif") is not None
 
 _NAMES = ["红色", "橙色", "黄色", "绿色", "青色", "蓝色", "紫色", "粉色", "棕色", "黑色", "白色", "灰色"]
 CHINESE = dict(zip(COLOURS, _NAMES, strict=True))
-"""What a search for a colour of demo.pictures.COLOURS is in Chinese."""
+"""The Chinese name of each colour in demo.pictures.COLOURS."""
 
-# What a camera stores for an EXIF orientation: the picture as seen, turned the opposite way.
+# How a camera turns the picture before it stores it, by EXIF orientation: the opposite of what EXIF says.
 _TURN = Image.Transpose
 _TURNS = _TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM, _TURN.TRANSPOSE
 _STORED = dict(enumerate([*_TURNS, _TURN.ROTATE_90, _TURN.TRANSVERSE, _TURN.ROTATE_270], 2))
 
 
 def encoded(picture: Picture, kind: str, **options: object) -> bytes:
-    """The picture as a file of this kind, one of Pillow's names, with Pillow's options."""
+    """The picture as a file. kind, options: Pillow's name of the format, and its options."""
     if kind == "HEIF":
         from pillow_heif import register_heif_opener
 
@@ -42,22 +42,22 @@ def encoded(picture: Picture, kind: str, **options: object) -> bytes:
 
 
 def jpeg(picture: Picture, quality: int = 92) -> bytes:
-    """What a camera makes."""
+    """The picture as a JPEG like a camera's."""
     return encoded(picture, "JPEG", quality=quality)
 
 
 def turned(picture: Picture, orientation: int, kind: str = "JPEG", **options: object) -> bytes:
-    """A file whose pixels are stored turned, and whose EXIF says how to turn them back to `picture`."""
+    """A file whose pixels are stored turned, and whose EXIF turns them back into `picture`."""
     return encoded(stored(picture, orientation), kind, exif=exif(orientation), **options)
 
 
 def stored(picture: Picture, orientation: int) -> Picture:
-    """What has to be in a file with this orientation for people to see `picture`."""
+    """The pixels that a file with this orientation must have so that people see `picture`."""
     return picture.transpose(_STORED[orientation]) if orientation in _STORED else picture
 
 
 def exif(orientation: int) -> bytes:
-    """Of an object, pillow-heif would not see the orientation, nor write it into HEIC's own property as phones do."""
+    """EXIF with this orientation, as bytes: from an Image.Exif, pillow-heif would not write HEIC's own property."""
     block = Image.Exif()
     block[ExifTags.Base.Orientation] = orientation
     return block.tobytes()
@@ -72,7 +72,7 @@ def _moving(kind: str, **options: object) -> Encoder:
 
 
 def animated(pictures: list[Picture], kind: str, **options: object) -> bytes:
-    """One file that shows the pictures one after the other."""
+    """An animation of the pictures."""
     return encoded(pictures[0], kind, save_all=True, append_images=pictures[1:], duration=100, **options)
 
 
@@ -90,12 +90,12 @@ def _png_with_16_bits(picture: Picture, mode: str) -> bytes:
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """Of a PNG."""
+    """A chunk of a PNG."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def that_claims(kind: str, width: int, height: int) -> bytes:
-    """A small file with a sound header that promises this many pixels."""
+    """A small file whose valid header declares this size in pixels."""
     small = Image.new("P" if kind == "GIF" else "RGB", (16, 16))
     if kind == "PNG":
         header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -114,7 +114,7 @@ def that_claims(kind: str, width: int, height: int) -> bytes:
 
 
 def bmp(picture: Picture, bits: int, masks: tuple[int, int, int, int], *, header: int = 56) -> bytes:
-    """With 16 or 32 bits a pixel, in which each of red, green, blue and alpha has the bits of its mask."""
+    """A BMP with 16 or 32 bits a pixel. masks: the bits of red, green, blue and alpha."""
     channels = [*np.asarray(picture.convert("RGBA")).astype(np.uint32).transpose(2, 0, 1)]
     pixels = sum(
         (channel * (mask // (mask & -mask)) // 255) * (mask & -mask)
@@ -128,7 +128,7 @@ def bmp(picture: Picture, bits: int, masks: tuple[int, int, int, int], *, header
 
 
 def tiff(picture: Picture, dtype: str, photometric: str = "rgb", **options: Any) -> bytes:
-    """With these numbers, of which the largest, or 1, is white; grey for `minisblack` and `miniswhite`."""
+    """A TIFF of this dtype, scaled to its largest value, or to 1 if it is a float; grey if it is `minis…`."""
     import tifffile
 
     values = np.asarray(picture.convert("RGB" if photometric == "rgb" else "L")) / 255.0
@@ -144,7 +144,7 @@ def tiff(picture: Picture, dtype: str, photometric: str = "rgb", **options: Any)
 
 
 def camera_raw(preview: bytes, size: tuple[int, int], orientation: int = 1) -> bytes:
-    """As cameras write it: first a small picture, then the sensor's of this size, and a JPEG of the camera's own."""
+    """A RAW file: a small picture, the sensor's data of this size, and the JPEG `preview`."""
     import tifffile
 
     file = BytesIO()

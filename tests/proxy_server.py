@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 
 class ProxyServer:
-    """Passes every request on to one server, whatever host it is for; `asked` holds the hosts.
+    """Forwards every request to one server, whatever its host; `asked` lists the hosts.
 
-    login: `user:password`, without which it answers 407. status: with which it answers everything else.
+    login: `user:password`; a request without it gets 407. status: if set, the error that any other request gets.
     """
 
     def __init__(self, target: str = "", login: str = "", status: int = 0) -> None:
@@ -66,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing: pytest's output is for the tests."""
+        """Logs nothing, to keep pytest's output short."""
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:

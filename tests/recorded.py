@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A session that remembers what it was given, for tests that look at the input of a model."""
+"""A session that records its inputs, for tests that check the input of a model."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from mt_photos_ml.runtime import PlainSession, Session, Tensors
 
 
 class Recorded(PlainSession):
-    """A real session behind the seam. few_shapes: whether it pretends to be on a device that plans each shape."""
+    """Wraps a real session. few_shapes: whether it acts as on a device that plans each shape."""
 
     cores = 1
 

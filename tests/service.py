@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Starts the real service as a process of its own, for tests that speak to it over a socket."""
+"""Runs the real service as a process, for tests that talk to it over a socket."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ _ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Service:
-    """A running service. log: the file that its log goes to."""
+    """A running service. log: its log file."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -28,7 +28,7 @@ class Service:
 
     @property
     def pid(self) -> int:
-        """Of the worker, the process that serves; `process` is its parent."""
+        """The process id of the worker, which serves; 0 if there is none. `process` is its parent."""
         parent = self.process.pid
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         return int(children[0]) if children else 0
@@ -40,7 +40,7 @@ class Service:
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with these settings and no others."""
+    """This process's environment with these settings of the service and no others."""
     ours = ("API_AUTH_KEY", "HTTP_PORT", "TASKS", "MAX_UPLOAD_MB", "HF_ENDPOINT", "IMMICH_LOG_LEVEL", "OCR_", "CLIP_")
     prefixes = (*ours, "FACE_", "INT8_", "MACHINE_LEARNING_", "PREPARE_", "INSTANCE_", "DRAIN", "QUEUE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
@@ -55,7 +55,7 @@ def free_port() -> int:
 def run_command(
     settings: Mapping[str, str], *arguments: object, answer: str = "", encoding: str = "utf-8"
 ) -> subprocess.CompletedProcess[str]:
-    """`mt-photos-ml …` with these settings. answer: what is typed. encoding: the terminal's."""
+    """Runs `mt-photos-ml …` with these settings. answer: its standard input. encoding: the terminal's."""
     command = [sys.executable, "-m", "mt_photos_ml", *map(str, arguments)]
     given = environment(settings)
     return subprocess.run(command, env=given, input=answer, capture_output=True, encoding=encoding, timeout=60)
@@ -70,10 +70,10 @@ def running(
     key: str | None = KEY,
     wrapper: Sequence[str] = (),
 ) -> Iterator[Service]:
-    """The service with these settings, until the context ends. folder: for its log. python: with its libraries.
+    """Runs the service with these settings until the context ends. folder: for its log. python: the interpreter.
 
-    host: what it listens on. key: where the settings name none. None leaves either out. wrapper: a command that runs
-    the service.
+    host: the address to listen on. key: used if the settings name none. None leaves either out. wrapper: a command
+    that runs the service, such as setsid.
     """
     port, log = free_port(), folder / "service.log"
     command = [*wrapper, python, "-m", "mt_photos_ml", "serve", "--port", str(port)]
@@ -112,10 +112,10 @@ def post(service: Service, route: str, photo: bytes) -> httpx.Response:
 
 
 def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    """Waits for it."""
+    """Waits until `true` holds."""
     deadline = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < deadline, "it never came true"
+        assert time.monotonic() < deadline, f"still not true after {seconds} s"
         time.sleep(0.05)
 
 
@@ -126,7 +126,7 @@ def loaded(client: httpx.Client) -> list[str]:
 
 
 def unload(client: httpx.Client) -> None:
-    """Drops the models that are in memory and not in use, as an idle minute does."""
+    """Unloads the models that are not in use, as the service does after an idle minute."""
     for name in loaded(client):
         group, _, type = name.split("/")
         task = "faces" if group == "facial-recognition" else group
@@ -134,6 +134,6 @@ def unload(client: httpx.Client) -> None:
 
 
 def anonymous_mb(pid: int) -> float:
-    """The memory of a process that belongs to no file."""
+    """Megabytes of a process's anonymous memory (RssAnon)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("RssAnon"))
