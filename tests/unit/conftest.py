@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A service with the demo's models, for every module that wants one."""
+"""What the modules share: a running service, its cache with the demo's models, and a photo."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ __all__ = ["impatient", "other", "server"]  # fixtures
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Where tests that are coroutines run."""
+    """Runs tests that are coroutines on asyncio."""
     return "asyncio"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The log of requests and the two headers: one line each, which no client can forge."""
+"""The access log, one line a request that no client can forge, and the headers that every reply gets."""
 
 import re
 from pathlib import Path
@@ -18,12 +18,12 @@ from mt_photos_ml.api.trace import RequestTrace, trace_of
 from service import Service, post, running, until
 
 
-def test_a_request_has_its_line_its_id_and_its_times(service: Service, photo: bytes) -> None:
+def test_a_request_gets_a_log_line_an_id_and_its_times(service: Service, photo: bytes) -> None:
     headers = post(service, "/ocr", photo).headers
     steps = dict(part.split(";dur=") for part in headers["server-timing"].split(", "))
     assert list(steps) == ["wait", "decode", "model", "total"]
     assert float(steps["total"]) >= float(steps["model"]) > 0
-    until(lambda: "POST /ocr" in service.log.read_text())  # it comes after the answer
+    until(lambda: "POST /ocr" in service.log.read_text())  # it is logged after the reply
     (line,) = [line for line in service.log.read_text().splitlines() if "POST /ocr" in line]
     ms = r"\d+ ms"
     assert re.search(rf"200 JPEG 2400x1800, .* MB, wait {ms}, model {ms}, decode {ms}, total {ms}, id ", line)
@@ -39,7 +39,7 @@ def test_a_request_is_logged_and_counted_under_the_path_of_its_route(service: Se
         assert '{path="/clip/txt",status="200"} 2\n' in client.get("/metrics").text
 
 
-def test_the_log_level_hides_the_requests(cache: Path, tmp_path: Path) -> None:
+def test_log_level_error_hides_successful_requests(cache: Path, tmp_path: Path) -> None:
     with running(tmp_path, {**demo_environment(cache), "IMMICH_LOG_LEVEL": "error"}) as service:
         with service.client() as client:
             assert client.post("/clip/txt", json={"text": "red"}).status_code == 200
@@ -61,7 +61,7 @@ def app(*observed: list[RequestTrace]) -> Starlette:
 
 
 def said(caplog: pytest.LogCaptureFixture, address: str) -> tuple[str, str]:
-    """The level and the line in the log of a request."""
+    """The level and the text of a request's line in the log."""
     observed: list[RequestTrace] = []
     with caplog.at_level("DEBUG", "mt_photos_ml.access"):
         TestClient(app(observed), raise_server_exceptions=False).get(address)
@@ -85,7 +85,7 @@ def said(caplog: pytest.LogCaptureFixture, address: str) -> tuple[str, str]:
     ],
     ids=["all", "long path", "letters", "error", "control characters", "error of 120", "error of 121"],
 )
-def test_a_line_says_what_happened_and_stays_one_line(
+def test_a_log_line_says_what_happened_and_stays_one_line(
     caplog: pytest.LogCaptureFixture, address: str, line: str
 ) -> None:
     level, found = said(caplog, address)
@@ -95,17 +95,17 @@ def test_a_line_says_what_happened_and_stays_one_line(
 
 
 @pytest.mark.parametrize("path", ["/ping", "/check", "/metrics", "/api/status"])
-def test_what_monitors_ask_for_is_logged_only_if_it_fails(caplog: pytest.LogCaptureFixture, path: str) -> None:
+def test_requests_of_monitors_are_logged_only_if_they_fail(caplog: pytest.LogCaptureFixture, path: str) -> None:
     assert said(caplog, path)[0] == "DEBUG"
     caplog.clear()
     assert said(caplog, f"{path}?status=404")[0] == "INFO"
 
 
-def test_what_a_proxy_asks_for_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_readiness_checks_of_proxies_are_never_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert said(caplog, "/ready?status=503")[0] == "DEBUG"
 
 
-def test_the_headers_are_added_to_those_of_any_answer() -> None:
+def test_every_reply_gets_the_headers() -> None:
     async def bare(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 204})
         await send({"type": "http.response.body"})
@@ -125,7 +125,7 @@ def test_the_headers_are_added_to_those_of_any_answer() -> None:
         *((sent, False) for sent in (b"x" * 65, b"", b"two words", b"two\nlines", b"end\n", "飞机".encode())),
     ],
 )
-def test_a_clients_own_id_is_kept_if_it_fits_into_a_line(sent: bytes, is_kept: bool) -> None:
+def test_a_clients_request_id_is_kept_if_it_is_safe_in_a_log_line(sent: bytes, is_kept: bool) -> None:
     ids = {TestClient(app()).get("/", headers=[(b"x-request-id", sent)]).headers["x-request-id"] for _ in range(2)}
     assert (ids == {sent.decode()}) == is_kept
     assert len(ids) == (1 if is_kept else 2)

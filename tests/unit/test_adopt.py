@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Chinese-CLIP taken over from the official service answers as it does there, so that its index stays."""
+"""Chinese-CLIP adopted from the official service gives the same vectors, so that its index stays valid."""
 
 import random
 from collections.abc import Iterator
@@ -79,7 +79,7 @@ def texts() -> Iterator[str]:
     yield from ("", " ", "\t\n", "a" * 300, "你" * 300, "[CLS] [MASK]", "\u200b\ufeff", "ＡＢＣ１２３", "A\u0301")
 
 
-def test_a_thousand_texts_have_the_tokens_of_the_official_service(cache: Path) -> None:
+def test_a_thousand_texts_get_the_official_services_tokens(cache: Path) -> None:
     reader = textual(cache)
     for text in texts():
         ids = reader.tokenizer.encode(" ".join(text.split())).ids
@@ -87,7 +87,7 @@ def test_a_thousand_texts_have_the_tokens_of_the_official_service(cache: Path) -
 
 
 @pytest.mark.parametrize("kind", ["jpeg-baseline", "jpeg-progressive", "png", "bmp", "webp-lossless", "webp-lossy"])
-def test_a_photo_has_the_vector_of_the_official_service(there: Path, cache: Path, kind: str) -> None:
+def test_a_photo_gets_the_official_services_vector(there: Path, cache: Path, kind: str) -> None:
     model = visual(cache, "cn-clip-vit-b-16")
     for picture in (colour_photo("orange", (301, 420)), group_photo((400, 300), [1, 2])[0]):
         photo = IN_COLOUR[kind](picture)
@@ -96,14 +96,14 @@ def test_a_photo_has_the_vector_of_the_official_service(there: Path, cache: Path
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_and_a_large_photo_have_it_too(there: Path, cache: Path, orientation: int) -> None:
+def test_turned_and_large_photos_get_the_official_services_vector(there: Path, cache: Path, orientation: int) -> None:
     model = visual(cache, "cn-clip-vit-b-16")
     for size in ((400, 301), (3000, 2000)):
         photo = turned(group_photo(size, [1, 2, 3])[0], orientation)
         assert clip.encode_photo(Photo.open(photo), model) @ unit(official.see(there, photo)) > 0.9999
 
 
-def test_the_second_name_sees_the_channels_in_their_order(cache: Path) -> None:
+def test_the_rgb_variant_reads_the_channels_in_rgb_order(cache: Path) -> None:
     red, blue = (encoded(Image.new("RGB", (300, 300), colour), "PNG") for colour in ("red", "blue"))
     as_there, in_rgb = visual(cache, "cn-clip-vit-b-16"), visual(cache, "cn-clip-vit-b-16-rgb")
     see = clip.encode_photo
@@ -111,13 +111,13 @@ def test_the_second_name_sees_the_channels_in_their_order(cache: Path) -> None:
     assert see(Photo.open(red), as_there) @ see(Photo.open(red), in_rgb) < 0.99
 
 
-def test_both_names_share_their_files_on_the_disk(cache: Path) -> None:
+def test_both_variants_share_their_files_on_the_disk(cache: Path) -> None:
     files = [cache / "clip" / name / "visual/model.onnx" for name in ("cn-clip-vit-b-16", "cn-clip-vit-b-16-rgb")]
     assert files[0].samefile(files[1])
 
 
-def test_what_the_index_has_is_found_by_the_service(there: Path, tmp_path: Path) -> None:
-    """The command, then the service: its vectors lie where those of the official service lie."""
+def test_the_service_with_an_adopted_model_gives_the_official_vectors(there: Path, tmp_path: Path) -> None:
+    """Runs the command, then the service."""
     settings = {**SETTINGS, "MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path)}
     told = run_command(settings, "models", "adopt", there)
     assert told.returncode == 0, told.stderr
@@ -131,7 +131,7 @@ def test_what_the_index_has_is_found_by_the_service(there: Path, tmp_path: Path)
     assert isinstance(service, Service)
 
 
-def test_other_sizes_precisions_and_weights_beside_the_model_are_taken(tmp_path: Path) -> None:
+def test_other_sizes_precisions_and_external_weights_are_adopted(tmp_path: Path) -> None:
     folder = official.install(tmp_path / "app", name="vit-l-14-336", side=336, dim=768, precision="fp16")
     path = folder / "utils" / "vit-l-14-336.img.fp16.onnx"
     save(load(path), path, save_as_external_data=True, location=f"{path.name}.extra_file", size_threshold=2000)
@@ -142,13 +142,13 @@ def test_other_sizes_precisions_and_weights_beside_the_model_are_taken(tmp_path:
         assert clip.encode_photo(photo, visual(tmp_path, name)).shape == (768,)
 
 
-def test_of_two_precisions_the_better_one_is_taken(tmp_path: Path) -> None:
+def test_fp32_is_preferred_to_fp16(tmp_path: Path) -> None:
     for precision in ("fp16", "fp32"):
         official.install(tmp_path, precision=precision)
     assert [export.visual.name for export in find_exports(tmp_path)] == ["vit-b-16.img.fp32.onnx"]
 
 
-def test_what_is_no_such_model_is_refused_in_words(there: Path, tmp_path: Path) -> None:
+def test_files_that_are_no_such_model_are_refused_with_the_reason(there: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(CannotAdopt, match=r"expected files such as vit-b-16\.img\.fp32\.onnx"):
@@ -169,7 +169,7 @@ def test_what_is_no_such_model_is_refused_in_words(there: Path, tmp_path: Path) 
     assert "expected files such as" in told.stderr
 
 
-def test_the_service_says_how_to_get_a_model_that_is_not_there(tmp_path: Path) -> None:
+def test_the_start_names_the_command_that_adopts_a_missing_model(tmp_path: Path) -> None:
     told = run_command({**SETTINGS, "MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path)}, "serve")
     assert told.returncode == 2
     assert "models adopt" in told.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The service as it is put together: what it says at the start, loads, downloads, and lets go of."""
+"""The whole service: what it logs at the start, downloads, loads and unloads."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from mt_photos_ml.settings import DEFAULT_CLIP
 from service import KEY, anonymous_mb, loaded, post, running, until
 
 
-def test_memory_comes_back_in_a_pause_and_with_an_idle_model_but_a_preloaded_one_stays(
+def test_memory_is_freed_in_a_pause_and_with_idle_models_but_a_preloaded_model_stays(
     cache: Path, tmp_path: Path, photo: bytes
 ) -> None:
     settings = {"MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL": "demo-colours", "MACHINE_LEARNING_MODEL_TTL": "4"}
@@ -24,13 +24,13 @@ def test_memory_comes_back_in_a_pause_and_with_an_idle_model_but_a_preloaded_one
         post(service, "/ocr", photo)
         used = anonymous_mb(service.pid) - before
         until(lambda: anonymous_mb(service.pid) - before < 0.6 * used)
-        assert len(loaded(client)) == 3, "in a pause the models stay"
+        assert len(loaded(client)) == 3, "a pause unloads no model"
         paused = anonymous_mb(service.pid) - before
         until(lambda: loaded(client) == ["clip/demo-colours/textual"])
         until(lambda: anonymous_mb(service.pid) - before < min(0.4 * used, paused))
 
 
-def test_a_download_is_shared_and_told_as_it_goes(tmp_path: Path) -> None:
+def test_a_download_is_shared_and_its_progress_is_in_the_status(tmp_path: Path) -> None:
     with HubServer() as hub:
         files = {"config.json": b"{}", "visual/preprocess_cfg.json": b"{}", "visual/model.onnx": bytes(4_000_000)}
         hub.repositories[f"immich-app/{DEFAULT_CLIP}"] = files
@@ -50,7 +50,7 @@ def test_a_download_is_shared_and_told_as_it_goes(tmp_path: Path) -> None:
             hub.left.set()
 
 
-def test_the_start_says_what_is_set_what_was_not_understood_and_what_to_do(cache: Path, tmp_path: Path) -> None:
+def test_the_start_logs_the_settings_likely_mistakes_and_what_to_do_next(cache: Path, tmp_path: Path) -> None:
     others = {"HF_ENDPOINT": "http://me:secret@127.0.0.1:9", "FACE_MIN_SCORE": "0.7", "LOG_LEVEL": "debug"}
     with running(tmp_path, {**demo_environment(cache), **others}) as service:
         log = service.log.read_text()
@@ -74,11 +74,11 @@ def test_the_start_says_what_is_set_what_was_not_understood_and_what_to_do(cache
         ("API_AUTH_KEY_FILES", "API_AUTH_KEY_FILE"),
     ],
 )
-def test_a_variable_that_looks_like_a_setting_is_told(name: str, meant: str) -> None:
+def test_a_misspelt_setting_gets_a_suggestion(name: str, meant: str) -> None:
     assert list(misspelt([name])) == [(name, meant)]
 
 
-def test_settings_and_variables_of_others_are_none_of_them() -> None:
+def test_settings_and_variables_of_other_programs_get_no_suggestion() -> None:
     others = ["HTTP_PORT", "http_port", "https_proxy", "HF_HOME", "HF_HUB_OFFLINE", "LD_LIBRARY_PATH", "HOST", "PORT"]
     of_the_base = ["IMMICH_BUILD", "IMMICH_SOURCE_REF", "MACHINE_LEARNING_MODEL_ARENA", "MACHINE_LEARNING_RKNN_THREADS"]
     assert list(misspelt([*others, *of_the_base])) == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What a client that guesses the key is answered. Over HTTP the key is tested in tests/contract and tests/trust."""
+"""The replies to a client that guesses the key. tests/contract and tests/trust test the key over HTTP."""
 
 import pytest
 from starlette.applications import Starlette
@@ -23,13 +23,13 @@ async def talk(socket: WebSocket) -> None:
 
 @pytest.fixture
 def clock() -> list[float]:
-    """The seconds that the middleware's clock shows."""
+    """The middleware's clock, in seconds."""
     return [1000.0]
 
 
 @pytest.fixture
 def client(clock: list[float]) -> TestClient:
-    """Of an app behind the key "right"."""
+    """A client of an app whose key is "right"."""
     app = Starlette(routes=[Route("/ocr", hello, methods=["POST"]), WebSocketRoute("/talk", talk)])
     app.add_middleware(ApiKeyMiddleware, "right", clock=lambda: clock[0])
     return TestClient(app, client=("::ffff:1.2.3.4", 50_000))
@@ -39,10 +39,10 @@ def headers(*keys: str) -> list[tuple[str, str]]:
     return [("api-key", key) for key in keys]
 
 
-def test_ten_wrong_keys_are_heard_in_the_minute_from_the_first_and_two_at_once_are_two(
+def test_ten_wrong_keys_in_a_minute_block_an_address_and_two_in_one_request_count_twice(
     client: TestClient, clock: list[float]
 ) -> None:
-    assert client.post("/ocr", headers=headers()).status_code == 401  # no key: the minute has not begun
+    assert client.post("/ocr", headers=headers()).status_code == 401  # a missing key does not start the minute
     clock[0] += 30
     for number in range(0, 10, 2):
         assert client.post("/ocr", headers=headers(f"{number}", f"{number + 1}")).status_code == 401

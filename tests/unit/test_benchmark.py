@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The measurement of a person's own machine."""
+"""`mt-photos-ml bench` and /api/bench, which measure the user's machine."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from demo.__main__ import environment as demo_environment
 from service import run_command, running
 
 
-def test_every_task_is_measured_and_what_would_help_is_told(cache: Path, tmp_path: Path) -> None:
+def test_every_task_is_measured_and_hints_say_what_would_help(cache: Path, tmp_path: Path) -> None:
     settings = {**demo_environment(cache), "PREPARE_MODELS": "false"}
     ended = run_command({**settings, "TASKS": "ocr,clip"}, "bench", "--json")
     assert ended.returncode == 0, ended.stderr
@@ -22,7 +22,7 @@ def test_every_task_is_measured_and_what_would_help_is_told(cache: Path, tmp_pat
     assert (report.keys(), report["device"]) == (told.keys(), told["device"])
 
 
-def test_a_model_that_is_not_there_is_named_and_not_downloaded(tmp_path: Path) -> None:
+def test_a_missing_model_is_named_and_not_downloaded(tmp_path: Path) -> None:
     settings = {"MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path), "TASKS": "clip", "HF_ENDPOINT": "http://127.0.0.1:9"}
     ended = run_command(settings, "bench")
     assert (ended.returncode, "models pull" in ended.stdout, "127.0.0.1:9" in ended.stderr) == (1, True, False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The limit of a body, declared or chunked, and bodies of which two proxies could read two lengths."""
+"""The limit of a body, declared or chunked, and bodies whose length two proxies could read differently."""
 
 import json
 
@@ -14,7 +14,7 @@ CHUNKED = {"transfer-encoding": "chunked"}
 
 
 async def sent_to_limited(headers: dict[str, str], *pieces: int) -> list[Message]:
-    """The answer of an app with a limit of 1 MB, which counts the bytes that it reads. pieces: bytes of each."""
+    """The reply of an app that counts the bytes of its body, limited to 1 MB. pieces: the bytes of each piece."""
     left, answers = list(pieces), list[Message]()
 
     async def receive() -> Message:
@@ -37,10 +37,10 @@ async def sent_to_limited(headers: dict[str, str], *pieces: int) -> list[Message
     return answers
 
 
-async def test_a_body_of_just_the_limit_is_taken_and_a_byte_more_is_refused() -> None:
+async def test_a_body_at_the_limit_is_accepted_and_one_byte_more_is_refused() -> None:
     for headers in ({"content-length": "1000000"}, CHUNKED):
         assert await sent_to_limited(headers, 600_000, 400_000) == [{"size": 1_000_000}]
-    start, body = await sent_to_limited({"content-length": "1000001"})  # of which nothing is read
+    start, body = await sent_to_limited({"content-length": "1000001"})  # nothing of it is read
     assert (start["status"], json.loads(body["body"])["msg"]) == (413, "the upload is over the limit of 1 MB")
     with pytest.raises(TooLarge, match="over the limit of 1 MB"):
         await sent_to_limited(CHUNKED, 999_999, 2, 1)

@@ -26,7 +26,7 @@ def settings(cache: Path, **others: object) -> Settings:
         ("nllb-clip-large-siglip__v1", 1152),
     ],
 )
-def test_the_vector_lengths_are_the_ones_that_people_enter(tmp_path: Path, name: str, length: int) -> None:
+def test_vector_lengths_are_those_that_users_enter_in_mt_photos(tmp_path: Path, name: str, length: int) -> None:
     pair = settings(tmp_path, clip_visual_model_name=name, clip_textual_model_name=name)
     check_models(pair)
     assert choice.clip_vector_length(pair) == length
@@ -51,12 +51,12 @@ def test_a_task_that_is_off_needs_no_model(tmp_path: Path) -> None:
     check_models(settings(tmp_path, preload_ocr_detection="foo", tasks=frozenset({"clip"})))
 
 
-def test_a_text_encoder_that_was_taught_by_a_pair_belongs_to_it(tmp_path: Path) -> None:
+def test_a_text_encoder_fits_the_photo_encoder_that_it_was_trained_for(tmp_path: Path) -> None:
     visual, textual = "ViT-B-32__openai", "XLM-Roberta-Large-Vit-B-32"
     check_models(settings(tmp_path, clip_visual_model_name=visual, clip_textual_model_name=textual))
 
 
-def test_a_model_of_ones_own_works_from_its_folder(tmp_path: Path) -> None:
+def test_a_users_own_model_works_from_its_folder(tmp_path: Path) -> None:
     own = settings(tmp_path, clip_visual_model_name="mine", clip_textual_model_name="mine")
     assert choice.clip_vector_length(own) is None
     build_clip(tmp_path / "clip" / "mine", dim=96)
@@ -73,7 +73,7 @@ def test_a_model_of_ones_own_works_from_its_folder(tmp_path: Path) -> None:
     ("language", "code"),
     [("zh-CN", "zho_Hans"), ("zh", "zho_Hans"), ("zh_TW", "zho_Hant"), ("en-GB", "eng_Latn"), ("zho_Hans", "zho_Hans")],
 )
-def test_a_language_may_be_written_as_people_write_it(language: str, code: str) -> None:
+def test_common_language_codes_are_understood(language: str, code: str) -> None:
     assert flores_code(language) == code
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The command mt-photos-ml: what it does with the cache, and the doctor; `serve`: test_serve.py."""
+"""The commands `models` and `doctor`; test_serve.py tests `serve`."""
 
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from demo.__main__ import environment as demo_environment
 from service import run_command
 
 
-def test_the_command_looks_after_the_cache(tmp_path: Path) -> None:
+def test_models_lists_pulls_verifies_and_prunes_the_cache(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     build(folder)
     (folder / "clip" / "old" / "visual").mkdir(parents=True)
@@ -22,7 +22,7 @@ def test_the_command_looks_after_the_cache(tmp_path: Path) -> None:
     assert (folder / "ocr" / "PP-OCRv6_small" / "recognition" / "model.onnx").is_file()
     verified = run("models", "verify")
     assert verified.returncode == 0, verified.stdout
-    assert verified.stdout.count(": fine") == 2  # the halves of OCR
+    assert verified.stdout.count(": fine") == 2  # OCR's two models
     assert verified.stdout.count(": it loads (no checksum is known)") == 4
     (folder / "ocr" / "PP-OCRv6_small" / "detection" / "model.onnx").write_bytes(b"half")
     assert run("models", "verify").returncode == 1

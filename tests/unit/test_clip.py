@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Photos and texts become the model input that the base image makes, and vectors that agree with each other."""
+"""Photos and texts become the same model input as in the base image, and vectors that match each other."""
 
 import json
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711])
 
 @dataclass(frozen=True)
 class Pair:
-    """A CLIP model's two halves with the sessions that record what they get."""
+    """A CLIP model's two halves, and their sessions, which record their input."""
 
     visual: clip.Visual
     textual: clip.Textual
@@ -41,7 +41,7 @@ class Pair:
         return cls(visual, textual, seen, read)
 
     def ids(self, text: str, language: str | None = None) -> list[int]:
-        """What the model is given for a text, without the padding."""
+        """The token ids that the model gets for a text, without the padding."""
         clip.encode_text(text, self.textual, language)
         (ids,) = next(iter(self.read.feeds[-1].values()))
         return [int(i) for i in ids if i != self.textual.tokenizer.token_to_id("<pad>")]
@@ -51,7 +51,7 @@ class Pair:
 
 
 def _reference(data: bytes, size: int) -> NDArray[np.float32]:
-    """The base image's steps, on the whole decode."""
+    """The base image's preprocessing of the whole decode."""
     image = Image.open(BytesIO(data)).convert("RGB")
     width, height = image.size
     to = (size, int(height / width * size)) if width < height else (int(width / height * size), size)
@@ -75,7 +75,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 @pytest.fixture
 def nllb(tmp_path: Path) -> Pair:
-    """A model that wants to be told the language, its tokenizer knowing the codes."""
+    """A model that needs to be told the language; its tokenizer knows the codes."""
     folder = tmp_path / "nllb-clip-base-siglip__v1"
     build_clip(folder)
     known = ["<pad>", "<unk>", *LANGUAGES, *"飞机红色海辺사과самолетplane"]
@@ -88,7 +88,7 @@ def nllb(tmp_path: Path) -> Pair:
 
 @pytest.mark.parametrize("size", [(4000, 3000), (1080, 1440), (4800, 600), (333, 1000)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_the_model_input_is_that_of_a_whole_decode(colours: Pair, kind: str, size: tuple[int, int]) -> None:
+def test_the_model_input_is_the_same_as_from_a_whole_decode(colours: Pair, kind: str, size: tuple[int, int]) -> None:
     data = encoded(group_photo(size, range(3), seed=1)[0], kind, quality=90)
     vector = clip.encode_photo(Photo.open(data), colours.visual)
     given, whole = colours.seen.feeds[-1]["image"], _reference(data, 224)
@@ -100,7 +100,7 @@ def test_the_model_input_is_that_of_a_whole_decode(colours: Pair, kind: str, siz
 
 
 @pytest.mark.parametrize("size", [(224, 224), (225, 224), (100, 37), (1, 1), (1, 400), (447, 301)])
-def test_small_and_odd_sizes_are_rounded_as_the_base_image_rounds(colours: Pair, size: tuple[int, int]) -> None:
+def test_small_and_odd_sizes_are_rounded_as_in_the_base_image(colours: Pair, size: tuple[int, int]) -> None:
     noise = np.random.default_rng(1).integers(0, 255, (size[1], size[0], 3), np.uint8)
     data = encoded(Image.fromarray(noise), "PNG")
     vector = clip.encode_photo(Photo.open(data), colours.visual)
@@ -111,16 +111,16 @@ def test_small_and_odd_sizes_are_rounded_as_the_base_image_rounds(colours: Pair,
 
 @pytest.mark.parametrize("size", [(200, 300), (29, 56), (56, 29)])
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_a_turned_photo_gives_the_input_of_the_upright_one(
+def test_a_turned_photo_gives_the_same_input_as_the_upright_one(
     colours: Pair, orientation: int, size: tuple[int, int]
 ) -> None:
-    """Of any size: 29 / 29 * 224 / (224 / 29) is a hair more than 29."""
+    """At any size: in floating point, 29 / 29 * 224 / (224 / 29) is slightly more than 29."""
     seen = colour_photo("orange", size)
     clip.encode_photo(Photo.open(turned(seen, orientation, "PNG")), colours.visual)
     assert _psnr(colours.seen.feeds[-1]["image"], _reference(encoded(seen, "PNG"), 224)) >= 50
 
 
-def test_sizes_and_values_are_those_of_the_models_own_files(tmp_path: Path) -> None:
+def test_sizes_and_normalisation_come_from_the_models_own_files(tmp_path: Path) -> None:
     build_clip(tmp_path / "other", size=56, dim=640, context_length=5)
     own = {"size": 56, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 1.0], "interpolation": "bilinear"}
     (tmp_path / "other" / "visual" / "preprocess_cfg.json").write_text(json.dumps(own))
@@ -138,7 +138,7 @@ def test_sizes_and_values_are_those_of_the_models_own_files(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("text", ["red green", " \t red \n\n  green\r\n", "\u3000red\u00a0green"])
-def test_white_space_is_one_space_and_none_at_the_ends(colours: Pair, text: str) -> None:
+def test_white_space_is_collapsed_and_stripped(colours: Pair, text: str) -> None:
     assert colours.words(text) == ["red", "green"]
 
 
@@ -154,12 +154,12 @@ def test_a_text_is_padded_and_cut_to_the_models_length(colours: Pair, words: int
     ("canonical", "text", "words"),
     [(True, "(Red, GREEN!)", ["red", "green"]), (False, "(red, Green", ["<unk>", "red", "<unk>", "<unk>"])],
 )
-def test_punctuation_and_case_go_where_the_config_says_so(
+def test_punctuation_and_case_are_removed_if_the_config_says_so(
     tmp_path: Path, canonical: bool, text: str, words: list[str]
 ) -> None:
     build_clip(tmp_path / "model", canonicalize=canonical)
     path = tmp_path / "model" / "textual" / "tokenizer.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": None}))  # it would lower the case itself
+    path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": None}))  # it would change the case itself
     assert Pair.load(tmp_path / "model").words(text) == words
 
 
@@ -194,9 +194,9 @@ def test_an_mclip_model_gets_its_two_inputs(tmp_path: Path) -> None:
         ("飞机", "yue_Hant", "yue_Hant"),
     ],
 )
-def test_nllb_is_told_the_language_that_was_set_or_else_that_of_the_script(
+def test_nllb_gets_the_language_that_is_set_or_else_that_of_the_script(
     nllb: Pair, colours: Pair, text: str, language: str | None, code: str
 ) -> None:
     words = nllb.words(text, language)
     assert (words[0], words[1:]) == (code, nllb.words(text)[1:])
-    assert colours.ids(text, language) == colours.ids(text), "another model is told a language"
+    assert colours.ids(text, language) == colours.ids(text), "a model without languages got one"

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 VISUAL = "clip/demo-colours/visual"
 
 
-async def test_a_model_can_be_loaded_and_unless_it_is_in_use_unloaded(cache: Path) -> None:
+async def test_a_model_can_be_loaded_and_unloaded_unless_it_is_in_use(cache: Path) -> None:
     inside = Inside(cache)
     store = inside.engine.store
     async with asking(inside) as client:
@@ -49,7 +49,7 @@ async def test_an_unknown_model_or_action_is_404(cache: Path, path: str, why: st
 
 
 @pytest.mark.parametrize("action", ["pull", "load"])
-async def test_a_pull_or_load_is_answered_at_once_goes_on_and_may_fail(
+async def test_pull_and_load_are_answered_at_once_and_may_fail_later(
     cache: Path, monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
     inside, may_end, steps = Inside(cache), asyncio.Event(), list[str]()
@@ -76,7 +76,7 @@ async def test_a_pull_or_load_is_answered_at_once_goes_on_and_may_fail(
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A cache with models that are not used."""
+    """A cache with two models that are not used."""
     for name, size in (("ViT-B-32__openai", 2_500_002), ("RN50__openai", 400_000)):
         visual = tmp_path / "clip" / name / "visual"
         visual.mkdir(parents=True)
@@ -96,7 +96,7 @@ async def test_unused_models_are_listed_and_deleted(old: Path, caplog: pytest.Lo
         assert (await client.delete("/api/models/unused")).json() == {"result": {}}
 
 
-async def test_unused_models_in_a_read_only_cache_answer_503(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_deleting_unused_models_from_a_read_only_cache_is_503(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def delete(paths: list[Path]) -> None:
         assert [path.name for path in paths] == ["RN50__openai", "ViT-B-32__openai"]
         raise PermissionError(13, "Permission denied")
@@ -142,7 +142,7 @@ async def test_every_route_of_the_openapi_document_is_served_with_its_methods_an
 
 
 def assert_runs_only(answer: httpx.Response, *tags: str) -> None:
-    """The policy allows what stands in these tags, as it stands there, and no other site may frame the page."""
+    """Asserts that the policy allows exactly the content of these tags, and no other site to frame the page."""
     rules = dict(rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; "))
     assert rules["default-src"] == rules["base-uri"] == rules["frame-ancestors"] == "'none'"
     for tag in tags:
@@ -187,7 +187,7 @@ async def test_the_page_says_version_address_vector_length_and_warnings(cache: P
             assert shown in page
 
 
-async def test_what_is_filled_into_the_page_is_neither_html_nor_a_template(cache: Path) -> None:
+async def test_values_filled_into_the_page_are_escaped_and_not_expanded(cache: Path) -> None:
     inside = Inside(cache)
     transport = httpx.ASGITransport(inside.app, root_path='/{{length}}/*script*/$length"><script>')
     async with httpx.AsyncClient(transport=transport, base_url="http://inside") as client:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Which device a task gets, with which options. No card is at hand: onnxruntime's list of providers pretends one, on
-which a model fails for real; if the card is to work, onnxruntime's session is a stand-in that accepts it."""
+"""Which device a task gets, with which options. There is no card here: the tests add one to onnxruntime's list of
+providers, and it really fails; if it has to work, a stand-in replaces onnxruntime's session."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ CPU, CUDA, ROCM, OPENVINO, MIGRAPHX = (
     f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "ROCM", "OpenVINO", "MIGraphX")
 )
 GIVEN: list[tuple[str, dict[str, str]]] = []
-"""The provider of each session of the stand-in, and its options."""
+"""The provider and the options of each session of the stand-in."""
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *providers: str, works: bool = True
         monkeypatch.setattr(onnxruntime, "InferenceSession", Working)
 
 
-def test_a_build_for_the_cpu_uses_it_and_logs_nothing(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_build_for_the_cpu_uses_the_cpu_and_logs_nothing(model: Path, caplog: pytest.LogCaptureFixture) -> None:
     devices = Devices()
     assert devices.device_of(model) is None
     assert (devices.name, devices.is_accelerated, devices.holds_memory) == ("CPU", False, False)
@@ -55,7 +55,7 @@ def test_a_build_for_the_cpu_uses_it_and_logs_nothing(model: Path, caplog: pytes
     assert not caplog.records
 
 
-@pytest.mark.filterwarnings("ignore:Specified provider")  # onnxruntime's, of one that it was not built with
+@pytest.mark.filterwarnings("ignore:Specified provider")  # onnxruntime warns of a provider that it was not built with
 @pytest.mark.parametrize("provider", [CUDA, ROCM, MIGRAPHX])
 def test_a_device_that_fails_is_logged_once_with_a_hint_and_the_cpu_is_used(
     provider: str, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -84,7 +84,7 @@ AMD = {"device_id": "2", "migraphx_fp16_enable": "1", "migraphx_model_cache_dir"
         (CUDA, "clip", CARD | {"cudnn_conv_algo_search": "HEURISTIC"}),
         (ROCM, "clip", CARD),
         (OPENVINO, "clip", INTEL),
-        (OPENVINO, "ocr", INTEL | {"precision": "FP32"}),  # it reads nothing in half precision
+        (OPENVINO, "ocr", INTEL | {"precision": "FP32"}),  # OCR reads nothing in half precision
         (MIGRAPHX, "clip", AMD),
         (MIGRAPHX, "ocr", {key: value for key, value in AMD.items() if "fp16" not in key}),
     ],
@@ -105,15 +105,15 @@ def test_each_device_has_its_options_and_keeps_compiled_models_beside_the_model(
     assert all((model.parent / options[key]).is_dir() for key in folders)
     assert device.min_cosine(model) == (0.99 if "FP16" in options.values() or "fp16" in str(options) else 0.9999)
     device.open(Path("/nowhere", group, "name", "visual", "model.onnx"), {})
-    assert GIVEN[-1][1].keys() == options.keys() - folders, "it can't be written"
+    assert GIVEN[-1][1].keys() == options.keys() - folders, "no cache if it can't be written"
 
 
-def test_the_preferred_of_several_devices_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_preferred_device_of_several_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, OPENVINO, "TensorrtExecutionProvider", CUDA)
     assert Devices().name == "CUDA"
 
 
-def test_each_task_runs_on_the_device_that_is_named_for_it(
+def test_each_task_runs_on_the_device_in_its_own_setting(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pretend(monkeypatch, OPENVINO)
@@ -127,4 +127,6 @@ def test_each_task_runs_on_the_device_that_is_named_for_it(
     processor = devices.device_of(models["ocr"])
     assert processor
     assert (processor.threads, processor.is_card, processor.options["num_of_threads"]) == (3, False, "3")
-    assert devices.device_of(tmp_path / "clip" / "name" / "visual" / "int8" / "model.onnx") is None, "for the processor"
+    assert devices.device_of(tmp_path / "clip" / "name" / "visual" / "int8" / "model.onnx") is None, (
+        "int8 runs on the processor"
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The texts whose vectors the engine remembers, and how much it takes on; what it recognises: tests/contract."""
+"""The engine's cache of text vectors, and its queue. tests/contract tests what it recognises."""
 
 import asyncio
 import contextlib
@@ -40,20 +40,20 @@ async def are_remembered(engine: Engine, *texts: str) -> list[bool]:
     return notes
 
 
-async def test_a_text_is_remembered_until_the_model_is_dropped_or_another(cache: Path, tmp_path: Path) -> None:
+async def test_a_texts_vector_is_cached_until_the_model_is_unloaded_or_replaced(cache: Path, tmp_path: Path) -> None:
     shutil.copytree(cache, tmp_path / "cache")
     with engine_of(tmp_path / "cache") as engine:
         assert await are_remembered(engine, "red", "red", "blue", "red") == [False, True, False, True]
         await engine.store.unload(engine.networks.clip_textual)
         assert await are_remembered(engine, "red", "red") == [False, True]
-        os.utime(engine.networks.clip_textual.ref.path(tmp_path / "cache"), (1, 1))  # as if it was replaced
+        os.utime(engine.networks.clip_textual.ref.path(tmp_path / "cache"), (1, 1))  # as if the file was replaced
         async with engine.store.use(engine.networks.clip_textual):
             assert await are_remembered(engine, "red") == [True], "the loaded model is still the old one"
             await engine.store.drop_unused()
             assert await are_remembered(engine, "red", "red") == [False, True]
 
 
-async def test_long_texts_and_those_asked_for_longest_ago_are_forgotten(
+async def test_long_texts_are_not_cached_and_the_least_recently_used_text_is_dropped(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "REMEMBERED_TEXTS", 2)
@@ -63,7 +63,7 @@ async def test_long_texts_and_those_asked_for_longest_ago_are_forgotten(
         assert await are_remembered(engine, "a", "b", "a", "c", "a", "b") == [False, False, True, False, True, False]
 
 
-async def test_the_processes_of_a_service_share_threads_and_queue(cache: Path) -> None:
+async def test_each_worker_process_gets_its_share_of_the_threads_and_the_queue(cache: Path) -> None:
     red = jpeg(colour_photo("red", (64, 48)))
     with engine_of(cache, MACHINE_LEARNING_WORKERS=4, MACHINE_LEARNING_REQUEST_THREADS=4) as engine:
         await engine.embed_photo(red, Trace())

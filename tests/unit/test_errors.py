@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What is answered to errors: a bad photo is done with, all else is sent again, the unknown is only in the log."""
+"""The replies to errors: a bad photo is final, other errors are retried, unexpected ones are only in the log."""
 
 import pytest
 from starlette.applications import Starlette
@@ -19,7 +19,7 @@ from mt_photos_ml.tasks.vectors import NotAVector
 
 
 class OtherForm(BadForm):
-    """A derived class is answered as its base."""
+    """A derived class gets the reply of its base."""
 
 
 CASES: list[tuple[Exception, int, str | None, str]] = [
@@ -61,7 +61,7 @@ def test_an_error_is_answered_and_logged(
     assert f"GET / {status} {str(error) or type(error).__name__}, total" in caplog.text
 
 
-def test_an_unknown_error_goes_on_to_the_server_which_logs_its_place() -> None:
+def test_an_unexpected_error_reaches_the_server_which_logs_its_traceback() -> None:
     async def fail(request: Request) -> Response:
         raise ZeroDivisionError("by zero")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Faces are found, set upright and embedded as insightface does it, on the same sessions."""
+"""Faces are detected, aligned and embedded as insightface does it, on the same sessions."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -26,24 +26,24 @@ _PACKAGE = importlib.util.find_spec("insightface")
 
 pytestmark = [
     pytest.mark.skipif(_PACKAGE is None, reason="insightface, the reference, is not installed"),
-    pytest.mark.filterwarnings("ignore:.*estimate.*:FutureWarning"),  # scikit-image's, about insightface's call
+    pytest.mark.filterwarnings("ignore:.*estimate.*:FutureWarning"),  # scikit-image warns of a call in insightface
 ]
 
 
 def given(recorded: Recorded) -> list[NDArray[np.float32]]:
-    """The batches that a session was given."""
+    """The batches that a session got."""
     return [pixels for feed in recorded.feeds for pixels in feed.values()]
 
 
 def crops(recorded: Recorded) -> NDArray[np.uint8]:
-    """What a recogniser was given, as (N, 112, 112, 3) RGB."""
+    """The input of a recogniser, as (N, 112, 112, 3) RGB."""
     pixels = np.concatenate(given(recorded)).transpose(0, 2, 3, 1) * 127.5 + 127.5
     return pixels.round().astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class Both:
-    """One detector's session in our hands and in insightface's."""
+    """Our detector and insightface's, on one session."""
 
     ours: faces.Detector
     theirs: Any
@@ -60,10 +60,11 @@ class Both:
     def agree(
         self, data: bytes, *, filtered: bool = False, pixels: float = 2.0, least: float = 0.5, unsure: int = 0
     ) -> int:
-        """Asserts that both find the same in a file, within so many pixels of it (or 1/1000 of the score); how many.
+        """Asserts that both find the same faces in a file. Returns how many.
 
-        filtered: insightface is given the photo scaled to its input's size by an antialiasing filter; its own resize
-        samples four pixels only, and differs wherever the photo has fine detail.
+        filtered: insightface gets the photo scaled to its input's size by an antialiasing filter, because its own
+        resize samples only four pixels and differs if the photo has fine detail.
+        pixels: how far they may be apart; scores may differ by a thousandth of it. least: the minimum score.
         unsure: how many boxes may differ, because boxes of equal score have no order.
         """
         rgb, scale = _upright(data), 1.0
@@ -108,7 +109,7 @@ def drawn_faces(model: Path) -> Both:
 
 @pytest.fixture(scope="module")
 def anything() -> Both:
-    """A detector that sees thousands of overlapping faces in whatever it is shown."""
+    """A detector that reports thousands of overlapping faces in any photo."""
     rng, cells = np.random.default_rng(7), [2 * (640 // stride) ** 2 for stride in (8, 16, 32)]
     scores = [1 / (1 + np.exp(3 - rng.normal(0, 1.5, (count, 1)))) for count in cells]
     boxes = [rng.uniform(3, 6, (count, 4)) for count in cells]
@@ -141,25 +142,25 @@ def family() -> tuple[Image.Image, list[DrawnFace]]:
     [((640, 480), False), ((480, 640), False), ((1600, 800), False), ((4000, 3000), True), ((1999, 1333), True)],
 )
 def test_faces_are_found_where_insightface_finds_them(drawn_faces: Both, size: tuple[int, int], filtered: bool) -> None:
-    """Large photos are decoded at a fraction, where the shorter side is no whole number of the input's pixels too."""
+    """Large photos are decoded at a fraction; the side of 1333 scales to no whole number of the input's pixels."""
     assert drawn_faces.agree(_file(group_photo(size, range(4), seed=1)[0]), filtered=filtered) == 4
 
 
-def test_faces_are_where_people_see_them_in_a_turned_photo(
+def test_faces_in_a_turned_photo_are_where_people_see_them(
     drawn_faces: Both, family: tuple[Image.Image, list[DrawnFace]]
 ) -> None:
     assert drawn_faces.agree(_file(family[0], orientation=6)) == 6
 
 
 @pytest.mark.parametrize("size", [(640, 427), (300, 640), (320, 240), (1280, 960)])
-def test_boxes_that_overlap_a_surer_one_are_dropped_as_insightface_does(anything: Both, size: tuple[int, int]) -> None:
-    """The surest 200 boxes and what these overlap."""
+def test_overlapping_boxes_are_dropped_as_insightface_does(anything: Both, size: tuple[int, int]) -> None:
+    """Compares the 200 boxes of the highest scores, after those that they overlap are dropped."""
     data = _file(colour_photo("green", size), "PNG")
     scores = faces.detect(Photo.open(data), anything.ours, 0.0)[1]
     anything.agree(data, filtered=True, pixels=0.1, least=float(scores[200]), unsure=3)
 
 
-def test_only_faces_of_the_least_score_are_kept_the_surest_first(anything: Both) -> None:
+def test_faces_below_the_minimum_score_are_dropped_and_the_others_sorted_by_score(anything: Both) -> None:
     photo = Photo.open(_file(group_photo((640, 480), range(3))[0]))
     every = faces.detect(photo, anything.ours, 0.0)[1]
     least = float(np.median(every))
@@ -167,7 +168,7 @@ def test_only_faces_of_the_least_score_are_kept_the_surest_first(anything: Both)
     assert list(faces.detect(photo, anything.ours, least)[1]) == sorted(every[every >= least], reverse=True)
 
 
-def test_the_move_to_the_template_is_the_one_insightface_estimates() -> None:
+def test_the_alignment_is_the_one_that_insightface_estimates() -> None:
     from insightface.utils.face_align import arcface_dst, estimate_norm
 
     rng = np.random.default_rng(3)
@@ -181,7 +182,7 @@ def test_the_move_to_the_template_is_the_one_insightface_estimates() -> None:
 
 
 @pytest.mark.parametrize(("size", "kind"), [((640, 480), "PNG"), ((1365, 2048), "JPEG"), ((4000, 3000), "JPEG")])
-def test_crops_and_vectors_are_insightfaces(
+def test_crops_and_vectors_are_the_same_as_insightfaces(
     size: tuple[int, int], kind: str, drawn_faces: Both, recogniser: faces.Recogniser, recorded: Recorded, model: Path
 ) -> None:
     from insightface.model_zoo.arcface_onnx import ArcFaceONNX
@@ -198,7 +199,7 @@ def test_crops_and_vectors_are_insightfaces(
         same = np.abs(boxes[:, :4] - face.box).sum(axis=1).argmin()
         vector = arcface.get_feat(norm_crop(whole, points[same]))[0]
         assert face.embedding @ vector / np.linalg.norm(vector) >= 0.99
-        if size == (640, 480):  # decoded whole, neither scaled
+        if size == (640, 480):  # both decode it at full size
             theirs = norm_crop(whole, face.points)
             assert np.abs(crop[:, :, ::-1].astype(int) - theirs).mean() < 0.5
             vector = arcface.get_feat(theirs)[0]
@@ -218,7 +219,7 @@ def test_a_recogniser_of_one_face_at_a_time_gives_the_same_vectors(
     np.testing.assert_allclose(alone, together, atol=1e-5)
 
 
-def test_a_crowd_goes_through_the_recogniser_in_parts_and_in_order(
+def test_many_faces_are_embedded_in_batches_and_keep_their_order(
     drawn_faces: Both, recogniser: faces.Recogniser, recorded: Recorded
 ) -> None:
     crowd = _file(group_photo((2000, 2000), [*range(30), *range(6)])[0])
@@ -229,7 +230,7 @@ def test_a_crowd_goes_through_the_recogniser_in_parts_and_in_order(
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 11])
-def test_faces_that_are_padded_for_a_device_have_the_same_vectors(
+def test_batches_that_are_padded_for_a_device_give_the_same_vectors(
     drawn_faces: Both, recogniser: faces.Recogniser, recorded: Recorded, count: int
 ) -> None:
     photo = _file(group_photo((1600, 1200), range(count))[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Forms as clients write them, and texts; those that are not right: tests/contract/test_forms.py."""
+"""Forms and JSON as clients write them. tests/contract/test_forms.py sends wrong ones."""
 
 import asyncio
 import gc
@@ -32,17 +32,17 @@ def read_text(*parts: bytes) -> str:
     return asyncio.run(forms.read_text(pieces(parts)))
 
 
-def test_only_the_caller_holds_on_to_the_photo() -> None:
+def test_only_the_caller_keeps_a_reference_to_the_photo() -> None:
     gc.disable()
     try:
         content = read([part("file", PHOTO) + b"--b--\r\n"])
-        assert sys.getrefcount(content) == 2  # the name above, and the question
+        assert sys.getrefcount(content) == 2  # `content`, and getrefcount's argument
     finally:
         gc.enable()
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 1_000_000])
-def test_the_file_is_whole_however_the_body_is_cut(size: int) -> None:
+def test_the_file_is_complete_however_the_body_is_split(size: int) -> None:
     body = part("other", b"1") + part("file", PHOTO, '; filename="a.jpg"') + part("file", b"2") + b"--b--\r\n"
     assert read([body[i : i + size] for i in range(0, len(body), size)]) == PHOTO
 
@@ -56,7 +56,7 @@ def test_the_file_is_whole_however_the_body_is_cut(size: int) -> None:
         'Content-Disposition: form-data; name="file"; filename="quote\\"d; name=other.jpg"',
     ],
 )
-def test_the_field_is_known_however_its_header_is_written(header: str) -> None:
+def test_the_field_is_found_however_its_header_is_written(header: str) -> None:
     large = PHOTO * 200  # over the limit of a field that is not a file
     body = f"--a b\r\n{header}\r\n\r\n".encode() + large + b"\r\n--a b--\r\n"
     assert read([body], 'multipart/form-data; boundary="a b"') == large
@@ -66,12 +66,12 @@ def test_the_field_is_known_however_its_header_is_written(header: str) -> None:
 @pytest.mark.parametrize(
     "before", [b"A form in many parts.\r\n", b"\r\n\r\n", b"\n", b"--c\r\nnot --b\r\n", b"x" * 200_000]
 )
-def test_what_comes_before_the_first_boundary_is_passed_over(before: bytes, size: int) -> None:
+def test_bytes_before_the_first_boundary_are_ignored(before: bytes, size: int) -> None:
     body = before + b"\r\n" + part("file", PHOTO) + b"--b--\r\n"
     assert read([body[i : i + size] for i in range(0, len(body), size)]) == PHOTO
 
 
-def test_a_boundary_that_no_body_can_have_is_a_damaged_form() -> None:
+def test_a_boundary_that_is_not_ascii_is_a_damaged_form() -> None:
     with pytest.raises(BadForm, match="damaged"):
         read([part("file", PHOTO)], "multipart/form-data; boundary*=utf-8''%E9%A3%9E")
 
@@ -86,19 +86,19 @@ def test_a_boundary_that_no_body_can_have_is_a_damaged_form() -> None:
         (b'{"text": "' + b"a" * 9_999 + rb'\ud83d\ude00"}', "a" * 9_999 + "😀"),
     ],
 )
-def test_a_text_may_begin_with_a_byte_order_mark_and_hold_half_an_emoji(body: bytes, text: str) -> None:
+def test_a_byte_order_mark_is_skipped_and_half_an_emoji_is_replaced(body: bytes, text: str) -> None:
     assert read_text(body) == text
 
 
 @pytest.mark.parametrize(
     "body", [b"[" * 400_000, b'{"text":' * 90_000, b'{"text": ' + b"1" * 900_000 + b"}", b"\xff\xfe"]
 )
-def test_json_that_is_no_text_is_refused_whatever_it_is(body: bytes) -> None:
+def test_json_that_cannot_be_read_is_refused(body: bytes) -> None:
     with pytest.raises(BadForm, match="expected JSON"):
         read_text(body)
 
 
-def test_a_text_over_a_megabyte_is_too_large() -> None:
+def test_a_body_over_a_megabyte_is_too_large() -> None:
     text = b'{"text": "red"}'
     assert read_text(b" " * (1_000_000 - len(text)), text) == "red"
     with pytest.raises(TooLarge, match="1 MB"):

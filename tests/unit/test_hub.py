@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Models are downloaded from the mirror that answers, whole or not at all, and only what a task needs."""
+"""Models are downloaded from a mirror that answers, completely or not at all, and only the files that a task needs."""
 
 import importlib.util
 import os
@@ -28,7 +28,7 @@ ONNX = {"visual/model.onnx", "visual/onnx__MatMul_1"}
 
 @pytest.fixture
 def ocr(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> ModelRef:
-    """An OCR model that no wheel carries, with weights of the test's own."""
+    """An OCR model that no wheel contains, with the test's own weights."""
     path = OCR_MODELS["PP-OCRv5_mobile"]["recognition"].path
     monkeypatch.setitem(OCR_MODELS, "PP-OCRv5_mobile", {"recognition": OcrFile(path, sha256(WEIGHTS), "")})
     server.release[path] = WEIGHTS
@@ -36,13 +36,13 @@ def ocr(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> ModelRef:
 
 
 def carried_part(kind: str) -> ModelRef:
-    """The OCR model that the installed wheel carries: PP-OCRv6 small, or PP-OCRv4 before RapidOCR 3.9."""
+    """The OCR model in the installed wheel: PP-OCRv6 small, or PP-OCRv4 before RapidOCR 3.9."""
     names = (name for name in OCR_MODELS if file_in_wheel(ModelRef(OCR, name, kind)))
     return ModelRef(OCR, next(names), kind)
 
 
 def why(hub: Hub, ref: ModelRef = VISUAL) -> str:
-    """Why a model can't be downloaded."""
+    """The message of a download that fails."""
     with pytest.raises(DownloadError) as raised:
         hub.fetch(ref)
     return str(raised.value)
@@ -69,11 +69,11 @@ def test_only_the_files_that_a_part_needs_are_fetched_and_without_a_token(
     assert server.tokens == {None}
     assert model == tmp_path / ref.group / ref.name / ref.type / "model.onnx"
     assert files(model.parents[1]) == set(server.sent) == fetched
-    server.status = 500  # what is there is not asked for
+    server.status = 500  # files that exist are not requested
     assert Hub(tmp_path, server.endpoint, npu_file=npu).fetch(ref) == model
 
 
-def test_what_a_person_put_there_is_kept(server: HubServer, tmp_path: Path) -> None:
+def test_a_users_own_file_is_kept(server: HubServer, tmp_path: Path) -> None:
     (config := VISUAL.folder(tmp_path) / "config.json").parent.mkdir(parents=True)
     config.write_text("mine")
     Hub(tmp_path, server.endpoint).fetch(VISUAL)
@@ -81,7 +81,7 @@ def test_what_a_person_put_there_is_kept(server: HubServer, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("ignores_ranges", [False, True])
-def test_the_size_of_an_ocr_model_is_asked_for(server: HubServer, ocr: ModelRef, ignores_ranges: bool) -> None:
+def test_the_size_of_an_ocr_model_comes_from_its_server(server: HubServer, ocr: ModelRef, ignores_ranges: bool) -> None:
     server.ignores_ranges = ignores_ranges
     address = f"{server.release_address}/{OCR_MODELS[ocr.name][ocr.type].path}"
     assert offered_files(ocr, server.release_address) == [
@@ -89,9 +89,7 @@ def test_the_size_of_an_ocr_model_is_asked_for(server: HubServer, ocr: ModelRef,
     ]
 
 
-def test_a_model_without_a_file_for_the_npu_is_asked_for_it_once(
-    server: HubServer, tmp_path: Path, ocr: ModelRef
-) -> None:
+def test_a_missing_file_for_the_npu_is_looked_for_once(server: HubServer, tmp_path: Path, ocr: ModelRef) -> None:
     hub = Hub(tmp_path, server.endpoint, ocr_release=server.release_address, npu_file="model.armnn")
     for _ in range(3):
         assert hub.fetch(DETECTION).read_bytes() == WEIGHTS
@@ -99,22 +97,22 @@ def test_a_model_without_a_file_for_the_npu_is_asked_for_it_once(
     assert hub.fetch(ocr).read_bytes() == WEIGHTS
     later = Hub(tmp_path, nobody_listens(), npu_file="model.armnn")
     assert later.verify(DETECTION) is None
-    assert later.fetch(DETECTION).is_file(), "the onnx file does as well"
+    assert later.fetch(DETECTION).is_file(), "the onnx file is used instead"
 
 
 FAULTS: dict[str, dict[str, object]] = {
     "refuses": {},
     "never answers": {"silent": True},
-    "sends its answer a byte at a time": {"drips": True},
-    "is no hub": {"status": 200},
-    "has other bytes in a small file": {"spoiled": "config.json"},
-    "has other bytes in a large file": {"spoiled": "visual/model.onnx"},
-    "finds fault with ranges that nobody asked for": {"no_range": True},
+    "sends its reply a byte at a time": {"drips": True},
+    "is not a hub": {"status": 200},
+    "has a damaged small file": {"spoiled": "config.json"},
+    "has a damaged large file": {"spoiled": "visual/model.onnx"},
+    "answers 416 to every file": {"no_range": True},
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_second_mirror_is_asked_if_the_first(
+def test_the_second_mirror_is_used_if_the_first_fails(
     server: HubServer, other: HubServer, tmp_path: Path, fault: str
 ) -> None:
     vars(server).update(FAULTS[fault])
@@ -125,7 +123,7 @@ def test_the_second_mirror_is_asked_if_the_first(
     assert time.monotonic() - began < 15
 
 
-def test_an_error_names_every_mirror_what_it_answered_and_what_to_do(
+def test_an_error_names_every_mirror_and_its_answer_and_says_what_to_do(
     server: HubServer, other: HubServer, tmp_path: Path
 ) -> None:
     server.repositories[PATH] = {"config.json": b"{}"}
@@ -149,7 +147,7 @@ def test_an_error_names_every_mirror_what_it_answered_and_what_to_do(
         ("spoiled", "recognition/model.onnx differs from the published file (checksum)"),
     ],
 )
-def test_an_ocr_model_that_its_release_does_not_serve_is_refused_in_seconds(
+def test_a_download_from_a_failing_ocr_release_ends_within_seconds(
     server: HubServer, tmp_path: Path, ocr: ModelRef, monkeypatch: pytest.MonkeyPatch, fault: str, reason: str
 ) -> None:
     monkeypatch.setattr(network, "STALL_SECONDS", 60.0)
@@ -164,7 +162,7 @@ def test_an_ocr_model_that_its_release_does_not_serve_is_refused_in_seconds(
 
 
 def run_python(program: str, *arguments: object) -> subprocess.Popen[str]:
-    """Runs the program after the imports that it needs."""
+    """Runs the program, with the imports that it needs."""
     imports = "import sys; from pathlib import Path; from mt_photos_ml.models.hub import Hub, ModelRef; "
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", imports + program, *map(str, arguments)]
@@ -173,7 +171,7 @@ def run_python(program: str, *arguments: object) -> subprocess.Popen[str]:
 
 @carried_here
 @pytest.mark.parametrize("kind", ["detection", "recognition"])
-def test_what_the_wheel_carries_needs_no_network_and_no_slow_import(tmp_path: Path, kind: str) -> None:
+def test_a_model_in_the_wheel_needs_no_network_and_no_slow_import(tmp_path: Path, kind: str) -> None:
     part = carried_part(kind)
     stage(tmp_path, part, b"half")  # by a run that was killed
     program = (
@@ -188,7 +186,7 @@ def test_what_the_wheel_carries_needs_no_network_and_no_slow_import(tmp_path: Pa
 
 
 @carried_here
-def test_what_the_wheel_carries_is_used_where_it_lies_if_the_cache_cannot_be_written(tmp_path: Path) -> None:
+def test_a_model_in_the_wheel_is_used_in_place_if_the_cache_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     part = carried_part("detection")
     hub = Hub(tmp_path / "file", ocr_release=nobody_listens())
@@ -198,14 +196,14 @@ def test_what_the_wheel_carries_is_used_where_it_lies_if_the_cache_cannot_be_wri
 
 
 @carried_here
-def test_our_list_of_ocr_models_agrees_with_rapidocrs() -> None:
+def test_our_checksums_of_ocr_models_are_rapidocrs() -> None:
     listed = Path(str(RAPIDOCR and RAPIDOCR.origin)).with_name("default_models.yaml").read_text(encoding="utf-8")
     for name, parts in OCR_MODELS.items():
         for kind, file in parts.items():
             assert file.sha256 in listed or ("PP-OCRv6" in file.path and "PP-OCRv6" not in listed), (name, kind)
 
 
-def test_threads_and_processes_that_want_one_model_share_a_download(server: HubServer, tmp_path: Path) -> None:
+def test_threads_and_processes_that_need_a_model_share_its_download(server: HubServer, tmp_path: Path) -> None:
     server.pause = 0.5
     program = (
         "from concurrent.futures import ThreadPoolExecutor; hub = Hub(Path(sys.argv[1]), sys.argv[2]);"
@@ -216,7 +214,7 @@ def test_threads_and_processes_that_want_one_model_share_a_download(server: HubS
     assert server.sent.count("visual/model.onnx") == 1
 
 
-def test_all_files_are_on_the_disk_before_one_is_in_its_place(
+def test_all_files_are_synced_before_one_is_moved_into_place(
     server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, synced = tmp_path / CLIP / NAME, set[str]()
@@ -230,7 +228,7 @@ def test_all_files_are_on_the_disk_before_one_is_in_its_place(
     assert synced == files(folder) == BESIDE | ONNX
 
 
-def test_the_model_file_is_put_in_place_last_and_a_cache_that_cannot_be_written_is_named(
+def test_the_model_file_is_moved_into_place_last_and_a_cache_that_cannot_be_written_is_named(
     server: HubServer, tmp_path: Path
 ) -> None:
     (VISUAL.folder(tmp_path) / "visual" / "preprocess_cfg.json").mkdir(parents=True)
@@ -243,7 +241,7 @@ def test_the_model_file_is_put_in_place_last_and_a_cache_that_cannot_be_written_
     )
 
 
-def test_a_disk_must_have_room_for_the_bytes_that_are_not_here_yet(
+def test_a_download_needs_disk_space_for_the_missing_bytes_only(
     server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage(tmp_path, DETECTION, WEIGHTS[:100_000])
@@ -273,7 +271,9 @@ def test_a_damaged_file_is_discarded_and_fetched_again(server: HubServer, tmp_pa
     assert (folder / "config.json").read_text() == "mine"
 
 
-def test_a_file_beside_the_model_may_be_damaged_or_gone(server: HubServer, tmp_path: Path) -> None:
+def test_damaged_files_beside_the_model_are_discarded_even_if_others_are_missing(
+    server: HubServer, tmp_path: Path
+) -> None:
     hub = Hub(tmp_path, server.endpoint)
     folder = hub.fetch(VISUAL).parents[1]
     (folder / "config.json").unlink()
@@ -282,11 +282,11 @@ def test_a_file_beside_the_model_may_be_damaged_or_gone(server: HubServer, tmp_p
     assert VISUAL.missing(tmp_path) == list(VISUAL.files[1:])
 
 
-def test_a_damaged_ocr_model_is_known_by_our_list(server: HubServer, tmp_path: Path, ocr: ModelRef) -> None:
+def test_a_damaged_ocr_model_is_found_by_our_checksums(server: HubServer, tmp_path: Path, ocr: ModelRef) -> None:
     hub = Hub(tmp_path, ocr_release=server.release_address)
     model = hub.fetch(ocr)
     assert hub.verify(ocr) is None
-    server.status = 500  # nobody has to be asked
+    server.status = 500  # no server has to be asked
     assert not hub.invalidate(ocr, ocr.files)
     model.write_bytes(b"half")
     assert hub.verify(ocr) == (
@@ -297,7 +297,9 @@ def test_a_damaged_ocr_model_is_known_by_our_list(server: HubServer, tmp_path: P
 
 
 @pytest.mark.parametrize("case", ["it is what was published", "no mirror answers", "the cache can't be written"])
-def test_nothing_is_removed_if(server: HubServer, tmp_path: Path, case: str) -> None:
+def test_a_model_file_is_kept_if_it_is_whole_or_cannot_be_checked_or_replaced(
+    server: HubServer, tmp_path: Path, case: str
+) -> None:
     hub = Hub(tmp_path, server.endpoint)
     model = hub.fetch(VISUAL)
     if case != "it is what was published":
@@ -311,7 +313,7 @@ def test_nothing_is_removed_if(server: HubServer, tmp_path: Path, case: str) -> 
     assert model.exists()
 
 
-def test_a_model_of_ones_own_is_used_and_never_touched(server: HubServer, tmp_path: Path) -> None:
+def test_a_users_own_model_is_used_and_never_changed(server: HubServer, tmp_path: Path) -> None:
     part = ModelRef(FACES, "mine", "detection")
     hub = Hub(tmp_path, server.endpoint)
     assert why(hub, part) == (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Columns of prose are read one after the other; tables, receipts, forms and chats from row to row."""
+"""Columns of prose are read one after the other; tables, receipts, forms and chats are read row by row."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ Box = tuple[float, float, float, float]
 
 PITCH, HEIGHT = 44, 34
 RAGGED = (1.0, 0.93, 0.88, 0.97, 0.84, 0.4)
-"""Widths of a paragraph's lines, as shares of the column's."""
+"""Widths of a paragraph's lines, as shares of the column's width."""
 TURNS = pytest.mark.parametrize("degrees", [0, 4, -4, 90, 180, 270])
 
 
@@ -23,13 +23,13 @@ def _column(left: float, top: float, lines: int, width: float = 440, pitch: floa
 
 
 def _cells(lefts: Sequence[float], widths: Sequence[Sequence[float]], pitch: float = PITCH) -> list[Box]:
-    """A table, row by row: cells that begin at `lefts`, as wide as in `widths`, one line after the other."""
+    """The cells of a table, row by row. lefts: of the columns. widths: of the cells in each row."""
     rows = ((60 + pitch * i, row) for i, row in enumerate(widths))
     return [(x, y, x + w, y + HEIGHT) for y, row in rows for x, w in zip(lefts, row, strict=True)]
 
 
 def _assert_read(boxes: Sequence[Box], degrees: float = 0) -> None:
-    """They are read as they are given, whatever order they are found in, on a page that is turned."""
+    """Asserts that the boxes are read in this order, whatever order they are found in, on a page that is turned."""
     turn = np.radians(degrees)
     turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     quads = [np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)]) @ turned.T for x1, y1, x2, y2 in boxes]
@@ -56,27 +56,27 @@ def test_a_short_headline_over_one_of_three_columns_is_read_first() -> None:
     _assert_read([(640, 30, 900, 90), *columns])
 
 
-def test_a_line_across_columns_parts_what_is_above_it_from_what_is_below() -> None:
+def test_a_line_across_columns_separates_the_text_above_from_the_text_below() -> None:
     above, below = ([*_column(60, y, 8), *_column(560, y, 7)] for y in (60, 560))
     _assert_read([*above, (60, 460, 1000, 500), *below])
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
-def test_names_and_prices_are_read_across(degrees: float) -> None:
+def test_names_and_prices_are_read_row_by_row(degrees: float) -> None:
     names = [300, 420, 200, 350, 410, 180, 390, 400]
     _assert_read(_cells([60, 700], [(name, 130) for name in names]), degrees)
 
 
-def test_cells_of_any_width_are_read_across() -> None:
+def test_cells_of_any_width_are_read_row_by_row() -> None:
     widths = np.random.default_rng(3).uniform(120, 440, (14, 3)).tolist()
     _assert_read(_cells([60, 560, 1060], widths))
 
 
-def test_cells_as_wide_as_prose_are_read_across_if_rows_are_far_apart() -> None:
+def test_cells_as_wide_as_prose_are_read_row_by_row_if_rows_are_far_apart() -> None:
     _assert_read(_cells([60, 560], [(400, 420)] * 10, pitch=2.2 * HEIGHT))
 
 
-def test_the_last_rows_of_a_table_are_read_as_the_rows_above_them() -> None:
+def test_the_last_rows_of_a_table_are_read_like_the_rows_above_them() -> None:
     _assert_read(_cells([60, 560], [(200, 150), (430, 90), (150, 300)] * 3 + [(430, 440)] * 6))
 
 
@@ -85,9 +85,9 @@ def test_both_sides_of_a_chat_are_read_from_top_to_bottom() -> None:
     _assert_read([line for bubble in bubbles for line in bubble])
 
 
-def test_a_line_below_much_white_is_read_after_all_columns() -> None:
+def test_a_line_below_a_wide_gap_is_read_after_all_columns() -> None:
     _assert_read([*_column(60, 60, 12), *_column(560, 60, 9), (60, 60 + 15 * PITCH, 300, 60 + 15 * PITCH + HEIGHT)])
 
 
-def test_no_lines_have_no_order() -> None:
+def test_no_lines_give_an_empty_order() -> None:
     assert order_for_reading([], []) == []

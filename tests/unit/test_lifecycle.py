@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""How a process ends: which requests it waits for, and what it answers meanwhile. As a process: test_serve.py."""
+"""How a process ends: which requests it waits for and what it answers meanwhile. test_serve.py ends real processes."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def ended() -> Iterator[list[int]]:
     before = {number: signal.signal(number, server) for number in (signal.SIGTERM, signal.SIGINT)}
     yield calls
     for number, handler in before.items():
-        assert signal.signal(number, handler) is server, "ours are not taken back"
+        assert signal.signal(number, handler) is server, "our handler was not removed"
 
 
 @pytest.mark.parametrize("answered", [True, False])
@@ -48,7 +48,7 @@ async def test_a_stop_waits_for_requests_in_flight_but_not_for_ever(
         await asyncio.sleep(0.2)
         assert (cycle.is_stopping, cycle.is_restarting, ended) == (True, False, [])
         cycle.in_flight = 0 if answered else 1
-        cycle.restart()  # a stop goes before
+        cycle.restart()  # a stop has priority
         async with asyncio.timeout(30):
             while not ended:
                 await asyncio.sleep(0.01)
@@ -56,8 +56,8 @@ async def test_a_stop_waits_for_requests_in_flight_but_not_for_ever(
     assert "stopping once 3 requests are answered" in caplog.text
 
 
-async def test_sigint_ends_the_server_at_once_for_another_process(ended: list[int]) -> None:
-    """Upstream's app sends it to its own process when it is idle."""
+async def test_sigint_to_a_worker_restarts_it_at_once(ended: list[int]) -> None:
+    """Upstream's app sends SIGINT to its own process when it is idle."""
     cycle = Lifecycle()
     cycle.in_flight = 1
     with cycle.signals():
@@ -69,7 +69,7 @@ async def test_sigint_ends_the_server_at_once_for_another_process(ended: list[in
 async def asked(
     app: ASGIApp, headers: Headers, pieces: Sequence[bytes] = (b"",), end: str = "http.request"
 ) -> list[Message]:
-    """The reply to a request with this body. end: what is received after it; nothing more if it is empty."""
+    """The reply to a request with this body. end: the message after it; if empty, none comes."""
     left, answers = list(pieces), list[Message]()
 
     async def receive() -> Message:
@@ -86,7 +86,7 @@ async def asked(
 
 
 def answering(cycle: Lifecycle, then: str = "", *, reads: int = 0) -> ASGIApp:
-    """An app that reads so many pieces, sets this flag of the lifecycle, and answers."""
+    """An app that reads so many pieces, sets the lifecycle's flag `then`, and answers."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert cycle.in_flight == 1
@@ -122,7 +122,7 @@ async def test_a_reply_closes_its_connection_if_the_process_ends_and_the_request
     assert (body["body"], cycle.in_flight) == (b"!", 0)
 
 
-async def test_a_request_that_fails_is_in_flight_no_more() -> None:
+async def test_a_request_that_failed_is_no_longer_in_flight() -> None:
     async def fail(scope: Scope, receive: Receive, send: Send) -> None:
         raise OSError
 
@@ -141,7 +141,7 @@ async def test_a_request_that_fails_is_in_flight_no_more() -> None:
         (LENGTH, [b"ab"], "http.disconnect", 0, True),
     ],
 )
-async def test_when_it_stops_a_new_request_is_read_for_two_seconds_and_refused(
+async def test_a_stopping_service_reads_a_new_request_for_two_seconds_and_refuses_it(
     headers: Headers, pieces: list[bytes], end: str, seconds: float, closes: bool
 ) -> None:
     cycle, began = Lifecycle(), time.monotonic()

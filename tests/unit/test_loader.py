@@ -21,7 +21,7 @@ INT8 = ModelKey(ModelRef("clip", "mine", "visual", "int8"), clip.Visual.load)
 
 @pytest.fixture
 def source(tmp_path: Path) -> Folder:
-    """Has the model, and an int8 variant that is a copy of it."""
+    """A source that has the model and, as its int8 variant, a copy of it."""
     source = Folder(tmp_path)
     model = source.fetch(VISUAL.ref)
     (model.parent / "int8").mkdir()
@@ -75,7 +75,7 @@ def test_damaged_files_that_stay_damaged_are_named(source: Folder) -> None:
         (RuntimeError(), "clip/mine/visual can't be loaded: RuntimeError"),
     ],
 )
-def test_an_error_of_the_runtime_is_told_in_one_line(source: Folder, error: Exception, words: str) -> None:
+def test_an_error_of_the_runtime_is_reported_in_one_line(source: Folder, error: Exception, words: str) -> None:
     class Failing(OrtRuntime):
         def open(self, model: Path) -> Session:
             raise error

@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=ENCODINGS)
 def locale(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """The variables of a locale, which is made if the system has it not."""
+    """The variables of a locale, which is built if the system lacks it."""
     name: str = request.param
     charmap = name.partition(".")[2]
     if charmap:
@@ -71,7 +71,7 @@ def test_a_model_is_downloaded_into_a_folder_with_a_chinese_name(
     assert str(DETECTION.path(cache)) in pulled.stderr
 
 
-def test_the_service_loads_what_has_a_chinese_name(folder: Path, locale: dict[str, str], tmp_path: Path) -> None:
+def test_the_service_loads_a_model_with_a_chinese_name(folder: Path, locale: dict[str, str], tmp_path: Path) -> None:
     with running(tmp_path, settings(folder, locale)) as service, service.client() as client:
         photo = jpeg(Image.new("RGB", (64, 64), "red"))
         for route in ("/ocr", "/clip/img", "/represent"):
@@ -88,7 +88,7 @@ def test_the_service_loads_what_has_a_chinese_name(folder: Path, locale: dict[st
 @pytest.mark.parametrize(
     ("encoding", "shown"), [("gbk", "模型\\U0001f642"), ("ascii", "\\u6a21\\u578b\\U0001f642"), ("utf-8", "模型🙂")]
 )
-def test_what_a_terminal_lacks_is_printed_with_escapes(tmp_path: Path, encoding: str, shown: str) -> None:
+def test_characters_that_a_terminal_cannot_show_are_escaped(tmp_path: Path, encoding: str, shown: str) -> None:
     (own := tmp_path / "clip" / "模型🙂" / "visual").mkdir(parents=True)
     (own / "model.onnx").touch()
     given = {"MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path), "PYTHONIOENCODING": encoding}
@@ -104,7 +104,7 @@ def test_what_a_terminal_lacks_is_printed_with_escapes(tmp_path: Path, encoding:
         ("CLIP_VISUAL_MODEL_NAME", "the name of a model"),
     ],
 )
-def test_a_name_that_is_not_in_utf8_is_refused_in_words(tmp_path: Path, name: str, expected: str) -> None:
+def test_a_name_that_is_not_in_utf8_is_refused_with_the_reason(tmp_path: Path, name: str, expected: str) -> None:
     ended = run_command({name: os.fsdecode(os.fsencode(tmp_path / "x") + "照片".encode("gbk"))}, "doctor")
     assert ended.returncode == 2
     assert f"mt-photos-ml: {name}=" in ended.stderr

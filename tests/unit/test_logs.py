@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The log: ours and that of others, each line once, to standard error, for a person or as JSON."""
+"""The log: our lines and upstream's, each once, on standard error, as text or as JSON."""
 
 import json
 import os
@@ -25,7 +25,7 @@ logging.getLogger("mt_photos_ml").debug("too quiet")
 """
 
 
-def test_ours_and_upstreams_are_written_once_and_libraries_only_where_they_warn() -> None:
+def test_our_lines_and_upstreams_are_logged_once_and_other_libraries_only_if_they_warn() -> None:
     ended = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=30)
     assert [line.partition("INFO ")[2] for line in ended.stderr.splitlines()] == [
         "said by mt_photos_ml",
@@ -34,7 +34,9 @@ def test_ours_and_upstreams_are_written_once_and_libraries_only_where_they_warn(
     ]
 
 
-def test_as_json_each_line_is_an_object_with_the_request_in_it(cache: Path, tmp_path: Path, photo: bytes) -> None:
+def test_as_json_each_line_is_an_object_and_a_requests_line_has_its_fields(
+    cache: Path, tmp_path: Path, photo: bytes
+) -> None:
     with running(tmp_path, {**demo_environment(cache), "LOG_FORMAT": "json", "INSTANCE_NAME": "nas-1"}) as service:
         post(service, "/ocr", photo)
         post(service, "/ocr", b"no photo")
@@ -51,7 +53,7 @@ def test_as_json_each_line_is_an_object_with_the_request_in_it(cache: Path, tmp_
     assert (bad["reason"], bad["error"]) == ("PhotoError", "the file is not a photo, or its beginning is damaged")
 
 
-def test_an_error_that_nobody_expected_is_one_line_of_json_with_its_place() -> None:
+def test_an_unexpected_error_is_one_line_of_json_with_its_traceback() -> None:
     program = """
 import logging
 from mt_photos_ml.server.logs import to_stderr

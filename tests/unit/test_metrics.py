@@ -32,7 +32,7 @@ def observe(metrics: Metrics, path: str = "/ocr", status: int = 200, error: Exce
     metrics.observe(trace)
 
 
-def test_a_running_service_tells_requests_errors_steps_queues_models_and_memory(
+def test_metrics_cover_requests_errors_steps_queues_models_and_memory(
     cache: Path, tmp_path: Path, photo: bytes
 ) -> None:
     given = {"INSTANCE_NAME": "nas-1", "MACHINE_LEARNING_REQUEST_THREADS": "3"}
@@ -68,7 +68,7 @@ def test_metrics_may_be_open_or_off(cache: Path, tmp_path: Path, setting: str, w
                 assert client.get("/metrics").status_code == status
 
 
-def test_odd_labels_are_escaped_and_numbers_written_whole() -> None:
+def test_odd_labels_are_escaped_and_numbers_keep_all_digits() -> None:
     odd = 'a "b" \\ c\nd \\n'
     text = Metrics().text([("odd", "Odd.", [("", {"name": odd, "of": "b"}, 1_700_000_000.123)])])
     assert read(text)["mt_photos_ml_odd"] == {(("name", odd), ("of", "b")): 1_700_000_000.123}
@@ -90,10 +90,10 @@ def test_requests_are_counted_by_path_and_status_and_errors_by_kind() -> None:
         (("path", "/ocr"), ("reason", "ValueError")): 2,
         (("path", "other"), ("reason", "KeyError")): 1,
     }
-    assert [error.message for error in metrics.errors] == ["b", "a"], "requests for nonsense drive no error out"
+    assert [error.message for error in metrics.errors] == ["b", "a"], "errors of unknown paths are not kept"
 
 
-def test_the_steps_of_answered_requests_are_told_in_seconds_and_as_means() -> None:
+def test_steps_of_successful_requests_are_counted_in_seconds_and_averaged() -> None:
     metrics = Metrics()
     observe(metrics, waited_ms=100.0, decode_ms=200.0, model_ms=300.0, total_ms=1000.0)
     observe(metrics, total_ms=501.0)
@@ -117,7 +117,7 @@ def test_the_steps_of_answered_requests_are_told_in_seconds_and_as_means() -> No
     }
 
 
-def test_answered_photos_are_counted_by_the_minute_for_an_hour() -> None:
+def test_successful_photos_are_counted_by_the_minute_for_an_hour() -> None:
     now = [600.0]
     metrics = Metrics(lambda: now[0])
     for now[0] in (600, 659.9, 660, 3600, 4199.9):
@@ -131,7 +131,7 @@ def test_answered_photos_are_counted_by_the_minute_for_an_hour() -> None:
     assert (metrics.started, metrics.photos) == (600, 15)
 
 
-def test_the_last_errors_are_kept_with_when_and_where_they_were() -> None:
+def test_the_last_errors_are_kept_with_their_time_and_route() -> None:
     metrics = Metrics(lambda: 600.0)
     for i in range(30):
         observe(metrics, "/represent", 503, RuntimeError(f"error {i}"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The way to the models: through the proxy of the environment or past it, and what is said when it is closed."""
+"""Downloads through the environment's proxy or past it, and the messages if the network fails."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ from photos import jpeg
 from proxy_server import ProxyServer, make_certificate
 from service import post, run_command, running
 
-ELSEWHERE = "http://mirror.invalid"  # a name that only the proxy knows
+ELSEWHERE = "http://mirror.invalid"  # a host that only the proxy knows
 ALWAYS = ("20200101000000Z", "20800101000000Z")
 
 pytestmark = pytest.mark.usefixtures("impatient", "no_proxies")
@@ -46,7 +46,7 @@ Mirror = Callable[..., HubServer]
 
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
-    """Starts a mirror with TLS, whose certificate is valid from the one date to the other and trusted."""
+    """Starts a mirror with TLS, whose certificate is trusted and valid between two dates."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl on this machine, which makes certificates")
     with ExitStack() as open_ones:
@@ -67,7 +67,7 @@ def fetch(cache: Path, endpoint: str) -> bytes:
 
 
 def why(cache: Path, *endpoints: str) -> str:
-    """Why the model can't be downloaded, and what to do first."""
+    """The message of a download that fails, up to the first advice."""
     with pytest.raises(DownloadError) as raised:
         Hub(cache / "cache", endpoints=endpoints).fetch(VISUAL)
     return str(raised.value).partition(", or put ")[0].removeprefix("Every source failed ")
@@ -109,7 +109,7 @@ def test_a_mirror_with_tls_is_reached_through_a_tunnel(
     ],
 )
 @pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
-def test_what_no_proxy_names_is_reached_past_the_proxy(
+def test_hosts_in_no_proxy_are_reached_directly(
     server: HubServer,
     proxy: ProxyServer,
     tmp_path: Path,
@@ -155,12 +155,12 @@ def test_a_proxy_that_refuses_is_named_without_its_password(
     proxy.login, proxy.status = login, status
     monkeypatch.setenv("ALL_PROXY", proxy.address.replace("//", "//me:secret@"))
     said, named = why(tmp_path, f"{scheme}://mirror.invalid"), f"the proxy {proxy.address} (ALL_PROXY)"
-    blames_the_mirror = (scheme, status) == ("http", 503)  # which may well have answered that itself
+    blames_the_mirror = (scheme, status) == ("http", 503)  # the mirror itself may have answered that
     assert (f"{words}, through {named}" if blames_the_mirror else f"{named}: {words}") in said
     assert "secret" not in said
 
 
-def test_a_proxy_with_socks_is_refused_in_words_and_not_asked(
+def test_a_socks_proxy_is_refused_with_the_reason_and_never_contacted(
     server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -177,7 +177,7 @@ def test_a_proxy_with_socks_is_refused_in_words_and_not_asked(
 
 
 @pytest.mark.parametrize("value", ["http://127.0.0.1:port", "http://me:secret@", "http://[::1"])
-def test_a_proxy_that_is_no_address_is_told(
+def test_a_proxy_that_is_not_an_address_is_reported(
     server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", value)
@@ -185,7 +185,7 @@ def test_a_proxy_that_is_no_address_is_told(
 
 
 @pytest.mark.parametrize("route", ["direct", "proxied"])
-def test_a_silent_way_is_given_up(
+def test_a_mirror_or_proxy_that_never_answers_times_out(
     server: HubServer, proxy: ProxyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, route: str
 ) -> None:
     server.silent = True
@@ -196,7 +196,7 @@ def test_a_silent_way_is_given_up(
         assert f"{server.endpoint}: no answer in time" in why(tmp_path, server.endpoint)
 
 
-def test_a_dead_proxy_is_told_once_and_alike_in_reply_log_and_commands(tmp_path: Path) -> None:
+def test_a_dead_proxy_gets_the_same_message_in_reply_log_and_commands(tmp_path: Path) -> None:
     dead = nobody_listens()
     settings = {
         "TASKS": "faces",
@@ -222,7 +222,7 @@ def test_a_dead_proxy_is_told_once_and_alike_in_reply_log_and_commands(tmp_path:
         assert "secret" not in text
 
 
-def test_a_login_page_is_no_list_and_no_file(server: HubServer, tmp_path: Path) -> None:
+def test_a_login_page_is_taken_neither_for_a_list_nor_for_a_file(server: HubServer, tmp_path: Path) -> None:
     server.login_page = True
     page = f"{urlsplit(server.endpoint).netloc} sent a web page; does this network need a login in a browser first?"
     assert page in why(tmp_path, server.endpoint)
@@ -235,7 +235,9 @@ def test_a_login_page_is_no_list_and_no_file(server: HubServer, tmp_path: Path) 
 @pytest.mark.parametrize(
     "answer", [b"", b"out of order", b"[]", b'{"siblings": [1]}', b'{"siblings": [{}], "sha": "1"}']
 )
-def test_what_is_not_a_list_is_told(server: HubServer, other: HubServer, tmp_path: Path, answer: bytes) -> None:
+def test_a_reply_that_is_not_a_list_is_reported(
+    server: HubServer, other: HubServer, tmp_path: Path, answer: bytes
+) -> None:
     other.release["list"], server.elsewhere = answer, f"{other.release_address}/list"
     assert f"({server.endpoint}: its answer is not a list of files)" in why(tmp_path, server.endpoint)
 
@@ -248,7 +250,7 @@ def test_a_redirect_to_a_login_page_names_its_host(server: HubServer, other: Hub
     assert f"{server.endpoint}: connection refused (at {host})" in why(tmp_path, server.endpoint)
 
 
-def test_redirects_in_a_circle_end(server: HubServer, tmp_path: Path) -> None:
+def test_a_loop_of_redirects_ends(server: HubServer, tmp_path: Path) -> None:
     server.elsewhere = f"{server.endpoint}/again"
     assert f"{server.endpoint}: its redirect can't be followed (HTTP 302 Found)" in why(tmp_path, server.endpoint)
 
@@ -277,7 +279,7 @@ def test_a_login_in_the_mirrors_address_is_sent_to_it_and_never_shown(
         (("20700101000000Z", "20800101000000Z"), "localhost", None, "its certificate is not valid on 20"),
     ],
 )
-def test_what_is_wrong_with_a_certificate_is_told(
+def test_the_message_says_what_is_wrong_with_a_certificate(
     mirror: Mirror,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -295,5 +297,5 @@ def test_what_is_wrong_with_a_certificate_is_told(
         assert words in why(tmp_path, endpoint)
 
 
-def test_plain_http_where_tls_is_expected_is_told(server: HubServer, tmp_path: Path) -> None:
+def test_plain_http_instead_of_tls_is_reported(server: HubServer, tmp_path: Path) -> None:
     assert "no secure connection (TLS)" in why(tmp_path, server.endpoint.replace("http:", "https:"))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Which NPU is there, and what runs on it: upstream's two session classes, stood in for by onnxruntime under their
-names, since no such processor is at hand."""
+"""Which NPU is found, and what runs on it. There is no NPU here, so onnxruntime stands in for upstream's two session
+classes."""
 
 import ctypes.util
 import shutil
@@ -38,7 +38,7 @@ ROCKCHIP = Npu("Rockchip's NPU", "rknpu/rk3588/model.rknn", ("immich_ml.sessions
 
 @pytest.fixture
 def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A package of upstream's with the two classes."""
+    """A package with the name of upstream's and the two classes."""
     for kind, name in (("ann", "AnnSession"), ("rknn", "RknnSession")):
         folder = tmp_path / "site" / "immich_ml" / "sessions" / kind
         folder.mkdir(parents=True)
@@ -89,7 +89,7 @@ def test_arm_nn_is_found_by_its_two_libraries(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("npu", [ARM_NN, ROCKCHIP], ids=["armnn", "rknn"])
 @pytest.mark.usefixtures("upstream")
-def test_a_model_with_a_file_for_the_npu_runs_there_and_another_does_not(model: Path, npu: Npu) -> None:
+def test_only_a_model_with_a_file_for_the_npu_runs_there(model: Path, npu: Npu) -> None:
     plain = OrtRuntime(1)
     runtime, file = NpuRuntime(npu, plain), model.parent / npu.file
     assert (runtime.runs_on(model), len(runtime.open(model).outputs)) == ("CPU", 1)

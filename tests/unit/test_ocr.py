@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Text is found, read and put in order as RapidOCR does it with the same weights, and as people read it."""
+"""Text is detected and read as RapidOCR does it with the same weights, in the order in which people read it."""
 
 import importlib.util
 import json
@@ -55,7 +55,7 @@ PAGES: dict[str, tuple[Sequence[str], tuple[int, int], Path | None]] = {
 
 @dataclass(frozen=True)
 class Reader:
-    """The two networks of one wheel, and what that wheel's own code reads with them."""
+    """The two networks of one wheel, run by our code."""
 
     detector: ocr.Detector
     recogniser: ocr.Recogniser
@@ -76,7 +76,7 @@ class Reading(NamedTuple):
 
 
 def _fixed(output: NDArray[np.float32]) -> Session:
-    """A session that always answers the same."""
+    """A session that always returns this output."""
     pixels = SimpleNamespace(name="x", shape=(None, 3, None, None))
     return cast(Session, SimpleNamespace(inputs=[pixels], few_shapes=False, run=lambda feed: [output]))
 
@@ -101,7 +101,7 @@ def reader() -> Reader:
 
 @pytest.fixture(scope="module", params=list(WHEELS))
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Reader, dict[str, Reading]]:
-    """A wheel's weights in our hands, and what its own code made of all pages, which one process reads."""
+    """Our reader with a wheel's weights, and what that wheel's own code reads on all pages, in one process."""
     ours = _reader(request.param)
     folder, _ = WHEELS[request.param]
     paths = []
@@ -109,7 +109,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         if lines is LATIN or CJK_FONT:
             paths.append(tmp_path_factory.mktemp("pages") / f"{name}.png")
             page = text_page(lines, size, font)[0]
-            if min(size) > 736:  # the size at which we look for text, as the base image; RapidOCR would use the whole
+            if min(size) > 736:  # the size at which we detect text, as the base image; RapidOCR would not scale it
                 page = page.resize((round(size[0] * 736 / min(size)), round(size[1] * 736 / min(size))))
             page.save(paths[-1], compress_level=1)
     out = subprocess.run(
@@ -152,7 +152,7 @@ def test_a_page_is_read_as_rapidocr_reads_it(both: tuple[Reader, dict[str, Readi
     np.testing.assert_allclose(np.array([line.box for line in found]) / scale, boxes, atol=4)
 
 
-def test_rectangles_in_a_map_of_probability_are_rapidocrs() -> None:
+def test_boxes_from_a_map_of_probability_are_the_same_as_rapidocrs() -> None:
     process = pytest.importorskip("rapidocr.ch_ppocr_det.utils").DBPostProcess(0.3, 0.5, 1000, 1.6, use_dilation=True)
     rng = np.random.default_rng(5)
     page = Image.new("L", (960, 736))  # a size that the detector gets unscaled
@@ -170,7 +170,7 @@ def test_rectangles_in_a_map_of_probability_are_rapidocrs() -> None:
     assert off.min(axis=1)[sides > 6].max() <= 3
 
 
-def test_repeated_characters_are_one_unless_a_blank_parts_them() -> None:
+def test_repeated_characters_are_merged_unless_a_blank_separates_them() -> None:
     steps = [0, 1, 1, 0, 1, 2, 2, 0, 0, 3, 0]
     output = np.full((2, len(steps), 4), 0.1, np.float32)
     output[0, range(len(steps)), steps] = [0.9, 0.6, 0.5, 0.9, 0.7, 0.8, 0.4, 0.9, 0.9, 0.5, 0.9]
@@ -182,20 +182,20 @@ def test_repeated_characters_are_one_unless_a_blank_parts_them() -> None:
 
 
 @pytest.mark.parametrize("size", [(900, 700), (1200, 1200), (600, 2600), (4000, 700)])
-def test_a_page_that_is_padded_for_a_device_is_read_as_without(reader: Reader, size: tuple[int, int]) -> None:
+def test_a_page_is_read_the_same_if_it_is_padded_for_a_device(reader: Reader, size: tuple[int, int]) -> None:
     page, plain = text_page([*LATIN, *LATIN[::-1]], size, margin=0.03)[0], reader
     sessions = [Recorded(each.session, few_shapes=True) for each in (plain.detector, plain.recogniser)]
     padded = Reader(ocr.Detector(sessions[0]), ocr.Recogniser(sessions[1], plain.recogniser.characters))
     expected, found = plain.read(page), padded.read(page)
     assert [line.text for line in found] == [line.text for line in expected]
     assert len(found) == 8
-    px = max(min(size) / 736, 1)  # of the photo, for one of those in which text is looked for
+    px = max(min(size) / 736, 1)  # photo pixels for one pixel of the detector's input
     apart = np.abs(np.array([line.box for line in found]) - [line.box for line in expected]) / px
     assert np.median(apart) < 2
     assert apart.max() < 8
     assert {feed["x"].shape[1:] for feed in sessions[1].feeds} <= {(3, 48, width) for width in LINE_WIDTHS_PX}
     assert {len(feed["x"]) for feed in sessions[1].feeds} == {LINES}
-    if size != (4000, 700):  # which fits none
+    if size != (4000, 700):  # it fits no canvas
         assert sessions[0].feeds[0]["x"].shape[:1:-1] in CANVASES_PX
 
 
@@ -224,7 +224,7 @@ def test_a_page_of_two_columns_is_read_column_by_column(reader: Reader, blank: I
     assert reader.texts(blank) == [text for column in columns for text in column]
 
 
-def test_lines_under_the_least_score_are_dropped(reader: Reader, blank: Image.Image) -> None:
+def test_lines_below_the_minimum_score_are_dropped(reader: Reader, blank: Image.Image) -> None:
     _write(blank, (60, 60), "Departures from platform 4")
     smear = np.random.default_rng(2).integers(0, 255, (14, 130), np.uint8)
     blank.paste(Image.fromarray(smear).resize((500, 60)), (60, 400))
@@ -234,7 +234,7 @@ def test_lines_under_the_least_score_are_dropped(reader: Reader, blank: Image.Im
     assert kept == [text for text, score in every.items() if score > least] != list(every)
 
 
-def test_a_tiny_line_and_a_banner_are_read_to_their_end(reader: Reader) -> None:
+def test_a_tiny_line_and_a_banner_are_read_completely(reader: Reader) -> None:
     banner = "Platform 4 Hamburg 10:42 Paris 11:05 Total 1,284.50 EUR Thank you for travelling"
     for size, at, height, text in (((110, 32), (8, 4), 20, "Hamburg"), ((3200, 100), (40, 25), 44, banner)):
         page = Image.new("RGB", size, "white")
@@ -243,7 +243,7 @@ def test_a_tiny_line_and_a_banner_are_read_to_their_end(reader: Reader) -> None:
 
 
 @pytest.mark.parametrize("few_shapes", [False, True])
-def test_a_line_of_hundreds_of_characters_is_read_whole(reader: Reader, few_shapes: bool) -> None:
+def test_a_line_of_hundreds_of_characters_is_read_completely(reader: Reader, few_shapes: bool) -> None:
     text = " ".join(f"{train} at {7 * i}:{10 + i}" for i, train in enumerate(("Hamburg", "Paris", "Rome", "Oslo") * 8))
     page = Image.new("RGB", (9000, 90), "white")
     _write(page, (40, 30), text, 24)
@@ -273,7 +273,7 @@ def test_a_lone_character_is_read(reader: Reader, character: str, size: tuple[in
     assert reader.texts(page) == [character]
 
 
-def test_no_text_is_read_where_there_is_none(reader: Reader) -> None:
+def test_nothing_is_read_in_photos_without_text(reader: Reader) -> None:
     noise = Image.fromarray(np.random.default_rng(4).integers(0, 255, (600, 800, 3), np.uint8))
     gradient = Image.radial_gradient("L").resize((900, 700)).convert("RGB")
     for picture in (noise, gradient, group_photo((2000, 700), range(4), seed=1)[0]):

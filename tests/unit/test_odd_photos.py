@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Photos that few programs write: each is read as its maker meant it, or refused in words that say what it is."""
+"""Photos that few programs write: each is read correctly, or refused with a message that says what it is."""
 
 import struct
 import zlib
@@ -30,7 +30,7 @@ def pixels(data: bytes, **options: bool) -> Any:
 @pytest.mark.parametrize("compression", [None, "zlib"])
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite", "rgb"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "float32", "float64"])
-def test_a_tiff_of_any_numbers_is_read_as_tifffile_wrote_it(
+def test_a_tiff_of_any_number_type_is_read_as_tifffile_wrote_it(
     dtype: str, photometric: str, compression: str | None, order: str
 ) -> None:
     data = tiff(PICTURE, dtype, photometric, compression=compression, byteorder=order)
@@ -57,7 +57,7 @@ def test_a_tiff_is_turned_whichever_decoder_reads_it(dtype: str, orientation: in
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_tiff_that_no_decoder_reads_right_is_refused_in_words(data: bytes, words: str) -> None:
+def test_a_tiff_that_no_decoder_reads_correctly_is_refused_with_the_reason(data: bytes, words: str) -> None:
     with pytest.raises(PhotoError, match=f"^a TIFF with {words} can't be read: save it with 8 bits a channel$"):
         Photo.open(data)
 
@@ -82,12 +82,12 @@ def test_a_bmp_whose_alpha_is_zero_throughout_is_opaque(header: int) -> None:
     ],
 )
 def test_a_bmp_of_any_masks_is_read(bits: int, masks: tuple[int, int, int, int], lost: int) -> None:
-    """lost: what of a colour has no place in so few bits."""
+    """lost: the rounding error of so few bits."""
     np.testing.assert_allclose(pixels(bmp(PICTURE, bits, masks)), np.asarray(PICTURE), atol=lost + 1)
 
 
 def _png_with_key(values: Any, key: tuple[int, ...]) -> bytes:
-    """One row with 16 bits, grey or RGB, in which a colour is transparent."""
+    """A PNG of one row, grey or RGB with 16 bits, in which the colour `key` is transparent."""
     kind = 2 if len(key) == 3 else 0
     header = struct.pack(">IIBBBBB", len(values), 1, 16, kind, 0, 0, 0)
     row = b"\0" + np.asarray(values, ">u2").tobytes()
@@ -95,7 +95,7 @@ def _png_with_key(values: Any, key: tuple[int, ...]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in (*parts, (b"IEND", b"")))
 
 
-def test_a_transparent_colour_is_white_and_no_other_one() -> None:
+def test_only_the_transparent_colour_becomes_white() -> None:
     picture = Image.fromarray(np.array([[(1, 2, 3), (1, 2, 4), (0, 0, 0)]], np.uint8))
     assert pixels(encoded(picture, "PNG", transparency=(1, 2, 3))).tolist() == [[[255] * 3, [1, 2, 4], [0, 0, 0]]]
     rgb = _png_with_key([(257, 514, 771), (258, 514, 771)], (257, 514, 771))
@@ -104,7 +104,7 @@ def test_a_transparent_colour_is_white_and_no_other_one() -> None:
 
 
 @pytest.mark.parametrize(("ink", "paper"), [("white", 0), ("yellow", 0), ("black", 255), ("red", 255)])
-def test_for_text_light_ink_on_nothing_lies_on_black(ink: str, paper: int) -> None:
+def test_for_ocr_light_ink_on_a_transparent_background_is_put_on_black(ink: str, paper: int) -> None:
     clear = Image.new("RGBA", (100, 60))
     clear.paste(ink, (40, 20, 60, 40))
     data = encoded(clear, "PNG")
@@ -112,7 +112,7 @@ def test_for_text_light_ink_on_nothing_lies_on_black(ink: str, paper: int) -> No
     assert pixels(data)[0, 0].tolist() == [255] * 3
 
 
-def test_what_is_around_the_first_frame_of_a_gif_is_white() -> None:
+def test_the_area_around_the_first_frame_of_a_gif_is_white() -> None:
     small = encoded(Image.new("P", (30, 20)), "GIF")
     at = small.index(b",\0\0\0\0") + 1
     data = small[:6] + struct.pack("<HH", 90, 60) + small[10:at] + struct.pack("<HH", 50, 10) + small[at + 4 :]
@@ -122,7 +122,7 @@ def test_what_is_around_the_first_frame_of_a_gif_is_white() -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_of_a_camera_raw_file_the_largest_preview_is_read(orientation: int) -> None:
+def test_the_largest_preview_of_a_camera_raw_file_is_read(orientation: int) -> None:
     preview = jpeg(colour_photo("orange", (1200, 800)).convert("RGB"))
     photo = Photo.open(camera_raw(jpeg(PICTURE) + preview, (6000, 4000), orientation))
     turned = orientation == 6
@@ -135,7 +135,7 @@ def test_of_a_camera_raw_file_the_largest_preview_is_read(orientation: int) -> N
 @pytest.mark.parametrize(
     "begin", [b"FUJIFILMCCD-RAW 0201", b"\0\0\0\x18ftypcrx ", b"IIU\0\x08\0\0\0", b"IIRO\x08\0\0\0"]
 )
-def test_a_camera_raw_file_of_another_container_is_its_preview(begin: bytes) -> None:
+def test_a_camera_raw_file_in_another_container_is_read_by_its_preview(begin: bytes) -> None:
     preview = jpeg(colour_photo("orange", (1200, 800)).convert("RGB"))
     assert str(Photo.open(begin.ljust(200, b"\0") + preview)) == "RAW 1200x800"
     with pytest.raises(PhotoError, match=r"^this camera RAW file has no preview"):
@@ -143,7 +143,7 @@ def test_a_camera_raw_file_of_another_container_is_its_preview(begin: bytes) -> 
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_an_orientation_in_xmp_turns_nothing(kind: str) -> None:
+def test_an_orientation_in_xmp_is_ignored(kind: str) -> None:
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     text = PngImagePlugin.PngInfo()
     text.add_itxt("XML:com.adobe.xmp", xmp.decode())
@@ -155,8 +155,8 @@ def test_an_orientation_in_xmp_turns_nothing(kind: str) -> None:
     ("length", "checksum"), [(-1, True), (1, True), (7, True), (0x7FFFFFFF, True), (0, False)], ids=str
 )
 @pytest.mark.parametrize("name", [b"pHYs", b"tEXt", b"gAMA", b"cHRM", b"iCCP", b"zTXt", b"eXIf", b"tIME", b"abCd"])
-def test_a_png_is_its_picture_whatever_is_wrong_beside_it(name: bytes, length: int, checksum: bool) -> None:
-    """length: how much longer it is said to be."""
+def test_a_png_with_a_damaged_ancillary_chunk_is_read(name: bytes, length: int, checksum: bool) -> None:
+    """length: by how much the chunk's declared length is wrong."""
     clean, content = encoded(PICTURE, "PNG"), bytes(range(9))
     wrong = bytearray(chunk(name, content))
     wrong[:4] = struct.pack(">I", (len(content) + length) & 0x7FFFFFFF)
@@ -164,7 +164,7 @@ def test_a_png_is_its_picture_whatever_is_wrong_beside_it(name: bytes, length: i
     np.testing.assert_array_equal(pixels(clean[:33] + bytes(wrong) + clean[33:]), np.asarray(PICTURE))
 
 
-def test_a_photo_that_is_damaged_beside_its_exif_is_still_turned() -> None:
+def test_a_photo_with_damaged_metadata_beside_its_exif_is_still_turned() -> None:
     for kind, damaged in (("JPEG", b"\xff\xe2\0\x10MPF\0II*\0garbage"), ("WEBP", b"ICCP\xff\xff\0\0")):
         data = encoded(PICTURE, kind, exif=exif(6))
         if kind == "JPEG":
@@ -180,7 +180,7 @@ def test_a_photo_that_is_damaged_beside_its_exif_is_still_turned() -> None:
     ("kind", "options", "refused", "read"),
     [("PNG", {}, 50, 200), ("WEBP", {"method": 0}, 200, 500), ("JPEG", {"progressive": True}, 300, 400)],
 )
-def test_a_photo_that_needs_more_memory_than_there_is_is_said_to(
+def test_a_photo_that_needs_more_memory_than_is_free_is_refused(
     monkeypatch: pytest.MonkeyPatch, kind: str, options: dict[str, Any], refused: int, read: int
 ) -> None:
     data = encoded(Image.new("RGB", (5000, 4000), "red"), kind, **options)
@@ -191,7 +191,7 @@ def test_a_photo_that_needs_more_memory_than_there_is_is_said_to(
     assert Photo.open(data).pixels(1).rgb.shape == (4000, 5000, 3)
 
 
-def test_what_a_progressive_jpeg_needs_is_known_at_its_second_decode_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_progressive_jpegs_second_decode_is_refused_too_if_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     photo = Photo.open(encoded(Image.new("RGB", (5000, 4000), "red"), "JPEG", progressive=True))
     assert photo.pixels(1 / 8).rgb.shape == (500, 625, 3)
     monkeypatch.setattr("mt_photos_ml.photo.source.available_mb", lambda: 300.0)
@@ -199,13 +199,13 @@ def test_what_a_progressive_jpeg_needs_is_known_at_its_second_decode_too(monkeyp
         photo.pixels(1)
 
 
-def test_a_jpeg_is_decoded_smaller_where_there_is_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jpeg_is_decoded_smaller_if_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mt_photos_ml.photo.source.available_mb", lambda: 50.0)
     data = jpeg(Image.new("RGB", (8000, 6000), "red"))
     assert Photo.open(data).resized((224, 224)).shape == (224, 224, 3)
 
 
-def test_the_memory_that_can_be_had_is_told() -> None:
+def test_available_memory_is_between_zero_and_ram_plus_swap() -> None:
     lines = Path("/proc/meminfo").read_text().splitlines()
     numbers = {line.split(":")[0]: int(line.split()[1]) / 1000 for line in lines}
     assert 0 < memory.available_mb() <= numbers["MemTotal"] + numbers["SwapTotal"]

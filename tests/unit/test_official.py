@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Variables of the official service are taken for ours where one means the same, and named where none does."""
+"""Variables of the official service set ours if one means the same; the log says which of them do nothing."""
 
 from pathlib import Path
 
@@ -22,25 +22,25 @@ from service import loaded, run_command, running, until
         ({"AUTO_LOAD_TXT_MODAL": "off", "MT_USE_DML": "on", "SERVER_RESTART_TIME": ""}, {}),
     ],
 )
-def test_what_means_the_same_is_taken_unless_it_is_set_by_its_own_name(
+def test_an_official_variable_sets_ours_unless_ours_is_set_too(
     environment: dict[str, str], meant: dict[str, str]
 ) -> None:
     assert settings_of(environment) == meant
     load(meant)
 
 
-def test_seconds_that_are_none_are_refused_by_the_name_that_was_set() -> None:
+def test_invalid_seconds_are_refused_under_the_official_name() -> None:
     with pytest.raises(SettingsError, match=r"^SERVER_RESTART_TIME=soon: expected seconds"):
         settings_of({"SERVER_RESTART_TIME": "soon"})
     assert "SERVER_RESTART_TIME=soon" in run_command({"SERVER_RESTART_TIME": "soon"}, "models", "list").stderr
 
 
-def test_the_port_does_nothing_in_the_image_only() -> None:
+def test_http_port_is_reported_as_ignored_only_in_the_image() -> None:
     assert [name for name, _ in told({"HTTP_PORT": "8060"}, in_image=True)] == ["HTTP_PORT"]
     assert not list(told({"HTTP_PORT": "8060"}, in_image=False))
 
 
-def test_the_log_says_what_each_does(tmp_path: Path) -> None:
+def test_the_log_says_what_each_official_variable_does(tmp_path: Path) -> None:
     build(tmp_path / "cache")
     given = {"SERVER_RESTART_TIME": "600", "AUTO_LOAD_TXT_MODAL": "on", "MT_USE_DML": "on", "OCR_DET_LANG_TYPE": "CH"}
     with running(tmp_path, {**demo_environment(tmp_path / "cache"), **given}) as service, service.client() as client:

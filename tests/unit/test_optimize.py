@@ -48,7 +48,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve photos with 24 faces in four of them, and what is no photo."""
+    """Twelve photos, 24 faces in four of them, a NAS's thumbnails, and two files that are no photos."""
     folder = tmp_path_factory.mktemp("photos")
     for below in ("below", "previews/@eaDir"):
         (folder / below).mkdir(parents=True)
@@ -75,7 +75,7 @@ def files(cache: Path) -> dict[str, bytes]:
     return {str(path.relative_to(cache)): path.read_bytes() for path in cache.rglob("*") if path.is_file()}
 
 
-def test_the_service_uses_a_variant_only_if_it_is_told_to(cache: Path, photos: Path, tmp_path: Path) -> None:
+def test_the_service_uses_a_variant_only_if_the_settings_say_so(cache: Path, photos: Path, tmp_path: Path) -> None:
     before = files(cache)
     ended = run_command(variables(cache), "models", "optimize", "mine", photos)
     assert ended.returncode == 0, ended.stderr
@@ -99,7 +99,7 @@ def test_the_service_uses_a_variant_only_if_it_is_told_to(cache: Path, photos: P
     assert all(0.99 < cosine(a, b) < 1 for a, b in zip(*faces, strict=True))
 
 
-def test_of_a_variant_that_is_not_good_enough_nothing_is_left(cache: Path, photos: Path) -> None:
+def test_a_variant_that_is_not_good_enough_leaves_no_files(cache: Path, photos: Path) -> None:
     before = files(cache)
     assert all(trial.kept for trial in optimize(settings(cache), "mine", [photos], 1))
     ended = run_command(variables(cache, INT8_MIN_MEAN="1"), "models", "optimize", "mine", photos)
@@ -110,7 +110,7 @@ def test_of_a_variant_that_is_not_good_enough_nothing_is_left(cache: Path, photo
     assert [path for path in cache.rglob("*") if path.is_dir() and not any(path.iterdir())] == []
 
 
-def test_numbers_that_stand_out_are_put_in_blocks(tmp_path: Path) -> None:
+def test_outliers_are_quantised_in_blocks(tmp_path: Path) -> None:
     build_clip(tmp_path / "clip" / "mine")
     scale = np.where(np.arange(3072) < 8, 100.0, 1.0)  # all in the first block
     graph = Graph()
@@ -129,7 +129,9 @@ def test_numbers_that_stand_out_are_put_in_blocks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", [VISUAL, RECOGNITION])
-def test_a_missing_or_stale_variant_stops_the_start_with_what_to_do(cache: Path, photos: Path, part: ModelRef) -> None:
+def test_a_missing_or_stale_variant_stops_the_start_and_the_message_says_what_to_do(
+    cache: Path, photos: Path, part: ModelRef
+) -> None:
     wanted = settings(cache, int8_tasks=frozenset({TASKS_OF_GROUPS[part.group]}))
     what_to_do = rf"INT8_TASKS=\w+: expected an int8 variant of {part}.*`mt-photos-ml models optimize mine PHOTOS`"
     with pytest.raises(SettingsError, match=what_to_do):
@@ -137,7 +139,7 @@ def test_a_missing_or_stale_variant_stops_the_start_with_what_to_do(cache: Path,
     assert all(trial.kept for trial in optimize(wanted, "mine", [photos], 1))
     check_models(wanted)
     assert {used.group for used in in_use(wanted).values() if used.variant} == {part.group}
-    os.utime(part.path(cache))  # as when a cache is copied: it is still the same model
+    os.utime(part.path(cache))  # as in a copy of the cache: it is still the same model
     check_models(wanted)
     with part.path(cache).open("ab") as model:
         model.write(b" ")
@@ -167,7 +169,9 @@ def test_a_damaged_variant_is_named_and_the_original_left_alone(cache: Path) -> 
         ("half", "", "visual/model.onnx can't be opened"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(cache: Path, photos: Path, name: str, path: str, why: str) -> None:
+def test_a_model_or_photos_that_cannot_be_measured_are_refused(
+    cache: Path, photos: Path, name: str, path: str, why: str
+) -> None:
     before = files(cache)
     with pytest.raises(OptimizeError, match=why):
         list(optimize(settings(cache), name, [photos / path], 1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Faces in a photo that is much longer than high are where they were drawn, and each has its own vector."""
+"""Faces in a panorama are found where they were drawn, and each has its own vector."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ LONG = (9900, 1200)
 
 
 class Finder:
-    """The two networks. detector: what it was given."""
+    """The two networks. detector: records its input."""
 
     def __init__(self, folder: Path) -> None:
         runtime = OrtRuntime(1)
@@ -31,7 +31,7 @@ class Finder:
         self.recogniser = runtime.open(folder / "recognition" / "model.onnx")
 
     def find(self, image: Image.Image) -> list[faces.Face]:
-        """From left to right, then from top to bottom."""
+        """The faces, from left to right, then from top to bottom."""
         self.detector.feeds.clear()
         networks = faces.Detector(self.detector), faces.Recogniser(self.recogniser, None)
         return sorted(faces.find(Photo.open(jpeg(image)), *networks), key=lambda face: tuple(face.box))
@@ -45,13 +45,13 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> Finder:
 
 
 def _meadow(size: tuple[int, int], people: Sequence[tuple[Point, float]]) -> tuple[Image.Image, list[DrawnFace]]:
-    """A photo of `size`, and in it person 0, 1, … at these centres with these radii, in pixels."""
+    """A photo of `size` with person 0, 1, … at these centres with these radii, in pixels."""
     photo = Image.new("RGB", size, (120, 160, 120))
     return photo, [draw_face(photo, centre, radius, i) for i, (centre, radius) in enumerate(people)]
 
 
 def _assert_drawn(found: list[faces.Face], drawn: list[DrawnFace], finder: Finder, pixels: float) -> None:
-    """Each is there once, within so many pixels, with the vector of that person photographed alone."""
+    """Asserts that each is found once, within so many pixels, with the vector of that person photographed alone."""
     assert len(found) == len(drawn)
     for ours, face in zip(found, drawn, strict=True):
         np.testing.assert_allclose(ours.box, face.box, atol=pixels)
@@ -84,7 +84,7 @@ def test_a_face_anywhere_in_a_panorama_is_found_once_and_whole(finder: Finder, r
 
 
 def _see_white(feed: Tensors) -> list[np.ndarray]:
-    """A detector's answer: what is white is one face, the surer the less of it is seen."""
+    """The output of a detector that takes white for one face, and scores it higher if less of it is seen."""
     (pixels,) = feed.values()
     rows, columns = np.nonzero(pixels[0].min(axis=0) > 0.5)
     outputs = [np.zeros((2 * (640 // stride) ** 2, size), np.float32) for size in (1, 4, 10) for stride in (8, 16, 32)]
@@ -97,7 +97,7 @@ def _see_white(feed: Tensors) -> list[np.ndarray]:
     return outputs
 
 
-def test_a_face_is_not_taken_from_a_part_of_a_panorama_that_cuts_it() -> None:
+def test_a_face_is_not_taken_from_a_view_of_a_panorama_that_cuts_it() -> None:
     pixels = SimpleNamespace(name="input.1", shape=(1, 3, 640, 640))
     detector = faces.Detector(cast(Session, SimpleNamespace(inputs=[pixels], few_shapes=False, run=_see_white)))
     for left in range(300, 2100, 170):
@@ -111,6 +111,6 @@ def test_a_face_is_not_taken_from_a_part_of_a_panorama_that_cuts_it() -> None:
 @pytest.mark.parametrize(
     ("size", "views"), [((1600, 1200), 1), ((1080, 2376), 1), ((2390, 1000), 1), ((600, 150), 1), ((3000, 1000), 6)]
 )
-def test_only_a_panorama_is_looked_at_more_than_once(finder: Finder, size: tuple[int, int], views: int) -> None:
+def test_only_a_panorama_is_split_into_views(finder: Finder, size: tuple[int, int], views: int) -> None:
     finder.find(_meadow(size, [])[0])
     assert [feed["input.1"].shape for feed in finder.detector.feeds] == [(1, 3, 640, 640)] * views

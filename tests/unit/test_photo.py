@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Photos of every kind become 8-bit RGB as people see them; for bad ones the reason is told."""
+"""Photos of every kind become 8-bit RGB as people see them; bad ones are refused with the reason."""
 
 import struct
 import sys
@@ -46,7 +46,7 @@ def _corners(rgb: NDArray[np.uint8]) -> NDArray[np.int_]:
 
 @pytest.fixture(scope="module")
 def quarters() -> Image.Image:
-    """Four colours, none of them symmetric to another."""
+    """Four quarters of different colours, so that every turn and mirroring shows."""
     image = Image.new("RGB", (96, 64))
     for i, colour in enumerate(COLOURS):
         image.paste(colour, (i % 2 * 48, i // 2 * 32, i % 2 * 48 + 48, i // 2 * 32 + 32))
@@ -55,7 +55,7 @@ def quarters() -> Image.Image:
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The size of every picture that is decoded, as it goes on."""
+    """The size of each picture that is decoded, in order."""
     sizes: list[tuple[int, int]] = []
 
     def load(self: ImageFile.ImageFile, *, load: Any = ImageFile.ImageFile.load) -> Any:
@@ -68,7 +68,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_recognised_undecoded_and_becomes_rgb(
+def test_every_kind_is_recognised_without_decoding_and_becomes_rgb(
     quarters: Image.Image, kind: str, loads: list[tuple[int, int]]
 ) -> None:
     photo = Photo.open(_file(quarters, kind))
@@ -103,43 +103,43 @@ def test_every_kind_is_recognised_undecoded_and_becomes_rgb(
 def test_grey_of_any_depth_is_scaled_to_8_bits_by_its_own_white(
     kind: str, values: NDArray[Any], expected: list[int]
 ) -> None:
-    """In the last of 300 rows: they are scaled 256 at a time."""
+    """Checks the last of 300 rows, because rows are scaled 256 at a time."""
     rgb = _pixels(_file(Image.fromarray(np.tile(values, (300, 1))), kind))
     assert rgb[-1].tolist() == [[value] * 3 for value in expected]
 
 
-def test_a_jpeg_of_two_pictures_cut_short_is_the_first_as_far_as_it_goes(quarters: Image.Image) -> None:
+def test_a_truncated_jpeg_of_two_pictures_is_read_as_the_first_of_them(quarters: Image.Image) -> None:
     data = _file(quarters, "MPO", save_all=True, append_images=[Image.new("RGB", (20, 20))])
     photo = Photo.open(data[: data.index(b"MPF") + 1500])
     assert (photo.kind, photo.width, photo.height) == ("JPEG", 96, 64)
     np.testing.assert_allclose(photo.pixels(1).rgb[4, 10].astype(int), RED, atol=8)
 
 
-def test_the_largest_decode_is_kept_and_used_again(loads: list[tuple[int, int]]) -> None:
+def test_the_largest_decode_is_kept_and_reused(loads: list[tuple[int, int]]) -> None:
     photo = Photo.open(_file(colour_photo("green", (1600, 1200)), "JPEG"))
     assert [photo.pixels(scale).scale for scale in (0.2, 0.25, 0.3, 0.1, 7.0, 0.1)] == [0.25, 0.25, 0.5, 0.5, 1, 1]
     assert loads == [(400, 300), (800, 600), (1600, 1200)]
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG"])
-def test_a_transparent_colour_of_a_palette_is_white(kind: str) -> None:
+def test_a_transparent_colour_of_a_palette_becomes_white(kind: str) -> None:
     palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
     palette.putpalette([*RED, *BLUE])
     assert _pixels(_file(palette, kind, transparency=0)).tolist() == [[[255] * 3, list(BLUE)]]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WebP", "TIFF"])
-def test_transparent_pixels_lie_on_white(kind: str) -> None:
+def test_transparent_pixels_are_put_on_white(kind: str) -> None:
     rgba = Image.fromarray(np.array([[(*RED, 255), (*RED, 0), (0, 0, 0, 128), (255, 255, 255, 255)]], np.uint8))
     rgb = _pixels(_file(rgba, kind, **({"exact": True} if kind == "WebP" else {})))[0]
     np.testing.assert_allclose(rgb.astype(int), [RED, [255] * 3, [127] * 3, [255] * 3], atol=1)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "GIF without an end", "WebP", "PNG"])
-def test_of_an_animation_the_first_frame_is_taken_and_no_other_decoded(kind: str, loads: list[tuple[int, int]]) -> None:
+def test_only_the_first_frame_of_an_animation_is_decoded(kind: str, loads: list[tuple[int, int]]) -> None:
     frames = [Image.new("RGB", (40, 30), colour) for colour in (RED, GREEN, BLUE)]
     data = _file(frames[0], kind.split()[0], save_all=True, append_images=frames[1:], duration=50, loop=0)
-    if kind.endswith("end"):  # 30 MB of frames that are no pictures
+    if kind.endswith("end"):  # 30 MB of invalid frames
         second = data.rindex(b"\x21\xf9\x04")
         data = data[:second] + data[second:-1] * 300_000
     photo = Photo.open(data)
@@ -170,14 +170,14 @@ def test_a_photo_is_turned_as_its_exif_says(
     "block", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0garbage" * 9, b"\0" * 40, exif(0), exif(9)]
 )
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP"])
-def test_exif_that_makes_no_sense_is_ignored(quarters: Image.Image, kind: str, block: bytes) -> None:
+def test_invalid_exif_is_ignored(quarters: Image.Image, kind: str, block: bytes) -> None:
     np.testing.assert_allclose(_corners(_pixels(_file(quarters, kind, exif=block))), COLOURS, atol=10)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("scale", [1 / 4, 1 / 2, 1])
-def test_the_transform_leads_to_the_same_place_in_a_scaled_decode(orientation: int, scale: float) -> None:
-    """Of sizes that can't be divided, in which a decoder's blocks stick out over the edge."""
+def test_the_transform_maps_a_point_to_its_place_in_a_scaled_decode(orientation: int, scale: float) -> None:
+    """At sizes that the decoder's blocks don't divide, so that the last ones reach over the edge."""
     seen = Image.new("RGB", (1301, 1003), (10, 10, 10))
     places = [(61.5, 40.5), (1201.5, 907.5), (655.5, 121.5)]
     for x, y in places:
@@ -197,7 +197,7 @@ def test_the_transform_leads_to_the_same_place_in_a_scaled_decode(orientation: i
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_part_is_cut_out_of_the_photo_as_people_see_it(kind: str, orientation: int) -> None:
+def test_a_part_is_cropped_from_the_photo_as_people_see_it(kind: str, orientation: int) -> None:
     seen = colour_photo("cyan", (999, 701), seed=2).resize((999, 701))
     photo = Photo.open(_file(stored(seen, orientation), kind, exif=exif(orientation)))
     box = (101.5, 50.0, 901.0, 650.25)
@@ -237,13 +237,15 @@ def _gif_with_a_frame_at(*place: int) -> bytes:
         *(_gif_with_a_frame_at(*place) for place in ((0, 0, 60_000, 60_000), (60_000, 60_000, 8, 8), (0, 9_999, 8, 8))),
     ],
 )
-def test_a_photo_that_claims_too_much_is_refused_undecoded(data: bytes, loads: list[tuple[int, int]]) -> None:
+def test_a_photo_that_declares_too_large_a_size_is_refused_without_decoding(
+    data: bytes, loads: list[tuple[int, int]]
+) -> None:
     with pytest.raises(PhotoError, match=r"^height or width out of range$"):
         Photo.open(data)
     assert loads == []
 
 
-def test_an_avif_is_known_by_any_of_its_brands(quarters: Image.Image) -> None:
+def test_an_avif_is_recognised_by_any_of_its_brands(quarters: Image.Image) -> None:
     data = _file(quarters, "AVIF")
     assert Photo.open(data[:8] + b"mif1" + data[12:]).kind == "AVIF"
     with pytest.raises(PhotoError, match=r"^the file is not a photo, or its beginning is damaged$"):
@@ -258,7 +260,7 @@ def test_an_avif_is_known_by_any_of_its_brands(quarters: Image.Image) -> None:
         ("AVIF", "", "AVIF photos need a build of Pillow that can read them, which is not installed here"),
     ],
 )
-def test_a_missing_decoder_is_not_the_photos_fault(
+def test_a_missing_decoder_is_not_reported_as_a_bad_photo(
     quarters: Image.Image, monkeypatch: pytest.MonkeyPatch, kind: str, missing: str, reason: str
 ) -> None:
     data = _file(quarters, kind)

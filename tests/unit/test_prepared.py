@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Prepared models: written once, same answers, written again when anything differs, done without if that fails."""
+"""Prepared models: written once, same answers, written again if anything changes, not used if that fails."""
 
 import fcntl
 import json
@@ -44,7 +44,7 @@ FEED = {"x": np.random.default_rng(1).normal(size=(3, 64)).astype(np.float32)}
 
 
 class Recording:
-    """onnxruntime, which notes the files that it opens. error: raised at the first prepared form."""
+    """onnxruntime, recording the files that it opens. error: raised when the first prepared form is opened."""
 
     def __init__(self, device: str = "CPU", error: Exception | None = None) -> None:
         self.device, self.error, self.opened = device, error, list[Path]()
@@ -80,7 +80,7 @@ def folder(prepared_cache: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A model that is not prepared, unless the test asks for `folder`, in a cache that is `tmp_path`."""
+    """A model in the cache `tmp_path`; it is prepared only if the test uses `folder` too."""
     path = tmp_path / "clip" / "mine" / "visual" / "model.onnx"
     if not path.exists():
         build(path)
@@ -88,7 +88,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def build(path: Path, seed: int = 0, kind: int = TensorProto.FLOAT, shape: Sequence[int | str] = ("n", "any")) -> None:
-    """`any` must be 64."""
+    """Writes a network of 2 MB, whose dimension `any` must be 64."""
     random, graph = np.random.default_rng(seed), Graph()
     hidden = graph("Relu", graph("MatMul", graph("Cast", "x", to=TensorProto.FLOAT), random.normal(size=(64, 4096))))
     graph("MatMul", hidden, random.normal(size=(4096, 64)), out="y")
@@ -96,7 +96,7 @@ def build(path: Path, seed: int = 0, kind: int = TensorProto.FLOAT, shape: Seque
 
 
 def prepared(model: Path, runtime: Recording | None = None, threads: int = 1, cache: Path | None = None) -> Session:
-    """The model as a new process opens it: as it is, then by the prepared form that is written in a pause."""
+    """Opens the model as a new process does: as it is, then, once it is written, its prepared form."""
     runtime = runtime or Recording()
     preparing = PreparedRuntime(runtime, runtime, cache or model.parents[3], threads)
     session = preparing.open(model)
@@ -110,7 +110,7 @@ def files_opened(model: Path, runtime: Recording | None = None, cache: Path | No
 
 
 def folders(model: Path) -> list[Path]:
-    """Of the prepared forms of a model."""
+    """The folders of the prepared forms of a model."""
     return sorted(path for path in (model.parent / "prepared").glob("[!.]*") if path.is_dir())
 
 
@@ -123,7 +123,7 @@ def test_the_prepared_form_is_written_once_and_answers_bit_for_bit_like_the_orig
     (folder,) = folders(model)
     assert opened == [model, folder / "model.onnx"]
     assert {path.name for path in synced} == {path.name for path in folder.iterdir()}
-    assert folder not in {path.parent for path in synced}, "all is on the disk before the folder has its name"
+    assert folder not in {path.parent for path in synced}, "files are synced before the folder is renamed"
     written = (folder / "record.json").stat()
     runtime = Recording()
     np.testing.assert_array_equal(prepared(model, runtime).run(FEED)[0], OrtRuntime(1).open(model).run(FEED)[0])
@@ -134,7 +134,7 @@ def test_the_prepared_form_is_written_once_and_answers_bit_for_bit_like_the_orig
     assert folder.stat().st_mode & 0o777 == 0o755, "other users of the cache can read it"
 
 
-def test_for_one_thread_it_opens_the_same_files_when_they_are_needed(model: Path, folder: Path) -> None:
+def test_the_session_for_one_thread_opens_the_same_files_at_its_first_use(model: Path, folder: Path) -> None:
     runtime = Recording()
     session = prepared(model, runtime, threads=2)
     assert runtime.opened == [folder / "model.onnx"]
@@ -151,7 +151,7 @@ def test_for_one_thread_it_opens_the_same_files_when_they_are_needed(model: Path
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [(TensorProto.INT64, "int64"), (TensorProto.FLOAT16, "float16")])
-def test_it_is_tried_with_the_models_own_shape_and_type(tmp_path: Path, kind: int, dtype: str) -> None:
+def test_a_prepared_form_is_tried_with_the_models_own_shape_and_type(tmp_path: Path, kind: int, dtype: str) -> None:
     build(tmp_path / "model.onnx", kind=kind, shape=(2, "free"))
     (half := tmp_path / "half").mkdir()
     write.prepare(tmp_path / "model.onnx", half, 1, (1, 64))
@@ -165,7 +165,7 @@ def test_it_is_tried_with_the_models_own_shape_and_type(tmp_path: Path, kind: in
     ("answers", "is_right"),
     [([[1000.5]], True), ([[1003]], False), ([[np.nan]], False), ([[[1000]]], False), ([[1000], [1000]], False)],
 )
-def test_answers_may_differ_by_what_other_kernels_round(tmp_path: Path, answers: list[Any], is_right: bool) -> None:
+def test_answers_may_differ_only_by_rounding(tmp_path: Path, answers: list[Any], is_right: bool) -> None:
     arrays: dict[str, Any] = {"in x": np.zeros(1), "out 0": np.array([1000], "f4")}
     np.savez(tmp_path / "tried.npz", **arrays)
     session = cast(Session, SimpleNamespace(run=lambda feed: [np.array(a, "f4") for a in answers]))
@@ -183,7 +183,7 @@ def test_a_prepared_form_that_answers_differently_is_not_kept(tmp_path: Path, mo
 
 
 def test_all_weights_of_a_prepared_model_are_aligned(tmp_path: Path) -> None:
-    """The recogniser has regions of odd lengths, and onnxruntime 1.31 crashed on it as it wrote it."""
+    """The recogniser has regions of odd lengths; onnxruntime 1.31 crashed on its own file for it."""
     model, weights = tmp_path / "model.onnx", tmp_path / "weights.bin"
     carried = file_in_wheel(ModelRef(OCR, "PP-OCRv6_small", "recognition"))
     assert carried
@@ -198,7 +198,7 @@ def test_all_weights_of_a_prepared_model_are_aligned(tmp_path: Path) -> None:
     assert [offset for offset, _ in regions if offset % ALIGNMENT_BYTES] == []
     before = weights.stat()
     align(model, weights)
-    assert weights.stat() == before, "what is aligned is left alone"
+    assert weights.stat() == before, "aligned weights are not written again"
     feed = {"x": np.random.default_rng(0).normal(size=(2, 3, 48, 480)).astype(np.float32)}
     original, ours = (OrtRuntime(1).open(path) for path in (carried, model))
     assert original.metadata == ours.metadata
@@ -206,7 +206,9 @@ def test_all_weights_of_a_prepared_model_are_aligned(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_small_models_those_outside_the_cache_and_those_on_a_card_stay_as_they_are(tmp_path: Path, model: Path) -> None:
+def test_small_models_models_outside_the_cache_and_models_on_a_card_are_not_prepared(
+    tmp_path: Path, model: Path
+) -> None:
     assert files_opened(model, cache=tmp_path / "elsewhere") == [model]
     small = tmp_path / "clip" / "small" / "visual" / "model.onnx"
     graph = Graph()
@@ -217,12 +219,12 @@ def test_small_models_those_outside_the_cache_and_those_on_a_card_stay_as_they_a
 
 
 @pytest.mark.parametrize("other", ["model", "weights", "onnxruntime", "processor", "architecture"])
-def test_for_another_model_onnxruntime_or_processor_it_is_written_again(
+def test_with_another_model_onnxruntime_or_processor_it_is_written_again(
     model: Path, folder: Path, other: str, monkeypatch: Patch
 ) -> None:
     assert find_stale(model.parents[1]) == []
     (model.parent / "config.json").touch()
-    assert files_opened(model) == [folder / "model.onnx"], "no weights are in it"
+    assert files_opened(model) == [folder / "model.onnx"], "config.json has no weights"
     match other:
         case "model":
             build(model, seed=1)
@@ -241,14 +243,14 @@ def test_for_another_model_onnxruntime_or_processor_it_is_written_again(
     assert find_stale(model.parents[1]) == [folder]
 
 
-def test_fingerprints_stay_what_they_are_on_the_disks_of_users(tmp_path: Path) -> None:
+def test_fingerprints_match_those_on_the_disks_of_users(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for content, expected in ((bytes(range(256)) * 4096, "f446d798c07d499f"), (b"small", "9061398076a5d61b")):
         path.write_bytes(content)
         assert fingerprint(path) == [len(content), expected]
 
 
-def test_useless_folders_are_found_and_old_half_written_ones_are_removed(model: Path) -> None:
+def test_stale_folders_are_found_and_old_unfinished_ones_are_removed(model: Path) -> None:
     textual = model.parents[1] / "textual" / "model.onnx"
     build(textual)
     stale = [at / "prepared" / name for at in (textual.parent, model.parent) for name in (".half", "0123")]
@@ -291,7 +293,7 @@ def test_a_damaged_form_is_removed_and_written_again(
     assert not reason or (f"{folder} was damaged and is removed: " in caplog.text and reason in caplog.text)
 
 
-def test_a_form_that_cannot_be_opened_is_written_again_unless_memory_was_lacking(
+def test_a_form_that_cannot_be_opened_is_written_again_unless_memory_ran_out(
     model: Path, folder: Path, caplog: Log
 ) -> None:
     with pytest.raises(MemoryError):
@@ -307,14 +309,14 @@ NEVER = "clip/mine/visual can't be prepared and is used as it is"
 
 
 @pytest.mark.parametrize("is_full", [True, False])
-def test_if_it_cannot_be_written_that_is_logged_once(
+def test_a_prepared_form_that_cannot_be_written_is_logged_once(
     model: Path, is_full: bool, caplog: Log, monkeypatch: Patch
 ) -> None:
     if is_full:
         free = int(2.2 * model.stat().st_size) - 1
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     else:
-        (model.parent / "prepared").touch()  # in the way of the folder, for root too
+        (model.parent / "prepared").touch()  # in the way of the folder, even for root
     runtime = Recording()
     preparing = PreparedRuntime(runtime, runtime, model.parents[3], 1)
     for _ in range(3):
@@ -335,7 +337,7 @@ def test_a_model_that_can_never_be_prepared_is_tried_once(model: Path, caplog: L
 
 @pytest.fixture
 def writer(tmp_path: Path, monkeypatch: Patch) -> Writer:
-    """Has a shell script run in place of Python."""
+    """Replaces Python by a shell script."""
 
     def replace(script: str) -> None:
         program = tmp_path / "program"
@@ -355,7 +357,7 @@ def writer(tmp_path: Path, monkeypatch: Patch) -> Writer:
         ("kill -ILL $$", f"{NEVER}: it ended with -4", True),
     ],
 )
-def test_a_process_that_fails_or_crashes_is_told_and_tried_again_if_that_may_help(
+def test_a_failed_preparation_is_logged_and_tried_again_if_that_may_help(
     model: Path, writer: Writer, caplog: Log, script: str, line: str, is_final: bool
 ) -> None:
     for _ in range(2):
@@ -365,7 +367,7 @@ def test_a_process_that_fails_or_crashes_is_told_and_tried_again_if_that_may_hel
     assert [[path.name for path in folder.iterdir()] for folder in folders(model)] == [["record.json"]] * is_final
 
 
-def test_closing_ends_the_process_that_writes(model: Path, writer: Writer, caplog: Log) -> None:
+def test_closing_ends_the_preparation_process(model: Path, writer: Writer, caplog: Log) -> None:
     runtime, pid = Recording(), model.with_name("pid")
     preparing = PreparedRuntime(runtime, runtime, model.parents[3], 1)
     preparing.open(model)
@@ -380,11 +382,11 @@ def test_closing_ends_the_process_that_writes(model: Path, writer: Writer, caplo
     assert (caplog.messages, folders(model)) == ([], [])
     build(model, seed=1)
     preparing.open(model)
-    assert not preparing.prepare(model, SHAPE), "nothing is begun after that"
+    assert not preparing.prepare(model, SHAPE), "nothing starts after close"
 
 
-def test_the_process_yields_to_the_service(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "model.onnx")  # on which it waits
+def test_the_preparation_process_has_low_priority_for_processor_and_memory(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.onnx")  # the process waits for its content
     arguments = [str(tmp_path / "model.onnx"), str(tmp_path), "1", "1x64"]
     with subprocess.Popen([sys.executable, "-m", "mt_photos_ml.runtime.prepared.write", *arguments]) as process:
         try:
@@ -402,7 +404,7 @@ def prepare_in_a_process(cache: Path, model: Path, has_locks: bool) -> None:
 
 
 @pytest.mark.parametrize("has_locks", [True, False])
-def test_of_two_processes_one_writes_and_without_locks_the_result_is_whole(
+def test_one_of_two_processes_writes_and_without_locks_the_result_is_complete(
     tmp_path: Path, model: Path, has_locks: bool
 ) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:

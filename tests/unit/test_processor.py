@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A processor that lacks what the libraries need: told before they are imported, by an emulator of an old one."""
+"""An old processor, emulated: the service says what it lacks before it imports the libraries that need it."""
 
 import platform
 import shutil
@@ -19,8 +19,8 @@ EMULATOR = shutil.which("qemu-x86_64-static")
     reason="no qemu-user-static, or a numpy that any x86-64 runs",
 )
 @pytest.mark.parametrize("command", [("models", "list"), ("doctor",), ("serve",)])
-def test_an_old_processor_is_told_what_it_lacks_and_what_to_do(command: tuple[str, ...]) -> None:
-    # OpenBLAS takes the emulated processor for another
+def test_on_an_old_processor_one_line_says_what_it_lacks_and_what_to_do(command: tuple[str, ...]) -> None:
+    # OpenBLAS misdetects the emulated processor
     given = environment({"OPENBLAS_CORETYPE": "Nehalem", "API_AUTH_KEY": "mine"})
     line = [str(EMULATOR), "-cpu", "qemu64", sys.executable, "-m", "mt_photos_ml", *command]
     ended = subprocess.run(line, env=given, capture_output=True, text=True, timeout=120)

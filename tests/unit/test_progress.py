@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""How far a download is: a callback a few times a second, a line of the log every few seconds, and both at the end."""
+"""The progress of a download: a callback a few times a second, a log line every few seconds, and both at the end."""
 
 import logging
 import time
@@ -24,7 +24,7 @@ def test_a_download_reports_its_bytes_and_ends_with_all_of_them(
     assert all(0 < report.done <= report.total for report in reports)
 
 
-def test_the_speed_leaves_out_what_an_earlier_run_left_and_reports_are_few(
+def test_the_speed_excludes_bytes_of_an_earlier_run_and_reports_are_few(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.5)
@@ -45,6 +45,6 @@ def test_the_speed_leaves_out_what_an_earlier_run_left_and_reports_are_few(
     assert caplog.messages[1] == f"downloaded {VISUAL}: 8.0 MB in 1 s, from a mirror"
 
 
-def test_a_report_reads_well() -> None:
+def test_a_report_shows_megabytes_share_and_speed() -> None:
     assert str(Download(VISUAL, 0, 0, 0.0, "")) == "0.0 of 0.0 MB (0%), 0.0 MB/s"
     assert str(Download(VISUAL, 9_440_000, 19_500_000, 1_949_999.0, "")) == "9.4 of 20 MB (48%), 1.9 MB/s"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Files in the cache that are no longer used are found, and no others, with their size; as a command: test_cli.py."""
+"""Files in the cache that are no longer used are found with their size. test_cli.py tests the command."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def made(path: Path) -> Path:
     return path
 
 
-def test_models_that_no_setting_names_are_unused_and_outdated_forms_of_those_in_use(tmp_path: Path) -> None:
+def test_models_that_no_setting_names_and_outdated_prepared_forms_are_unused(tmp_path: Path) -> None:
     settings = Settings.model_validate({"cache_folder": tmp_path, "clip_visual_model_name": "mine"})
     used = {made(tmp_path / "clip" / "mine"), made(tmp_path / "ocr" / settings.ocr_model_name)}
     unused = [made(tmp_path / "clip" / "b"), made(tmp_path / "clip" / "a"), made(tmp_path / "ocr" / "old")]
@@ -26,7 +26,7 @@ def test_models_that_no_setting_names_are_unused_and_outdated_forms_of_those_in_
     assert set(find_unused(settings)) == {outdated, *unused}
 
 
-def test_a_link_is_deleted_and_not_what_it_leads_to(tmp_path: Path) -> None:
+def test_a_link_is_deleted_and_its_target_is_kept(tmp_path: Path) -> None:
     folder, kept = made(tmp_path / "folder"), made(tmp_path / "kept")
     (link := tmp_path / "link").symlink_to(kept)
     delete([folder, link])
@@ -34,7 +34,7 @@ def test_a_link_is_deleted_and_not_what_it_leads_to(tmp_path: Path) -> None:
     assert (kept / "file").exists()
 
 
-def test_all_files_below_a_folder_count_and_a_link_as_what_it_leads_to(tmp_path: Path) -> None:
+def test_the_size_of_a_folder_counts_all_files_below_it_and_the_targets_of_links(tmp_path: Path) -> None:
     for path, size in (("a", 1), ("b/c", 20), ("b/d/e", 300), (".f/g", 4000)):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(bytes(size))
@@ -42,5 +42,5 @@ def test_all_files_below_a_folder_count_and_a_link_as_what_it_leads_to(tmp_path:
     assert size_of(tmp_path / "b/d/e") == 300
     assert size_of(tmp_path / "nowhere") == 0
     (tmp_path / "b/link").symlink_to(tmp_path / "a")
-    (tmp_path / "b/lost").symlink_to(tmp_path / "nowhere")  # as a file that is deleted meanwhile
+    (tmp_path / "b/lost").symlink_to(tmp_path / "nowhere")  # like a file that is deleted meanwhile
     assert size_of(tmp_path / "b") == 321

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The routes over HTTP: replies, tasks that are off, a full queue, slow clients and clients that hang up, restarts."""
+"""The routes: restart, /check and /ready, tasks that are off, a full queue, and clients that disconnect."""
 
 import asyncio
 import shutil
@@ -27,7 +27,7 @@ VISUAL, TEXTUAL = "clip/demo-colours/visual", "clip/demo-colours/textual"
 
 
 class Gate:
-    """Photos wait at it in their workers, before the model sees them, until it is opened."""
+    """Holds photos in their workers, before the model sees them, until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._open, self.reached, encode = threading.Event(), 0, clip.encode_photo
@@ -48,7 +48,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     return Gate(monkeypatch)
 
 
-async def test_restart_leaves_the_models_in_use_and_loads_those_that_are_preloaded(cache: Path) -> None:
+async def test_restart_keeps_recently_used_models_and_loads_preloaded_ones_again(cache: Path) -> None:
     inside = Inside(cache, MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL="demo-colours")
     store = inside.engine.store
     async with asking(inside) as client:
@@ -56,13 +56,13 @@ async def test_restart_leaves_the_models_in_use_and_loads_those_that_are_preload
             await client.post(route, **sent)
         assert (await client.post("/check")).json()["loaded"] == [TEXTUAL, VISUAL]
         assert (await client.post("/restart")).json() == {"result": "pass"}
-        assert store.loaded == [TEXTUAL, VISUAL], "they were just used"
+        assert store.loaded == [TEXTUAL, VISUAL], "recently used models stay"
         await store.drop_idle(0, but_preloaded=False)
         assert (await client.post("/restart")).json() == {"result": "pass"}
         await eventually(lambda: store.loaded == [TEXTUAL])
 
 
-async def test_check_says_what_mt_photos_asks_for(cache: Path) -> None:
+async def test_check_reports_models_tasks_warnings_and_version(cache: Path) -> None:
     settings = {"CLIP_VISUAL_MODEL_NAME": "RN50__openai", "FACE_MIN_SCORE": 0.4, "TASKS": "ocr,clip"}
     async with asking(Inside(cache, ["there is no key"], **settings)) as client:
         told = (await client.post("/check")).json()
@@ -73,7 +73,7 @@ async def test_check_says_what_mt_photos_asks_for(cache: Path) -> None:
 
 
 async def ready(client: httpx.AsyncClient) -> tuple[int, Any, str | None]:
-    """The status of /ready, its message or the models that it names, and whether it may be asked again."""
+    """The status of /ready, its message or the models that it names, and its Retry-After."""
     answer = await client.get("/ready")
     told = answer.json()
     return answer.status_code, told.get("msg", told.get("models")), answer.headers.get("retry-after")
@@ -101,14 +101,14 @@ async def test_ready_is_503_while_the_queue_is_full_and_when_the_service_stops(c
         assert await ready(client) == (503, "the service is stopping", "5")
 
 
-async def test_ready_is_503_while_a_model_of_a_task_that_is_on_cannot_be_had(cache: Path, tmp_path: Path) -> None:
+async def test_ready_is_503_while_a_model_of_an_enabled_task_is_unavailable(cache: Path, tmp_path: Path) -> None:
     broken = tmp_path / "cache"
     shutil.copytree(cache, broken)
     for model in (broken / "facial-recognition").glob("*/*/model.onnx"):
         model.write_bytes(b"damaged")
     for tasks, expected in (("ocr,clip,faces", 503), ("ocr,clip", 200)):
         async with asking(Inside(broken, TASKS=tasks)) as client:
-            assert (await ready(client))[0] == 200, "nobody has asked for it yet"
+            assert (await ready(client))[0] == 200, "no request has needed the model yet"
             await client.post("/represent", files={"file": RED})
             status, told, _ = await ready(client)
             assert status == expected
@@ -153,7 +153,7 @@ async def test_a_task_that_is_off_is_404_before_the_upload_is_read(cache: Path, 
 async def test_a_search_is_answered_while_photos_are_indexed_and_a_full_queue_is_503_before_an_upload_is_read(
     cache: Path, gate: Gate
 ) -> None:
-    inside = Inside(cache, MACHINE_LEARNING_WORKERS=64)  # of which each has room for one photo that waits
+    inside = Inside(cache, MACHINE_LEARNING_WORKERS=64)  # each has room for one waiting photo
     async with asking(inside) as client:
         photos = [asyncio.create_task(client.post("/clip/img", files={"file": RED})) for _ in range(2)]
         await eventually(lambda: gate.reached == 1 and inside.waiting == {"photos": 2, "texts": 0})
@@ -165,7 +165,7 @@ async def test_a_search_is_answered_while_photos_are_indexed_and_a_full_queue_is
     assert (inside.waiting, inside.uploads.held_bytes) == ({"photos": 0, "texts": 0}, 0)
 
 
-async def test_the_photo_of_a_client_that_hangs_up_is_skipped_and_its_place_is_free(cache: Path, gate: Gate) -> None:
+async def test_the_photo_of_a_client_that_disconnects_is_skipped_and_its_place_is_free(cache: Path, gate: Gate) -> None:
     inside, hang_up, sent = Inside(cache), asyncio.Event(), list[Any]()
     messages = [{"type": "http.request", "body": BODY, "more_body": False}]
 

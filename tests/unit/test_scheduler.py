@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Inferences share the cores, their time is measured, and an error of theirs is told from a lack of memory."""
+"""Inferences share the cores and are timed; running out of memory is told apart from other errors."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ from mt_photos_ml.runtime.scheduler import CpuScheduler, ScheduledSession
 
 
 class Sleeping(PlainSession):
-    """A session on two cores that computes nothing for 20 ms. most: how many of all ran at a time."""
+    """A session on two cores that sleeps for 20 ms. most: how many of all sessions ran at once."""
 
     inputs: tuple[Node, ...] = ()
     outputs: tuple[Node, ...] = ()
@@ -26,7 +26,7 @@ class Sleeping(PlainSession):
     lock = threading.Lock()
 
     def __init__(self, one: "Sleeping | None" = None, error: Exception | None = None, cores: int = 2) -> None:
-        """one: what runs on one core."""
+        """one: the session for one core."""
         self.one, self.error, self.cores, self.runs = one, error, cores, 0
 
     def choose(self, feed: Tensors, is_busy: bool) -> "Sleeping":
@@ -46,7 +46,7 @@ class Sleeping(PlainSession):
 
 
 def test_no_more_inferences_run_at_once_than_there_are_cores() -> None:
-    """Three take four: each its caller's, and all together that of the session's own thread."""
+    """Three use four cores: one for each caller's thread, and one for the thread of the session, which they share."""
     scheduler, session, spent_ms = CpuScheduler(4), Sleeping(), list[float]()
     everybody, Sleeping.most = threading.Barrier(8), 0
 
@@ -62,11 +62,11 @@ def test_no_more_inferences_run_at_once_than_there_are_cores() -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(work, range(8)))
     assert Sleeping.most == 3
-    assert sorted(spent_ms)[:8] == [0] * 8, "a worker begins at 0"
+    assert sorted(spent_ms)[:8] == [0] * 8, "the time of a worker starts at 0"
     assert sorted(spent_ms)[8] >= 15
 
 
-def test_of_several_sessions_each_takes_its_own_threads() -> None:
+def test_several_sessions_share_no_threads() -> None:
     scheduler, Sleeping.most = CpuScheduler(4), 0
     sessions = [Sleeping() for _ in range(6)]
     with ThreadPoolExecutor(6) as threads:
@@ -103,13 +103,13 @@ def test_an_inference_on_a_device_waits_for_no_core() -> None:
         (ValueError("a wrong shape"), InferenceError, "ocr/small can't compute this; the log of the service says why"),
     ],
 )
-def test_an_inference_that_fails_names_its_model_or_a_lack_of_memory(
+def test_a_failed_inference_names_its_model_or_a_lack_of_memory(
     error: Exception, raised: type[Exception], words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     opening, scheduler = Future[Session](), CpuScheduler(1)
     opening.set_result(Sleeping(error=error))
     session = ScheduledSession("ocr/small", opening, scheduler)
-    for _ in range(2):  # its cores are free again
+    for _ in range(2):  # the second needs the cores of the first
         with pytest.raises(raised) as caught:
             session.run({})
         assert str(caught.value) == words

@@ -25,7 +25,7 @@ from service import Service, anonymous_mb, loaded, post, run_command, running, u
 from trust.raw import connect
 
 
-def test_a_header_without_end_is_refused_before_it_fills_the_memory(service: Service) -> None:
+def test_an_endless_header_is_refused_before_it_fills_the_memory(service: Service) -> None:
     before = anonymous_mb(service.pid)
     with connect(service.url) as connection:
         connection.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n")
@@ -36,7 +36,7 @@ def test_a_header_without_end_is_refused_before_it_fills_the_memory(service: Ser
 
 
 def pings(service: Service) -> bool:
-    """It answers on a new connection."""
+    """Whether the service answers on a new connection."""
     with contextlib.suppress(httpx.TransportError):
         return httpx.get(f"{service.url}/ping", timeout=60).text == "pong"
     return False
@@ -44,7 +44,7 @@ def pings(service: Service) -> bool:
 
 @pytest.fixture
 def service(cache: Path, tmp_path: Path) -> Iterator[Service]:
-    """One for each test, which may end it."""
+    """A service for each test, which may end it."""
     with running(tmp_path, demo_environment(cache)) as started:
         yield started
 
@@ -62,7 +62,7 @@ def test_sigterm_does_not_wait_for_a_download(tmp_path: Path) -> None:
             assert service.process.wait(20) == 0
 
 
-def test_a_reply_in_two_pieces_goes_out_at_once(service: Service) -> None:
+def test_a_reply_in_two_pieces_is_sent_at_once(service: Service) -> None:
     """Without TCP_NODELAY the second piece would wait for the client's delayed acknowledgement, 40 ms."""
     with service.client() as client:
         client.get("/ping")
@@ -71,21 +71,21 @@ def test_a_reply_in_two_pieces_goes_out_at_once(service: Service) -> None:
 
 
 def wait_for_another(service: Service, pid: int) -> None:
-    """Another worker serves."""
+    """Waits until another worker than `pid` serves."""
     until(lambda: service.pid not in (0, pid))
     assert pings(service)
 
 
 def kill_worker(service: Service, number: int = signal.SIGKILL) -> float:
-    """Ends it by this signal; the seconds until another serves."""
+    """Ends the worker by this signal. Returns the seconds until another serves."""
     killed, began = service.pid, time.monotonic()
     os.kill(killed, number)
     wait_for_another(service, killed)
     return time.monotonic() - began
 
 
-def test_workers_that_die_early_are_started_after_a_growing_pause_which_a_stop_cuts_short(service: Service) -> None:
-    for _ in range(3):  # a restart that is asked for has no pause, and none after it
+def test_crashed_workers_restart_after_a_growing_pause_that_sigterm_ends(service: Service) -> None:
+    for _ in range(3):  # a requested restart has no pause and does not count as a crash
         before = service.pid
         with service.client() as client:
             client.post("/restart_v2")
@@ -101,13 +101,13 @@ def test_workers_that_die_early_are_started_after_a_growing_pause_which_a_stop_c
     assert time.monotonic() - began < 4, "the pause would have been 4 s"
 
 
-def test_the_place_of_a_crash_is_in_the_log_and_after_a_bus_error_models_are_read(service: Service) -> None:
+def test_a_crash_logs_its_traceback_and_after_a_bus_error_models_are_no_longer_mapped(service: Service) -> None:
     kill_worker(service, signal.SIGBUS)
     until(lambda: "read into memory" in service.log.read_text())
     log = service.log.read_text()
     assert "Fatal Python error: Bus error" in log
     assert re.search(r'File ".*", line \d+ in ', log)
-    assert "PREPARE_MODELS=false" in log, "the new worker lists it among what is set"
+    assert "PREPARE_MODELS=false" in log, "the new worker lists it as a setting"
 
 
 def test_an_idle_connection_stays_open_for_a_moment_when_the_process_ends(service: Service) -> None:
@@ -116,15 +116,15 @@ def test_an_idle_connection_stays_open_for_a_moment_when_the_process_ends(servic
     assert ping(idle) == ping(closed) == (200, "keep-alive")
     service.process.send_signal(signal.SIGTERM)
     closed.close()
-    while ping(busy)[1] != "close":  # until the process knows that it is to end
+    while ping(busy)[1] != "close":  # until the process has seen the signal
         pass
-    time.sleep(0.3)  # in which it would close what is idle, if it did not wait for a second
+    time.sleep(0.3)  # without its wait of a second, it would close idle connections now
     assert ping(idle) == (503, "close")
     assert service.process.wait(30) == 0
     assert "Traceback" not in service.log.read_text()
 
 
-def test_for_drain_seconds_after_sigterm_photos_are_taken_and_ready_is_503(
+def test_for_drain_seconds_after_sigterm_photos_are_accepted_and_ready_is_503(
     cache: Path, tmp_path: Path, photo: bytes
 ) -> None:
     with running(tmp_path, {**demo_environment(cache), "DRAIN": "6"}) as service, service.client(None) as stranger:
@@ -133,7 +133,7 @@ def test_for_drain_seconds_after_sigterm_photos_are_taken_and_ready_is_503(
         until(lambda: stranger.get("/ready").status_code == 503)
         assert post(service, "/ocr", photo).status_code == 200
         assert service.process.wait(30) == 0
-        assert "GET /ready" not in service.log.read_text(), "a proxy asks for it all the time"
+        assert "GET /ready" not in service.log.read_text(), "proxies ask for it all the time"
 
 
 def ping(connection: HTTPConnection) -> tuple[int, str]:
@@ -144,7 +144,7 @@ def ping(connection: HTTPConnection) -> tuple[int, str]:
     return answer.status, answer.getheader("connection", "keep-alive")
 
 
-def test_ctrl_c_reaches_every_process_and_what_is_in_flight_is_answered(
+def test_ctrl_c_reaches_every_process_and_requests_in_flight_are_answered(
     cache: Path, tmp_path: Path, photo: bytes
 ) -> None:
     with running(tmp_path, demo_environment(cache), wrapper=["setsid"]) as service, ThreadPoolExecutor(4) as threads:
@@ -166,7 +166,7 @@ def test_ctrl_c_reaches_every_process_and_what_is_in_flight_is_answered(
         ({}, "http", "http is no port: expected 1 to 65535"),
     ],
 )
-def test_wrong_settings_end_the_start_with_a_line_each(settings: dict[str, str], port: object, line: str) -> None:
+def test_invalid_settings_stop_the_start_with_a_line_each(settings: dict[str, str], port: object, line: str) -> None:
     ended = run_command(settings, "serve", "--host", "127.0.0.1", "--port", port)
     assert ended.returncode == 2
     assert line in ended.stderr
@@ -174,7 +174,7 @@ def test_wrong_settings_end_the_start_with_a_line_each(settings: dict[str, str],
     assert len(lines) == len(settings)
 
 
-def test_a_port_that_is_taken_ends_the_start_with_a_line() -> None:
+def test_a_port_that_is_taken_stops_the_start_with_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = run_command({}, "serve", "--host", "127.0.0.1", "--port", port)
@@ -199,7 +199,7 @@ def reached(port: int) -> list[str]:
     ("host", "addresses"),
     [(None, ["127.0.0.1", "[::1]"]), ("::", ["127.0.0.1", "[::1]"]), ("0.0.0.0", ["127.0.0.1"])],
 )
-def test_it_listens_on_ipv6_and_ipv4_if_it_is_not_told_which(
+def test_it_listens_on_ipv6_and_ipv4_unless_the_host_is_an_ipv4_address(
     cache: Path, tmp_path: Path, host: str | None, addresses: list[str]
 ) -> None:
     with running(tmp_path, demo_environment(cache), host=host) as service:
@@ -208,8 +208,8 @@ def test_it_listens_on_ipv6_and_ipv4_if_it_is_not_told_which(
         assert f"on port {port}, as " in service.log.read_text()
 
 
-def test_a_proxy_on_this_machine_is_believed_on_a_socket_of_both(cache: Path, tmp_path: Path) -> None:
-    """Its address is ::ffff:127.0.0.1 there."""
+def test_a_proxy_on_this_machine_is_trusted_on_a_dual_stack_socket(cache: Path, tmp_path: Path) -> None:
+    """The proxy's address is ::ffff:127.0.0.1 there."""
     with running(tmp_path, demo_environment(cache), host="::") as service, service.client(None) as proxy:
 
         def guess(client: str, key: str) -> int:

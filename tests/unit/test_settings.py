@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The settings: what the environment may say, and what is said of what it may not."""
+"""Settings from the environment, and the messages for values that can't be used."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ KEY_RULE = "a key without spaces around it and without line breaks"
 
 
 class Environment:
-    """The variables of this process, in which none of ours is set."""
+    """The variables of this process, without any of ours."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._set = monkeypatch.setenv
@@ -20,13 +20,13 @@ class Environment:
             monkeypatch.delenv(name, raising=False)
 
     def load(self, **variables: object) -> Settings:
-        """The settings with these variables too."""
+        """The settings with these variables set."""
         for name, value in variables.items():
             self._set(name, str(value))
         return load()
 
     def error(self, **variables: object) -> str:
-        """What is said of these variables."""
+        """The message for these variables."""
         with pytest.raises(SettingsError) as caught:
             self.load(**variables)
         return str(caught.value)
@@ -37,7 +37,7 @@ def env(monkeypatch: pytest.MonkeyPatch) -> Environment:
     return Environment(monkeypatch)
 
 
-def test_without_variables_everything_is_as_the_readme_says(env: Environment) -> None:
+def test_without_variables_the_documented_defaults_apply(env: Environment) -> None:
     settings = env.load()
     assert (settings.api_auth_key, settings.open_to_all, settings.http_port) == ("mt_photos_ai_extra", False, 8060)
     assert settings.tasks == {"ocr", "clip", "faces"}
@@ -75,12 +75,12 @@ def test_a_value_that_cannot_be_used_is_named_with_what_is_expected(
     assert expected in rule
 
 
-def test_every_variable_that_is_wrong_has_a_line_and_only_one(env: Environment) -> None:
+def test_every_wrong_variable_has_exactly_one_line(env: Environment) -> None:
     lines = env.error(HTTP_PORT="x", FACE_MIN_SCORE="0.5\n2026-11-25 INFO all is well").splitlines()
     assert [line.split("=")[0] for line in lines] == ["HTTP_PORT", "FACE_MIN_SCORE"]
 
 
-def test_the_key_may_stand_in_a_file(env: Environment, tmp_path: Path) -> None:
+def test_the_key_may_be_in_a_file(env: Environment, tmp_path: Path) -> None:
     (secret := tmp_path / "key").write_text("of a file\n")
     settings = env.load(API_AUTH_KEY_FILE=secret)
     assert settings.api_auth_key == "of a file"
@@ -88,7 +88,7 @@ def test_the_key_may_stand_in_a_file(env: Environment, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "is_file"), [(" spaced ", False), ("two\nlines", False), ("two\nlines", True)])
-def test_a_key_that_cannot_be_used_is_not_told(env: Environment, tmp_path: Path, value: str, is_file: bool) -> None:
+def test_a_key_that_cannot_be_used_is_not_shown(env: Environment, tmp_path: Path, value: str, is_file: bool) -> None:
     (secret := tmp_path / "key").write_text(value)
     said = env.error(API_AUTH_KEY_FILE=secret) if is_file else env.error(API_AUTH_KEY=value)
     assert said == f"API_AUTH_KEY: expected {KEY_RULE}"
@@ -116,7 +116,7 @@ def test_a_key_file_that_cannot_be_used_is_named(
 
 
 @pytest.mark.parametrize("value", ["", "  "])
-def test_an_empty_key_is_a_mistake_and_no_key_opens_the_api(env: Environment, value: str) -> None:
+def test_an_empty_key_is_refused_and_no_key_opens_the_api(env: Environment, value: str) -> None:
     assert "no-key" in env.error(API_AUTH_KEY=value)
     assert env.load(API_AUTH_KEY="no-key").open_to_all
 
@@ -127,7 +127,7 @@ def test_names_are_cleaned_as_the_base_image_cleans_them() -> None:
     assert "." not in clean_name("..")
 
 
-def test_a_list_may_be_in_any_case_a_folder_begin_with_a_tilde_and_a_variable_be_empty(env: Environment) -> None:
+def test_lists_ignore_case_a_tilde_is_expanded_and_an_empty_variable_counts_as_unset(env: Environment) -> None:
     folder = {"MACHINE_LEARNING_CACHE_FOLDER": "~/models"}
     settings = env.load(TASKS="OCR, faces,", INT8_TASKS=" Faces,clip ", HF_ENDPOINT="", OCR_MODEL_NAME="", **folder)
     assert settings.tasks == {"ocr", "faces"}

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Devices that plan each shape of a model's inputs: few shapes, planned beside the photos, and only right answers. No
-device is at hand: the processor pretends to be one."""
+"""Devices that plan each shape of a model's inputs: there are few shapes, no photo waits for a plan, and a device that
+answers wrongly is not used. The processor stands in for a device."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 
 SIZES = 1000
 ALL = {"ocr/tiny": 11, "facial-recognition/demo-faces": 3, "clip/demo-colours": 2}
-"""How many shapes each model has."""
+"""How many shapes, and so sessions, each model has."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def device() -> CountingDevice:
 
 
 def page(size: tuple[int, int], lines: int = 1) -> bytes:
-    """Dark bars on white."""
+    """A white page with dark bars for lines."""
     image = Image.new("RGB", size, "white")
     for i in range(lines):
         top = size[1] * (i + 0.3) / lines
@@ -72,12 +72,12 @@ async def eventually(true: Callable[[], bool]) -> None:
 
 
 def planned(engine: Engine, task: str) -> list[tuple[int, int]]:
-    """Shapes that are ready and that are not yet, of each model of this task."""
+    """How many shapes are planned and how many are not yet, for each model of the task."""
     plans = [model.plans for model in engine.status().models if model.task == task]
     return [(each.ready, each.waiting) for each in plans if each]
 
 
-async def test_any_sizes_leave_every_session_at_one_shape_and_few_sessions(cache: Path, device: CountingDevice) -> None:
+async def test_photos_of_any_size_need_few_sessions_of_one_shape_each(cache: Path, device: CountingDevice) -> None:
     chance = random.Random(0)
     people = [jpeg(group_photo((640, 480), range(count))[0]) for count in (1, 2, 12)]
     with engine_on(cache, device) as engine:
@@ -111,7 +111,7 @@ async def test_no_photo_waits_for_a_plan(cache: Path, device: CountingDevice) ->
         assert planned(engine, "ocr") == [(7, 0), (4, 0)]
 
 
-async def test_what_is_preloaded_is_planned_at_once(cache: Path, device: CountingDevice) -> None:
+async def test_preloaded_models_are_planned_at_once(cache: Path, device: CountingDevice) -> None:
     preload = {"OCR__DETECTION": "tiny", "CLIP__VISUAL": "demo-colours"}
     given = {f"MACHINE_LEARNING_PRELOAD__{name}": model for name, model in preload.items()}
     with engine_on(cache, device, **given) as engine:
@@ -121,7 +121,7 @@ async def test_what_is_preloaded_is_planned_at_once(cache: Path, device: Countin
 
 
 @pytest.mark.parametrize("type", ["detection", "recognition"])
-async def test_a_device_that_is_wrong_is_not_used_for_that_task(
+async def test_a_device_that_answers_wrongly_is_not_used_for_that_task(
     cache: Path, device: CountingDevice, type: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     device.lies.add(type)
@@ -136,7 +136,7 @@ async def test_a_device_that_is_wrong_is_not_used_for_that_task(
     assert len([line for line in caplog.messages if "is not used for ocr any more" in line]) == 1
 
 
-async def test_a_device_that_breaks_fails_what_it_is_at_and_the_processor_goes_on(cache: Path) -> None:
+async def test_if_a_device_breaks_its_current_inferences_fail_and_the_processor_takes_over(cache: Path) -> None:
     photo, device = page((900, 700)), CountingDevice(pause_s=0.2)
     device.may_plan.set()
     with engine_on(cache, device, MACHINE_LEARNING_REQUEST_THREADS=8) as engine:

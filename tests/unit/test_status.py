@@ -20,7 +20,7 @@ ROLE = ROLES[2]
 
 
 @pytest.mark.anyio
-async def test_the_status_tells_what_each_part_knows(cache: Path) -> None:
+async def test_the_status_reports_models_errors_times_photos_and_memory(cache: Path) -> None:
     inside = Inside(cache, ["the key is bad"], TASKS="ocr,clip", CLIP_TEXTUAL_MODEL_NAME="RN50__openai")
     async with asking(inside) as client:
         await client.post("/clip/img", files={"file": jpeg(colour_photo("red", (64, 48)))})
@@ -77,7 +77,7 @@ def test_a_model_is_missing_until_all_of_its_files_are_there(tmp_path: Path) -> 
     assert status(tmp_path, ModelState("not loaded"), ref=in_wheel).state == "not loaded"
 
 
-def test_a_model_says_how_long_it_is_idle_how_large_it_is_why_it_failed_and_how_far_a_download_is(
+def test_a_models_status_has_its_idle_time_memory_error_and_download(
     tmp_path: Path,
 ) -> None:
     download = Download(VISUAL, 1, 4, 0.5, "https://hf-mirror.com")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The store of loaded models: one load for all requests, idle models dropped, replaced files taken up."""
+"""The store of loaded models: one load for all requests, idle models unloaded, replaced files loaded."""
 
 import asyncio
 import contextlib
@@ -62,9 +62,9 @@ async def maintained(store: Store) -> AsyncIterator[Store]:
     task.cancel()
 
 
-async def test_twenty_requests_wait_for_one_load_and_models_load_in_turn(source: Folder) -> None:
+async def test_requests_share_one_load_and_models_load_one_at_a_time(source: Folder) -> None:
     store = make(source)
-    others = asyncio.gather(*(take(store, DETECTION) for _ in range(20)))  # the runtime counts loads at a time
+    others = asyncio.gather(*(take(store, DETECTION) for _ in range(20)))  # the runtime fails if two loads overlap
     models = await asyncio.gather(*(take(store, VISUAL) for _ in range(20)))
     await others
     assert len({id(model) for model in models}) == 1
@@ -72,11 +72,11 @@ async def test_twenty_requests_wait_for_one_load_and_models_load_in_turn(source:
     assert len(source.fetched) == 2
 
 
-async def test_a_download_does_not_hold_up_another_model(source: Folder) -> None:
+async def test_a_download_does_not_delay_another_model(source: Folder) -> None:
     store = make(source, preloaded=[VISUAL], patience_seconds=0.05)
     build_faces(DETECTION.ref.folder(source.cache))
     source.seconds = 2.0
-    downloading = asyncio.create_task(store.preload())  # has all the time it needs
+    downloading = asyncio.create_task(store.preload())  # preloading has no time limit
     await eventually(lambda: store.state(VISUAL.ref).name == "downloading")
     source.seconds = 0.0
     await store.load(DETECTION)
@@ -88,14 +88,14 @@ async def test_a_download_does_not_hold_up_another_model(source: Folder) -> None
     assert len(source.fetched) == 2
 
 
-async def test_a_failed_load_is_logged_once_even_if_nobody_waits_any_more(source: Folder, caplog: Log) -> None:
+async def test_a_failed_load_is_logged_once_even_if_no_request_waits_any_more(source: Folder, caplog: Log) -> None:
     source.seconds, source.failure = 0.3, "no mirror answers"
     store = make(source, patience_seconds=0.05)
     with pytest.raises(ModelUnavailable, match="still being downloaded"):
         await take(store, VISUAL)
     await eventually(lambda: store.state(VISUAL.ref) == ModelState("failed", error=NO_MIRROR))
     await asyncio.sleep(0)
-    gc.collect()  # asyncio would log an exception that nobody has seen
+    gc.collect()  # asyncio would log an exception that was never retrieved
     assert caplog.messages == [NO_MIRROR]
 
 
@@ -120,7 +120,7 @@ async def test_a_failure_is_remembered_for_a_while(source: Folder) -> None:
 
 
 @pytest.mark.parametrize("ask", [Store.load, Store.pull])
-async def test_what_a_person_asks_for_is_tried_at_once(source: Folder, ask: Callable[..., Any]) -> None:
+async def test_a_users_load_or_pull_is_tried_at_once_after_a_failure(source: Folder, ask: Callable[..., Any]) -> None:
     store = make(source)
     source.failure = "no mirror answers"
     for _ in range(2):
@@ -172,7 +172,7 @@ async def test_a_model_stays_until_its_last_user_has_finished(source: Folder) ->
     assert await store.unload(VISUAL) is True
 
 
-async def test_what_was_used_within_the_last_seconds_stays_on_request(source: Folder) -> None:
+async def test_dropping_unused_models_keeps_recently_used_ones(source: Folder) -> None:
     store = make(source, recent_seconds=0.5, preloaded=[TEXTUAL])
     await store.preload()
     await take(store, VISUAL)
@@ -227,7 +227,7 @@ async def test_maintenance_goes_on_after_an_unexpected_error(source: Folder, cap
 
 
 @pytest.mark.parametrize("case", ["card", "card with a preloaded model", "processor"])
-async def test_only_an_idle_process_that_holds_a_cards_memory_is_replaced(source: Folder, case: str) -> None:
+async def test_only_an_idle_process_that_holds_a_cards_memory_is_restarted(source: Folder, case: str) -> None:
     devices, restarts = Devices(), list[list[str]]()
     preloaded = [VISUAL] if "preloaded" in case else []
     store: Store = make(
@@ -246,14 +246,14 @@ async def test_only_an_idle_process_that_holds_a_cards_memory_is_replaced(source
 
 
 def replace(source: Folder, key: ModelKey[Any], content: bytes = b"") -> None:
-    """Puts another file under the name of the model file, by default of the same content."""
+    """Replaces the model file by another, by default of the same content."""
     model = key.ref.path(source.cache)
     other = model.with_suffix(".new")
     other.write_bytes(content or model.read_bytes())
     other.replace(model)
 
 
-async def test_replaced_files_are_taken_up_on_request_even_if_the_model_is_in_use(source: Folder) -> None:
+async def test_replaced_files_are_loaded_on_request_even_if_the_model_is_in_use(source: Folder) -> None:
     store = make(source)
     assert store.stamp(VISUAL) is None
     async with store.use(VISUAL) as first:
@@ -267,14 +267,14 @@ async def test_replaced_files_are_taken_up_on_request_even_if_the_model_is_in_us
         assert (second := store.stamp(VISUAL)) not in (stamp, None)
     assert len(source.fetched) == 2
     await store.drop_idle(0)
-    assert store.stamp(VISUAL) == second, "the memory of texts outlives an idle model"
+    assert store.stamp(VISUAL) == second, "cached texts stay valid when an idle model is unloaded"
     await take(store, VISUAL)
     await store.unload(VISUAL)
     assert store.stamp(VISUAL) is None
 
 
 @pytest.mark.parametrize("harm", ["half-copied", "share gone", "damaged"])
-async def test_a_model_in_use_stays_if_its_replacement_is_not_whole(source: Folder, harm: str) -> None:
+async def test_a_model_in_use_stays_if_its_replacement_is_incomplete_or_damaged(source: Folder, harm: str) -> None:
     store, folder = make(source), VISUAL.ref.folder(source.cache)
     source.can_mend = False
     async with store.use(VISUAL) as model:
@@ -288,7 +288,7 @@ async def test_a_model_in_use_stays_if_its_replacement_is_not_whole(source: Fold
 
 
 class Preparation:
-    """Notes which models it is to prepare, and says whether it did."""
+    """Records the models that it is asked to prepare, and returns whether it succeeds."""
 
     def __init__(self, *, succeeds: bool = True) -> None:
         self.succeeds, self.asked = succeeds, list[tuple[Path, Sequence[int]]]()
@@ -315,7 +315,7 @@ async def test_a_loaded_model_is_prepared_once_and_then_opened_again(source: Fol
         assert len(preparation.asked) == 2, "the replacement is another model"
 
 
-async def test_a_model_that_is_dropped_meanwhile_is_not_opened_again(source: Folder) -> None:
+async def test_a_model_that_is_dropped_during_its_preparation_is_not_opened_again(source: Folder) -> None:
     store = make(source, prepare=Preparation())
     await take(store, VISUAL)
     preparing = asyncio.create_task(store.prepare())

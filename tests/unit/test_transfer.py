@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Transfers: resumed after a break, given up if nothing comes, refused if the bytes are others."""
+"""Transfers: resumed after a break, ended if no bytes come, refused if the bytes are wrong."""
 
 import errno
 import re
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def why(cache: Path, server: HubServer) -> str:
-    """Why the model can't be downloaded, without what to do."""
+    """The reason in the message of a download that fails."""
     with pytest.raises(DownloadError) as raised:
         Hub(cache, server.endpoint).fetch(VISUAL)
     found = re.search(rf"\({re.escape(server.endpoint)}: (.*?)\)\. Set HF_ENDPOINT", str(raised.value))
@@ -42,7 +42,7 @@ def broke_off(why: str) -> str:
         ({"cuts": 1, "sizes": False}, ["bytes=100000-"]),
     ],
 )
-def test_a_transfer_that_breaks_off_goes_on_where_it_ended(
+def test_a_transfer_that_breaks_off_resumes_where_it_ended(
     server: HubServer, tmp_path: Path, fault: dict[str, object], ranges: list[str]
 ) -> None:
     vars(server).update(fault, after=100_000)
@@ -50,7 +50,7 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_ended(
     assert server.ranges == ranges
 
 
-def test_the_next_run_or_mirror_goes_on_where_an_interrupted_one_ended(
+def test_the_next_run_or_mirror_resumes_where_an_interrupted_one_ended(
     server: HubServer, other: HubServer, tmp_path: Path
 ) -> None:
     server.cuts, server.after = 2 * transfer.TRIES, 20_000
@@ -66,7 +66,7 @@ def test_the_next_run_or_mirror_goes_on_where_an_interrupted_one_ended(
     ("length", "sizes", "ranges"),
     [(1000, True, ["bytes=1000-"]), (400_000, True, []), (400_000, False, ["bytes=400000-"])],  # the last gets a 416
 )
-def test_a_bad_leftover_is_fetched_anew(
+def test_a_damaged_partial_file_is_downloaded_again(
     server: HubServer, tmp_path: Path, length: int, sizes: bool, ranges: list[str]
 ) -> None:
     server.sizes = sizes
@@ -75,14 +75,14 @@ def test_a_bad_leftover_is_fetched_anew(
     assert server.ranges == ranges
 
 
-def test_a_server_that_sends_another_piece_is_not_believed(server: HubServer, tmp_path: Path) -> None:
+def test_a_reply_with_the_wrong_range_is_rejected(server: HubServer, tmp_path: Path) -> None:
     server.shifts = True
     stage(tmp_path, VISUAL, WEIGHTS[:1000])
     assert why(tmp_path, server) == broke_off("it sent another range than was asked for")
 
 
 @pytest.mark.parametrize(("claimed", "left"), [(400_000, 300_000), (200_000, 0)])
-def test_a_file_that_is_longer_or_shorter_than_its_size_is_not_taken(
+def test_a_file_that_is_longer_or_shorter_than_its_size_is_rejected(
     server: HubServer, tmp_path: Path, claimed: int, left: int
 ) -> None:
     server.ignores_ranges = True
@@ -91,7 +91,7 @@ def test_a_file_that_is_longer_or_shorter_than_its_size_is_not_taken(
     assert (tmp_path / CLIP / NAME / ".partial" / "visual" / "visual" / "model.onnx").stat().st_size == left
 
 
-def test_a_transfer_that_always_stalls_is_given_up(
+def test_a_transfer_that_always_stalls_fails(
     server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network, "STALL_SECONDS", 0.2)
@@ -102,7 +102,7 @@ def test_a_transfer_that_always_stalls_is_given_up(
 @pytest.mark.parametrize(
     ("after", "cuts", "ends"), [(0, 2, True), (0, 3, False), (999_999, 3, False), (1_000_000, 4, True)]
 )
-def test_three_transfers_in_a_row_that_bring_next_to_nothing_are_enough(
+def test_a_download_fails_after_three_nearly_empty_transfers_in_a_row(
     server: HubServer, tmp_path: Path, after: int, cuts: int, ends: bool
 ) -> None:
     server.release["a.onnx"] = bytes(4_500_000)
@@ -112,13 +112,13 @@ def test_three_transfers_in_a_row_that_bring_next_to_nothing_are_enough(
         transfer.download(file, tmp_path / "a", lambda: None)
 
 
-def test_a_server_that_answers_with_an_error_is_not_asked_again(server: HubServer, tmp_path: Path) -> None:
+def test_a_server_that_answers_with_an_error_is_not_retried(server: HubServer, tmp_path: Path) -> None:
     server.no_range = True
     assert why(tmp_path, server) == "HTTP 416 Requested Range Not Satisfiable"
     assert len(server.sent) == 1
 
 
-def test_errors_of_the_disk_stay_what_they_are(server: HubServer, tmp_path: Path) -> None:
+def test_errors_of_the_disk_are_raised_unchanged(server: HubServer, tmp_path: Path) -> None:
     server.release["a"] = WEIGHTS
     file = RemoteFile("a", f"{server.release_address}/a", None, None)
     with pytest.raises(IsADirectoryError):
@@ -131,7 +131,7 @@ def test_errors_of_the_disk_stay_what_they_are(server: HubServer, tmp_path: Path
         transfer.download(file, tmp_path / "a", full)
 
 
-def test_no_hub_is_asked_if_hugging_faces_own_programs_may_not(
+def test_no_hub_is_asked_if_hf_hub_offline_is_set(
     server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "true")
@@ -146,6 +146,6 @@ def test_no_hub_is_asked_if_hugging_faces_own_programs_may_not(
         (ssl.SSLError("handshake"), "no secure connection (TLS)"),
     ],
 )
-def test_the_error_of_a_library_is_put_into_words(error: Exception, words: str) -> None:
+def test_the_error_of_a_library_gets_a_message(error: Exception, words: str) -> None:
     with pytest.raises(SourceError, match=re.escape(words)), network.translate_source_errors():
         raise error

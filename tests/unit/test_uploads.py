@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Uploads on their way in: how long one may be silent, how much all may hold, which one gives way."""
+"""Uploads in progress: how long one may be silent, how much memory all may hold, which one is ended for another."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ FOR_EVER = 1e6
 
 
 def upload(*pieces: tuple[float, int], ends: bool = True) -> Request:
-    """A request whose body comes in pieces of so many bytes, each so many seconds after the one before."""
+    """A request. pieces: seconds since the piece before, and bytes. ends: whether the body ends after them."""
     left = list(pieces)
 
     async def receive() -> Message:
@@ -31,7 +31,7 @@ def upload(*pieces: tuple[float, int], ends: bool = True) -> Request:
 
 
 async def outcome(uploads: Uploads, request: Request, answering: float = 0) -> tuple[str, float]:
-    """What became of it, and when. answering: seconds from when all of it was there until it is answered."""
+    """How the upload ended, and when. answering: seconds from its end to its reply."""
     try:
         async with uploads.receive(request) as pieces:
             size = sum([len(piece) async for piece in pieces])
@@ -43,7 +43,7 @@ async def outcome(uploads: Uploads, request: Request, answering: float = 0) -> t
 
 
 def outcomes(max_bytes: int, *requests: Request, answering: float = 0) -> list[tuple[str, float]]:
-    """Of requests that begin at once."""
+    """The outcomes of requests that begin at the same time."""
     uploads = Uploads(max_bytes)
 
     async def scene() -> list[tuple[str, float]]:
@@ -69,13 +69,13 @@ def drips(first: int) -> Request:
     ],
     ids=["silent", "silent later", "late", "drips", "drips later"],
 )
-def test_an_upload_has_thirty_seconds_a_byte_and_fifty_thousand_bytes_a_second(
+def test_an_upload_ends_after_thirty_silent_seconds_or_below_fifty_kilobytes_a_second(
     request_: Request, expected: tuple[str, float]
 ) -> None:
     assert outcomes(1 << 30, request_) == [expected]
 
 
-def test_if_there_is_no_room_the_upload_that_was_silent_longest_goes_and_no_other() -> None:
+def test_if_memory_is_full_only_the_upload_that_was_silent_longest_is_ended() -> None:
     silent = [upload((start, 30), ends=False) for start in (1, 0, 2)]
     lively = upload((0, 5), *[(1, 1)] * 20)
     assert outcomes(100, *silent, lively, upload((5, 30))) == [
@@ -87,18 +87,18 @@ def test_if_there_is_no_room_the_upload_that_was_silent_longest_goes_and_no_othe
     ]
 
 
-def test_if_none_is_silent_for_two_seconds_the_upload_without_room_is_refused() -> None:
+def test_if_memory_is_full_and_no_upload_is_silent_for_two_seconds_the_one_that_needs_more_is_refused() -> None:
     assert outcomes(100, upload((0, 50), (1.9, 50)), upload((1.9, 51))) == [("100 bytes", 1.9), ("Busy", 1.9)]
     assert outcomes(100, upload((0, 60), (9, 1)), upload((1.9, 41)))[1] == ("Busy", 1.9)
     assert outcomes(100, upload((0, 60), (9, 1)), upload((2.1, 41)))[1] == ("41 bytes", 2.1)
 
 
-def test_an_upload_holds_its_room_until_it_is_answered_and_one_that_holds_nothing_need_not_give_way() -> None:
+def test_an_upload_holds_its_memory_until_its_reply_and_one_that_holds_none_is_not_ended() -> None:
     requests = upload((0, 100)), upload((10, 1)), upload((28, 0), (1, 1))
     assert outcomes(100, *requests, answering=28.5)[1:] == [("Busy", 10), ("1 bytes", 29)]
 
 
-def test_an_upload_too_many_is_refused_unless_one_is_silent() -> None:
+def test_one_upload_too_many_is_refused_unless_another_is_silent() -> None:
     async def scene(seconds: float) -> list[tuple[str, float]]:
         uploads = Uploads(10_000)
         coming = [outcome(uploads, upload((0, 1), (5, 1))) for _ in range(MAX_UPLOADS)]

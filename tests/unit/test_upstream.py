@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Upstream's app behind ours: imported when it is asked for, started and ended, and of no harm where it is broken."""
+"""Upstream's app behind ours: imported at its first request, started and ended, and harmless if it is broken."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ Serve = Callable[..., contextlib.AbstractContextManager[tuple[httpx.Client, Path
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Serve:
-    """Runs the service with this source as upstream's module; gives a client, and where the log is."""
+    """Runs the service with this source as upstream's module; yields a client and the path of the log."""
 
     @contextlib.contextmanager
     def serving(source: str | None, **settings: str) -> Iterator[tuple[httpx.Client, Path]]:
@@ -53,21 +53,21 @@ def serve(tmp_path: Path) -> Serve:
     return serving
 
 
-def test_it_is_imported_and_started_at_the_first_request_with_the_key_that_is_for_it(serve: Serve) -> None:
+def test_it_is_imported_and_started_at_its_first_request_with_the_key(serve: Serve) -> None:
     with serve(APP, MACHINE_LEARNING_PRELOAD__OCR__DETECTION="PP-OCRv6_small") as (client, log):
         until(lambda: client.post("/check").json()["loaded"] == ["ocr/PP-OCRv6_small/detection"])
         assert client.get("/check").status_code == 405
         for route in ("/predict", "/nowhere", "/docs"):
             assert client.post(route, headers={"api-key": "wrong"}).status_code == 401
         assert "importing" not in log.read_text()
-        for slashes in ("", "/"):  # the lists of models to preload are ours alone
+        for slashes in ("", "/"):  # only our app gets the lists of models to preload
             told = client.post(f"{client.base_url}{slashes}/predict", content=b"12345").json()
             assert told == {"pool": "theirs", "lists": [], "size": 5}
         assert client.post("/nowhere").status_code == 404
     assert [line for line in log.read_text().splitlines() if " " not in line] == ["importing", "started", "ended"]
 
 
-def test_open_it_starts_with_us_and_keeps_its_lists_of_models_to_preload(serve: Serve) -> None:
+def test_if_immich_api_is_open_it_starts_with_ours_and_gets_the_models_to_preload(serve: Serve) -> None:
     lists = {"MACHINE_LEARNING_PRELOAD__OCR__DETECTION": "PP-OCRv6_small"}
     with serve(APP, IMMICH_API="open", **lists) as (client, log):
         until(lambda: "started" in log.read_text())
@@ -86,7 +86,7 @@ def test_open_it_starts_with_us_and_keeps_its_lists_of_models_to_preload(serve: 
     ],
     ids=["absent", "newer-syntax", "exits", "renamed", "fails-to-start"],
 )
-def test_where_it_is_broken_the_log_says_why_and_ours_goes_on(serve: Serve, source: str | None, why: str) -> None:
+def test_if_it_is_broken_the_log_says_why_and_ours_keeps_working(serve: Serve, source: str | None, why: str) -> None:
     with serve(source) as (client, log):
         for _ in range(2):
             answer = client.post("/predict")

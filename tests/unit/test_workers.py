@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Workers: how many pieces of work are done at once, how many wait, and that every place is given back."""
+"""Workers: how many jobs run at once, how many wait, and that every place becomes free again."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Gate:
-    """Work that lasts until the gate is opened."""
+    """A job that runs until the gate is opened."""
 
     def __init__(self) -> None:
         self.begun: list[threading.Thread] = []
@@ -28,8 +28,8 @@ class Gate:
         self._open.set()
 
 
-async def test_work_is_done_so_much_at_once_and_one_too_many_is_refused() -> None:
-    gate, workers = Gate(), Workers("photo", 33, 2)  # more threads than Python would take by itself
+async def test_jobs_run_and_wait_up_to_the_limits_and_one_too_many_is_refused() -> None:
+    gate, workers = Gate(), Workers("photo", 33, 2)  # more threads than Python's default
     running = [asyncio.create_task(workers.run(gate.work)) for _ in range(35)]
     await eventually(lambda: len(gate.begun) == 33 and workers.present == 35)
     with pytest.raises(Busy, match=r"^the queue is full \(35 requests\)$"):
@@ -43,7 +43,7 @@ async def test_work_is_done_so_much_at_once_and_one_too_many_is_refused() -> Non
     assert {thread.name.rpartition("_")[0] for thread in gate.begun} == {"photo"}, "a thread dump names them"
 
 
-async def test_work_that_fails_or_is_cancelled_while_it_waits_gives_its_place_back() -> None:
+async def test_a_job_that_fails_or_is_cancelled_while_it_waits_frees_its_place() -> None:
     gate, workers = Gate(), Workers("photo", 1)
 
     def fail() -> int:
@@ -57,11 +57,11 @@ async def test_work_that_fails_or_is_cancelled_while_it_waits_gives_its_place_ba
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [int, asyncio.CancelledError, ValueError]
     assert await workers.run(gate.work) == 7
-    assert (len(gate.begun), workers.present) == (2, 0), "what was cancelled was not begun"
+    assert (len(gate.begun), workers.present) == (2, 0), "the cancelled job never started"
     workers.close()
 
 
-async def test_work_that_has_waited_too_long_is_refused_and_gives_its_place_back() -> None:
+async def test_a_job_that_has_waited_too_long_is_refused_and_frees_its_place() -> None:
     gate, workers = Gate(), Workers("photo", 1, patience=0.2)
     first = asyncio.create_task(workers.run(gate.work))
     await eventually(lambda: len(gate.begun) == 1)
@@ -69,6 +69,6 @@ async def test_work_that_has_waited_too_long_is_refused_and_gives_its_place_back
         await workers.run(gate.work)
     assert workers.present == 1
     gate.open()
-    assert await first == 7, "what is begun may take longer"
+    assert await first == 7, "a running job may take longer"
     assert await workers.run(gate.work) == 7
     workers.close()
