@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The API as its clients see it: an address and a key, and what each route finds."""
+"""A client of the API: its address, its key, and a method for each route."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]
 
 PHOTO_ROUTES = ("/ocr", "/clip/img", "/represent")
 URL = os.environ.get("MT_PHOTOS_ML_URL", "").rstrip("/")
-"""The service that runs already; empty where the tests start one."""
+"""A service that is already running; if empty, the tests start one."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Face:
 
 @dataclass(frozen=True)
 class Api:
-    """Where the service is, its key, and a client that sends it."""
+    """The address of the service, its key, and a client that sends the key."""
 
     url: str
     key: str
@@ -42,7 +42,7 @@ class Api:
         return self.http.post(route, files={"file": (name, photo, kind)})
 
     def result(self, route: str, photo: bytes) -> Any:
-        """What the route found in the photo."""
+        """The result of the route for the photo."""
         answer = self.post_photo(route, photo)
         assert (answer.status_code, answer.json().get("msg")) == (200, None)
         return answer.json()["result"]
@@ -71,7 +71,7 @@ class Api:
 
     @contextlib.contextmanager
     def begun(self, route: str, headers: Mapping[str, str]) -> Iterator[HTTPConnection]:
-        """A connection on which a POST's headers have been sent, and of its body nothing yet."""
+        """A connection on which the headers of a POST have been sent, but nothing of its body."""
         address = httpx.URL(self.url)
         with contextlib.closing(HTTPConnection(address.host, address.port or 80, timeout=20)) as connection:
             connection.putrequest("POST", route)
@@ -83,11 +83,11 @@ class Api:
 
 @contextlib.contextmanager
 def connected(url: str, key: str) -> Iterator[Api]:
-    """The API at this address, in which text takes a minute where the machine is emulated."""
+    """The API at this address. Its timeout is long because OCR takes a minute on an emulated machine."""
     with httpx.Client(base_url=url, headers={"api-key": key}, timeout=300, trust_env=False) as http:
         yield Api(url, key, http)
 
 
 def cosine(a: Vector, b: Vector) -> float:
-    """How alike two embeddings are, 1 being the same."""
+    """The cosine similarity of two embeddings; 1 if they are the same."""
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-only
-// A client with Node's own fetch and FormData, as MT Photos is one: node client.mjs URL KEY PHOTO
+// A client that uses Node's fetch and FormData, as MT Photos does: node client.mjs URL KEY PHOTO
 import { readFile } from 'node:fs/promises'
 
 const [url, key, photo] = process.argv.slice(2)

@@ -28,6 +28,6 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 @pytest.fixture(scope="session")
 def about(api: Api) -> dict[str, Any]:
-    """What /check tells."""
+    """The reply of /check."""
     told: dict[str, Any] = api.http.post("/check").json()
     return told

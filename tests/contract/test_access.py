@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Who may come in: the key opens what is closed, and it and the length are looked at before the body."""
+"""Closed routes need the key; the key and the length are checked before the body is read."""
 
 from collections.abc import Iterator
 
@@ -35,9 +35,7 @@ def is_refused(answer: httpx.Response) -> bool:
 
 
 @pytest.mark.parametrize(("method", "route"), CLOSED)
-def test_without_the_key_a_closed_route_says_that_the_key_is_wrong(
-    api: Api, stranger: httpx.Client, method: str, route: str
-) -> None:
+def test_without_the_key_a_closed_route_is_401(api: Api, stranger: httpx.Client, method: str, route: str) -> None:
     wrong: list[list[tuple[str, str]]] = [
         [],
         [("api-key", "")],
@@ -63,14 +61,14 @@ def test_the_page_the_ping_and_ready_need_no_key(stranger: httpx.Client, route: 
 
 @pytest.mark.parametrize("route", UPLOADS)
 @pytest.mark.parametrize("length", [1_000_000, 10_000_000_000])
-def test_a_wrong_key_is_told_before_the_body_is_sent(api: Api, route: str, length: int) -> None:
+def test_a_wrong_key_is_401_before_the_body_is_sent(api: Api, route: str, length: int) -> None:
     with api.begun(route, {"api-key": "wrong", "content-length": str(length)}) as connection:
         answer = connection.getresponse()
         assert (answer.status, answer.read()) == (401, b'{"detail":"Invalid API key"}')
 
 
 @pytest.mark.parametrize("route", UPLOADS)
-def test_a_body_over_the_limit_is_told_before_it_is_sent(api: Api, route: str) -> None:
+def test_a_body_over_the_limit_is_413_before_it_is_sent(api: Api, route: str) -> None:
     with api.begun(route, {"api-key": api.key, "content-length": "10000000000"}) as connection:
         answer = connection.getresponse()
         told = httpx.Response(answer.status, content=answer.read()).json()
@@ -80,7 +78,7 @@ def test_a_body_over_the_limit_is_told_before_it_is_sent(api: Api, route: str) -
 
 
 @pytest.mark.parametrize("route", UPLOADS)
-def test_a_body_sent_in_full_with_a_wrong_key_gets_its_answer(stranger: httpx.Client, route: str) -> None:
+def test_a_client_that_sends_its_whole_body_with_a_wrong_key_gets_the_401(stranger: httpx.Client, route: str) -> None:
     for size in (0, 1000, 20_000_000):
         files = {"file": ("photo.jpg", bytes(size), "image/jpeg")}
         assert is_refused(stranger.post(route, files=files, headers={"api-key": "wrong"}))

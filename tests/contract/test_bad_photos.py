@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A photo that can't be used is done with: 200, an empty result, and words for the person who owns it."""
+"""The reply to a photo that can't be used is final: 200, an empty result, and a message for the photo's owner."""
 
 import re
 
@@ -44,7 +44,7 @@ TOO_LARGE_PHOTOS = {
 
 
 def told(api: Api, route: str, photo: bytes) -> str:
-    """What is said of a photo that can't be used."""
+    """The message about a photo that can't be used."""
     answer = api.post_photo(route, photo)
     assert answer.status_code == 200
     message = answer.json()["msg"]
@@ -59,7 +59,7 @@ def is_for_people(message: str) -> bool:
 
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
 @pytest.mark.parametrize("name", NO_PHOTO)
-def test_what_is_no_photo_gets_words_for_people(api: Api, route: str, name: str) -> None:
+def test_a_file_that_is_no_photo_gets_a_message_for_people(api: Api, route: str, name: str) -> None:
     message = told(api, route, NO_PHOTO[name])
     assert is_for_people(message), message
     assert message != TOO_LARGE
@@ -72,7 +72,7 @@ def test_a_photo_over_ten_thousand_pixels_a_side_is_out_of_range(api: Api, route
 
 
 @pytest.mark.parametrize("kind", ["jpeg-baseline", "jpeg-progressive", "png", "gif", "webp-lossy", "webp-lossless"])
-def test_a_photo_cut_short_is_used_as_far_as_it_goes(api: Api, kind: str) -> None:
+def test_a_truncated_photo_is_used_as_far_as_it_goes(api: Api, kind: str) -> None:
     lines = [f"Platform {number}" for number in range(10, 20)]
     page = photos.IN_COLOUR[kind](text_page(lines, (480, 640))[0])
     half = page[: len(page) // 2]
@@ -83,7 +83,7 @@ def test_a_photo_cut_short_is_used_as_far_as_it_goes(api: Api, kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF"])
-def test_what_follows_a_photo_is_ignored(api: Api, kind: str) -> None:
+def test_bytes_after_a_photo_are_ignored(api: Api, kind: str) -> None:
     photo = photos.encoded(group_photo((320, 160), [4, 5])[0], kind)
     longer = photo + b"garbage \x00\xff\xd8" * 1000
     for route in PHOTO_ROUTES:

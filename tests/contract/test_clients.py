@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Clients that people have: Node's fetch, which is what MT Photos is made with, and curl."""
+"""Real clients: curl, and Node's fetch, because MT Photos runs on Node."""
 
 import json
 import shutil
@@ -60,7 +60,7 @@ def test_curl_is_answered(api: Api, photo: Path, route: str) -> None:
 
 @pytest.mark.skipif(CURL is None, reason="curl is not installed")
 @pytest.mark.parametrize("size", [1000, 20_000_000])
-def test_curl_with_a_wrong_key_is_told_so_whatever_it_sends(api: Api, tmp_path: Path, size: int) -> None:
+def test_curl_with_a_wrong_key_gets_401_whatever_it_sends(api: Api, tmp_path: Path, size: int) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(bytes(size))
     assert curl(api, "/ocr", "wrong", path) == (401, REFUSED)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""How a request must be made: forms that lack something, come in pieces, or break off."""
+"""Requests that lack something, come in pieces, or break off."""
 
 import socket
 import struct
@@ -51,40 +51,40 @@ def is_told_what_is_wrong(answer: httpx.Response) -> bool:
 
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
 @pytest.mark.parametrize("form", BAD_FORMS)
-def test_a_form_without_a_photo_is_told_what_is_wrong(api: Api, route: str, form: str) -> None:
+def test_a_form_without_a_photo_is_422_with_the_reason(api: Api, route: str, form: str) -> None:
     kind, body = BAD_FORMS[form]
     assert is_told_what_is_wrong(api.http.post(route, content=body, headers={"content-type": kind} if kind else {}))
 
 
 @pytest.mark.parametrize("body", BAD_TEXTS)
-def test_a_body_without_a_text_is_told_what_is_wrong(api: Api, body: str) -> None:
+def test_a_body_without_a_text_is_422_with_the_reason(api: Api, body: str) -> None:
     headers = {"content-type": "application/json"}
     assert is_told_what_is_wrong(api.http.post("/clip/txt", content=BAD_TEXTS[body], headers=headers))
 
 
 @pytest.mark.parametrize("body", [b'\xef\xbb\xbf{"text": "red"}', rb'{"text": "red", "from": "\ud83d"}'])
-def test_a_text_may_follow_a_byte_order_mark_and_stand_beside_half_an_emoji(api: Api, body: bytes) -> None:
+def test_a_byte_order_mark_or_half_an_emoji_in_another_field_is_ignored(api: Api, body: bytes) -> None:
     headers = {"content-type": "application/json"}
     answers = [api.http.post("/clip/txt", content=sent, headers=headers) for sent in (body, b'{"text": "red"}')]
     assert (answers[0].status_code, answers[0].json()) == (200, answers[1].json())
 
 
 @pytest.mark.parametrize("text", [rb"\ud83d", rb"red \ud83d", rb"\ude00 red", rb"\ud83d\ud83d\ude00"])
-def test_a_text_that_was_cut_within_an_emoji_is_searched_for(api: Api, text: bytes) -> None:
+def test_a_text_that_was_cut_within_an_emoji_gets_a_vector(api: Api, text: bytes) -> None:
     body = b'{"text": "' + text + b'"}'
     answer = api.http.post("/clip/txt", content=body, headers={"content-type": "application/json"})
     assert (answer.status_code, len(answer.json()["result"])) == (200, len(api.understand("red")))
 
 
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
-def test_words_before_the_first_part_are_passed_over(api: Api, route: str) -> None:
+def test_text_before_the_first_part_is_ignored(api: Api, route: str) -> None:
     body = b"This is a form in several parts.\r\n" + BODY
     answer = api.http.post(route, content=body, headers={"content-type": FORM_TYPE})
     assert answer.json()["result"] == api.result(route, PHOTO)
 
 
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
-def test_other_fields_of_the_form_are_let_go_by(api: Api, route: str) -> None:
+def test_other_fields_of_the_form_are_ignored(api: Api, route: str) -> None:
     others = {"name": "IMG_1.jpg", "size": "9"}
     answer = api.http.post(route, data=others, files=[("thumb", b"no photo"), ("file", PHOTO), ("more", b"neither")])
     assert answer.json()["result"] == api.result(route, PHOTO)
@@ -92,7 +92,7 @@ def test_other_fields_of_the_form_are_let_go_by(api: Api, route: str) -> None:
 
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
 @pytest.mark.parametrize("size", [1000, 16384])
-def test_an_upload_may_come_in_chunks_of_untold_length(api: Api, route: str, size: int) -> None:
+def test_an_upload_may_be_chunked_without_a_length(api: Api, route: str, size: int) -> None:
     def pieces() -> Iterator[bytes]:
         for start in range(0, len(BODY), size):
             yield BODY[start : start + size]
@@ -104,7 +104,7 @@ def test_an_upload_may_come_in_chunks_of_untold_length(api: Api, route: str, siz
 
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
 @pytest.mark.parametrize("rudely", [False, True], ids=["closing", "resetting"])
-def test_a_client_that_hangs_up_in_the_middle_does_no_harm(api: Api, route: str, rudely: bool) -> None:
+def test_a_client_that_disconnects_during_its_upload_does_no_harm(api: Api, route: str, rudely: bool) -> None:
     headers = {"api-key": api.key, "content-type": FORM_TYPE, "content-length": str(len(BODY))}
     for share in (0.0, 0.1, 0.5, 0.99) * 10:
         with api.begun(route, headers) as connection:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Answers mean what they should: colours by their names, people by their faces, each to the photo it is of."""
+"""Results are right: colours match their names, faces their person, and each reply its own photo."""
 
 import os
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def test_a_photo_is_nearest_to_the_name_of_its_colour(
     assert nearest(api.see(photo), names[language]) == colour
 
 
-def test_a_person_is_near_to_themselves_and_far_from_others(api: Api) -> None:
+def test_vectors_of_one_persons_faces_are_alike_and_of_others_are_not(api: Api) -> None:
     people = [1, 8, 14, 22, 29]
     taken = [group_photo((1200, 800), people, seed=seed) for seed in (1, 2)]
     first, second = (dict(zip(from_left(drawn), api.faces(jpeg(photo)), strict=True)) for photo, drawn in taken)
@@ -52,11 +52,11 @@ def test_a_person_is_near_to_themselves_and_far_from_others(api: Api) -> None:
 
 
 def from_left(faces: list[DrawnFace]) -> list[int]:
-    """Who is there, from left to right."""
+    """The identities, from left to right."""
     return [face.identity for face in sorted(faces, key=lambda face: face.box)]
 
 
-def test_each_of_many_answers_at_once_is_of_its_own_photo(api: Api, names: dict[str, dict[str, Vector]]) -> None:
+def test_each_of_many_replies_at_once_belongs_to_its_own_photo(api: Api, names: dict[str, dict[str, Vector]]) -> None:
     def colour(name: str) -> None:
         assert nearest(api.see(jpeg(colour_photo(name, (640, 480)))), names["English"]) == name
 
@@ -89,7 +89,7 @@ def test_each_of_many_answers_at_once_is_of_its_own_photo(api: Api, names: dict[
 
 
 @pytest.mark.skipif(bool(URL) and "PYTEST_XDIST_WORKER" in os.environ, reason="others use the same service right now")
-def test_who_comes_when_too_many_wait_is_sent_away_to_come_again(api: Api) -> None:
+def test_requests_over_the_limit_of_the_queue_get_503_with_retry_after(api: Api) -> None:
     photo, unlimited = jpeg(colour_photo("red", (320, 240))), httpx.Limits(max_connections=None)
     many = httpx.Client(base_url=api.url, headers={"api-key": api.key}, timeout=60, trust_env=False, limits=unlimited)
     with many, ThreadPoolExecutor(MOST) as clients:

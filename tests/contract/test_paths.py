@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Addresses as people type them into MT Photos and as proxies pass them on: each path is served, and stays closed."""
+"""Paths as people type them into MT Photos and as proxies forward them: all work, and none without the key."""
 
 import contextlib
 from http.client import HTTPConnection
@@ -19,7 +19,7 @@ SPELLINGS = ["/{}", "//{}", "http://host:8060{}", "HTTPS://[::1]/{}"]
 
 
 def ask(api: Api, method: str, target: str, headers: dict[str, str], body: bytes = b"") -> tuple[int, bytes]:
-    """Status and body of a request with just this target, which a client library would tidy."""
+    """Status and body of a request with exactly this target, which a client library would normalise."""
     address = httpx.URL(api.url)
     with contextlib.closing(HTTPConnection(address.host, address.port or 80, timeout=60)) as connection:
         connection.request(method, target, body, headers)
@@ -29,7 +29,7 @@ def ask(api: Api, method: str, target: str, headers: dict[str, str], body: bytes
 
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_photo_is_seen_however_the_path_is_spelt(api: Api, route: str, spelling: str) -> None:
+def test_a_photo_is_processed_however_the_path_is_spelt(api: Api, route: str, spelling: str) -> None:
     headers = {"api-key": api.key, "content-type": FORM.headers["content-type"]}
     found: Any = api.result(route, PHOTO)
     for path in (f"{route}/", route.upper(), f"{route.title()}//"):
@@ -38,7 +38,7 @@ def test_a_photo_is_seen_however_the_path_is_spelt(api: Api, route: str, spellin
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_the_other_routes_are_found_too(api: Api, spelling: str) -> None:
+def test_the_other_routes_are_found_however_the_path_is_spelt(api: Api, spelling: str) -> None:
     headers = {"api-key": api.key, "content-type": "application/json"}
     text = b'{"text": "red"}'
     assert ask(api, "POST", spelling.format("/Clip/Txt"), headers, text) == ask(api, "POST", "/clip/txt", headers, text)
@@ -55,13 +55,13 @@ def test_the_ping_and_the_page_stay_open(api: Api, target: str) -> None:
 
 @pytest.mark.parametrize("route", [*PHOTO_ROUTES, "/clip/txt", "/check", "/restart_v2", "/metrics", "/predict"])
 @pytest.mark.parametrize("spelling", [*SPELLINGS, "/ping/..{}", "http://host/ping{}"])
-def test_no_spelling_opens_what_is_closed(api: Api, route: str, spelling: str) -> None:
+def test_no_spelling_of_a_path_opens_a_closed_route(api: Api, route: str, spelling: str) -> None:
     for path in (route, f"{route}/", route.upper()):
         for method in ("GET", "POST"):
             assert ask(api, method, spelling.format(path), {}) == (401, b'{"detail":"Invalid API key"}')
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_body_over_the_limit_is_told_whatever_the_path_is(api: Api, spelling: str) -> None:
+def test_a_body_over_the_limit_is_413_however_the_path_is_spelt(api: Api, spelling: str) -> None:
     headers = {"api-key": api.key, "content-length": "10000000000"}
     assert ask(api, "POST", spelling.format("/OCR"), headers)[0] == 413

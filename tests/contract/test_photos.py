@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What a photo may be: every kind of file, turned by EXIF or by the hand that held the page."""
+"""Photos of every kind of file, turned by EXIF or in their pixels."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -52,8 +52,8 @@ def group() -> tuple[Image.Image, list[DrawnFace]]:
     return group_photo(GROUP, [0, 7, 16])
 
 
-def skip_where_not_decoded(api: Api, kind: str, photo: bytes) -> None:
-    """HEIC and AVIF are for services that have their decoders; the others say so, and when to come again."""
+def skip_if_not_decoded(api: Api, kind: str, photo: bytes) -> None:
+    """Skips HEIC and AVIF if the service has no decoder for them, which it must say with a Retry-After."""
     called = {"HEIF": "HEIC"}.get(kind.upper(), kind.upper())
     if called not in ("HEIC", "AVIF"):
         return
@@ -65,7 +65,7 @@ def skip_where_not_decoded(api: Api, kind: str, photo: bytes) -> None:
 
 
 def assert_drawn(found: Sequence[Box], faces: Sequence[DrawnFace], tolerance: float) -> None:
-    """The boxes found are where the faces were drawn, from left to right, to so many pixels an edge."""
+    """Asserts that the boxes are where the faces were drawn. tolerance: pixels for each edge."""
     edges = [(x, y, x + width, y + height) for x, y, width, height in found]
     drawn = sorted(face.box for face in faces)
     assert np.shape(edges) == np.shape(drawn)
@@ -73,24 +73,24 @@ def assert_drawn(found: Sequence[Box], faces: Sequence[DrawnFace], tolerance: fl
 
 
 def assert_page(found: Sequence[tuple[str, Box]], inks: Sequence[Box], page: tuple[int, int]) -> None:
-    """The lines were read in their order, each where its ink is, to 3 % of the page."""
+    """Asserts that the lines are read in order, each where its ink is, to 3 % of the page."""
     assert [text.replace(" ", "") for text, _ in found] == [line.replace(" ", "") for line in LINES]
     edges = np.array([(x, y, x + width, y + height) for _, (x, y, width, height) in found])
     assert (np.abs(edges - np.array(inks)) / np.tile(page, 2)).max() < 0.03
 
 
 @pytest.mark.parametrize("kind", COLOUR_KINDS)
-def test_a_photo_of_any_kind_is_seen_as_its_jpeg(api: Api, kind: str) -> None:
+def test_a_photo_of_any_kind_has_the_same_results_as_its_jpeg(api: Api, kind: str) -> None:
     picture, faces = postcard()
     photo = IN_COLOUR[kind](picture)
-    skip_where_not_decoded(api, kind, photo)
+    skip_if_not_decoded(api, kind, photo)
     assert cosine(api.see(photo), api.see(jpeg(picture))) > 0.99
     assert_drawn([face.box for face in api.faces(photo)], faces, 3)
     assert [text for text, _ in api.read(photo)] == ["Greetings 2026"]
 
 
 @pytest.mark.parametrize("kind", IN_GREY)
-def test_a_grey_photo_of_any_kind_is_seen_as_its_jpeg(api: Api, kind: str) -> None:
+def test_a_grey_photo_of_any_kind_has_the_same_results_as_its_jpeg(api: Api, kind: str) -> None:
     picture, _ = postcard()
     photo = IN_GREY[kind](picture)
     assert cosine(api.see(photo), api.see(jpeg(picture.convert("L").convert("RGB")))) > 0.99
@@ -99,9 +99,9 @@ def test_a_grey_photo_of_any_kind_is_seen_as_its_jpeg(api: Api, kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
-def test_a_name_or_a_declared_type_that_lies_makes_no_difference(api: Api, kind: str) -> None:
+def test_a_wrong_name_or_content_type_makes_no_difference(api: Api, kind: str) -> None:
     photo = ENCODERS[kind](colour_photo("purple", (160, 120)))
-    skip_where_not_decoded(api, kind, photo)
+    skip_if_not_decoded(api, kind, photo)
     honest = api.see(photo)
     for name, declared in LIES:
         answer = api.post_photo("/clip/img", photo, name, declared)
@@ -111,16 +111,16 @@ def test_a_name_or_a_declared_type_that_lies_makes_no_difference(api: Api, kind:
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
-def test_a_photo_of_any_kind_cut_anywhere_is_used_or_said_to_be_bad(api: Api, kind: str, share: float) -> None:
+def test_a_truncated_photo_of_any_kind_is_used_or_reported_as_bad(api: Api, kind: str, share: float) -> None:
     photo = ENCODERS[kind](colour_photo("purple", (160, 120)))
-    skip_where_not_decoded(api, kind, photo)
+    skip_if_not_decoded(api, kind, photo)
     answer = api.post_photo("/clip/img", photo[: int(len(photo) * share)])
     assert answer.status_code == 200
     assert answer.json()["result"] or answer.json()["msg"]
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_the_first_picture_of_several_counts(api: Api, kind: str) -> None:
+def test_the_first_picture_of_several_is_used(api: Api, kind: str) -> None:
     photo = animated([colour_photo("red", (320, 240)), colour_photo("blue", (320, 240))], kind)
     seen = api.see(photo)
     for red, blue in (("red", "blue"), ("红色", "蓝色")):
@@ -131,7 +131,7 @@ def test_the_first_picture_of_several_counts(api: Api, kind: str) -> None:
 def test_a_page_turned_by_exif_is_read_as_people_see_it(api: Api, orientation: int, kind: str) -> None:
     seen, inks = page()
     photo = turned(seen, orientation, kind)  # the pixels are stored turned, and EXIF turns them back
-    skip_where_not_decoded(api, kind, photo)
+    skip_if_not_decoded(api, kind, photo)
     assert_page(api.read(photo), inks, PAGE)
 
 
@@ -139,12 +139,12 @@ def test_a_page_turned_by_exif_is_read_as_people_see_it(api: Api, orientation: i
 def test_faces_in_a_photo_turned_by_exif_are_where_people_see_them(api: Api, orientation: int, kind: str) -> None:
     seen, faces = group()
     photo = turned(seen, orientation, kind)  # the pixels are stored turned, and EXIF turns them back
-    skip_where_not_decoded(api, kind, photo)
+    skip_if_not_decoded(api, kind, photo)
     assert_drawn([face.box for face in api.faces(photo)], faces, 3 * GROUP[0] / 640)
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
-def test_a_page_turned_in_its_pixels_is_read_too(api: Api, quarters: int) -> None:
+def test_a_page_turned_in_its_pixels_is_read(api: Api, quarters: int) -> None:
     picture, inks = page()
     (width, height), boxes = PAGE, np.array(inks)
     for _ in range(quarters):  # counter-clockwise: what was right is on top

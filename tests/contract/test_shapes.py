@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What every route answers: fields, types and numbers written as MT Photos reads them."""
+"""The reply of every route: its fields, its types, and numbers in the form that MT Photos reads."""
 
 import re
 from typing import Any
@@ -37,7 +37,7 @@ def test_ping_answers_pong(api: Api) -> None:
 
 @pytest.mark.parametrize("query", ["", "?t=1", "?t=1&t=2&file=%00%FF", "?" + "x" * 2000])
 @pytest.mark.parametrize("body", [b"", b"anything", b"{}"])
-def test_check_tells_what_the_service_is_whatever_the_query_and_the_body(api: Api, query: str, body: bytes) -> None:
+def test_check_describes_the_service_whatever_the_query_and_the_body(api: Api, query: str, body: bytes) -> None:
     answer = api.http.post(f"/check{query}", content=body)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
     told = answer.json()
@@ -51,7 +51,7 @@ def test_check_tells_what_the_service_is_whatever_the_query_and_the_body(api: Ap
     assert 0 < told["facial_min_score"] < 1
 
 
-def test_restart_gives_memory_back_and_the_service_goes_on(api: Api) -> None:
+def test_restart_gives_pass_and_later_answers_are_the_same(api: Api) -> None:
     photo = jpeg(colour_photo("red", (300, 200)))
     before = api.see(photo)
     for _ in range(2):
@@ -76,12 +76,12 @@ def test_ocr_answers_with_texts_scores_and_boxes_in_reading_order(api: Api) -> N
         assert all(re.fullmatch(r"-?\d+\.\d{1,2}", number) for number in box.values())
 
 
-def test_ocr_answers_with_empty_lists_where_nothing_is_written(api: Api) -> None:
+def test_ocr_answers_with_empty_lists_if_there_is_no_text(api: Api) -> None:
     photo = jpeg(group_photo((320, 240), [])[0])
     assert api.result("/ocr", photo) == {"texts": [], "scores": [], "boxes": []}
 
 
-def test_a_photo_gets_a_vector_of_the_length_that_check_tells(api: Api, about: dict[str, Any]) -> None:
+def test_a_photo_gets_a_vector_of_the_length_that_check_reports(api: Api, about: dict[str, Any]) -> None:
     answer = api.post_photo("/clip/img", jpeg(colour_photo("blue", (320, 240))))
     assert (list(answer.json()), answer.headers["content-type"]) == (["result"], "application/json")
     assert is_embedding(answer.json()["result"], about["clip_vector_length"])
@@ -94,7 +94,9 @@ def test_any_text_gets_a_vector_of_the_same_length(api: Api, about: dict[str, An
     assert is_embedding(answer.json()["result"], about["clip_vector_length"])
 
 
-def test_represent_answers_with_a_vector_an_area_and_a_confidence_a_face(api: Api, about: dict[str, Any]) -> None:
+def test_represent_answers_with_a_vector_an_area_and_a_confidence_for_each_face(
+    api: Api, about: dict[str, Any]
+) -> None:
     answer = api.post_photo("/represent", jpeg(group_photo((640, 480), [2, 9])[0]))
     told = answer.json()
     assert sorted(told) == ["detector_backend", "recognition_model", "result"]
@@ -111,7 +113,7 @@ def test_represent_answers_with_a_vector_an_area_and_a_confidence_a_face(api: Ap
         assert about["facial_min_score"] <= face["face_confidence"] <= 1
 
 
-def test_represent_answers_with_an_empty_list_where_nobody_is(api: Api, about: dict[str, Any]) -> None:
+def test_represent_answers_with_an_empty_list_if_there_is_no_face(api: Api, about: dict[str, Any]) -> None:
     assert api.post_photo("/represent", jpeg(group_photo((640, 480), [])[0])).json() == {
         "detector_backend": "insightface",
         "recognition_model": about["recognition_model"],
@@ -121,6 +123,6 @@ def test_represent_answers_with_an_empty_list_where_nobody_is(api: Api, about: d
 
 @pytest.mark.parametrize("route", PHOTO_ROUTES)
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (10_000, 20)], ids=str)
-def test_a_photo_of_odd_size_is_a_photo(api: Api, route: str, size: tuple[int, int]) -> None:
+def test_a_photo_of_odd_size_is_accepted(api: Api, route: str, size: tuple[int, int]) -> None:
     answer = api.post_photo(route, jpeg(Image.new("RGB", size, "red")))
     assert (answer.status_code, answer.json().get("msg")) == (200, None)

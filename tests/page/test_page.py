@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The page in a real Chromium: both languages, a phone, the keyboard, what it shows and does, nothing from outside."""
+"""The page in a real Chromium: both languages, a phone, the keyboard, its functions, no requests to other hosts."""
 
 import re
 import shutil
@@ -83,7 +83,7 @@ def photo_of(service: Service, name: str) -> str:
     return str(service.log.parent / name)
 
 
-def test_without_a_key_it_says_what_to_type_in_the_browsers_language_and_the_other(
+def test_without_the_key_it_says_what_to_type_in_the_browsers_language_or_the_other(
     open_page: Open, service: Service
 ) -> None:
     page = open_page(key=None, locale="en-GB")
@@ -102,7 +102,7 @@ def test_without_a_key_it_says_what_to_type_in_the_browsers_language_and_the_oth
     assert open_page(key=None, locale="zh-CN").inner_text("main") == chinese
 
 
-def test_a_wrong_key_is_told_and_the_right_one_opens_it(open_page: Open) -> None:
+def test_a_wrong_key_is_reported_and_the_right_one_opens_the_page(open_page: Open) -> None:
     page = open_page(key="wrong", locale="en-US")
     assert page.inner_text("#refused") == "The key is wrong."
     page.fill("#key", KEY)
@@ -116,7 +116,7 @@ def test_a_wrong_key_is_told_and_the_right_one_opens_it(open_page: Open) -> None
     page.wait_for_selector("#login:visible")
 
 
-def test_a_photo_is_tried_and_what_is_in_it_is_drawn(open_page: Open, service: Service) -> None:
+def test_a_photo_can_be_tried_and_its_faces_and_text_are_drawn(open_page: Open, service: Service) -> None:
     page = open_page(locale="en-US")
     page.set_input_files("#photo", photo_of(service, "people.jpg"))
     page.wait_for_selector("#faces li")
@@ -139,7 +139,7 @@ def test_a_photo_is_tried_and_what_is_in_it_is_drawn(open_page: Open, service: S
     assert page.inner_text("#ranked td >> nth=0") == "绿色"
 
 
-def test_what_is_no_photo_is_told_in_words(open_page: Open, service: Service) -> None:
+def test_a_file_that_is_no_photo_gets_a_message(open_page: Open, service: Service) -> None:
     page = open_page(locale="en-US")
     page.set_input_files("#photo", photo_of(service, "notes.txt"))
     page.wait_for_selector("#text li")
@@ -148,7 +148,7 @@ def test_what_is_no_photo_is_told_in_words(open_page: Open, service: Service) ->
     sync.expect(page.locator("#errors")).to_contain_text("not a photo")
 
 
-def test_tasks_that_are_off_are_not_shown_and_without_a_key_none_is_asked_for(
+def test_tasks_that_are_off_are_not_shown_and_an_open_service_asks_for_no_key(
     open_page: Open, service: Service, tmp_path: Path
 ) -> None:
     settings = {**demo_environment(service.log.parent / "cache"), "TASKS": "ocr", "API_AUTH_KEY": "no-key"}
@@ -164,7 +164,7 @@ def test_tasks_that_are_off_are_not_shown_and_without_a_key_none_is_asked_for(
         assert not any(page.is_visible(hidden) for hidden in ("#compare", "#search", "#faces h3"))
 
 
-def test_models_are_loaded_and_unloaded_and_the_service_is_restarted(open_page: Open, service: Service) -> None:
+def test_buttons_load_and_unload_models_and_restart_the_service(open_page: Open, service: Service) -> None:
     page = open_page(locale="en-US")
     unload, load = (page.locator(f'button[aria-label="{verb} clip textual"]') for verb in ("Unload", "Load"))
     sync.expect(unload.or_(load)).to_be_visible()
@@ -234,7 +234,7 @@ def test_files_that_are_not_used_are_shown_and_deleted(open_page: Open, service:
     assert not old.exists()
 
 
-def test_a_service_that_does_not_answer_is_told_wherever_one_asks(open_page: Open, service: Service) -> None:
+def test_every_action_reports_a_service_that_does_not_answer(open_page: Open, service: Service) -> None:
     page = open_page(locale="en-GB")
     page.context.set_offline(True)
     for press, told in (("#find-unused", "#unused"), ("#measure", "#measured")):
