@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""`make test-trust`: what the service promises, provoked for real. `--long` runs everything for as long as it takes."""
+"""`make test-trust`: faults, load and fuzzing against the real service. `--long` runs them for minutes to hours."""
 
 from collections.abc import Iterator
 from pathlib import Path

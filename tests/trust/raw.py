@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Clients on a bare socket, which send what no library would."""
+"""Clients on a bare socket, which send what no HTTP library would."""
 
 import contextlib
 import socket
@@ -17,7 +17,7 @@ def connect(url: str) -> socket.socket:
 
 
 def upload_head(route: str, length: int | None, content_type: str = form(b"")[1], more: str = "") -> bytes:
-    """The head of an upload with the right key; chunked where it has no length."""
+    """The head of an upload with the right key; chunked if there is no length."""
     size = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
     return (
         f"POST {route} HTTP/1.1\r\nHost: x\r\napi-key: {KEY}\r\nContent-Type: {content_type}\r\n{size}\r\n{more}\r\n"
@@ -28,7 +28,7 @@ def upload_head(route: str, length: int | None, content_type: str = form(b"")[1]
 def stalled(
     url: str, route: str = "/ocr", photo: bytes = bytes(5_000_000), sent: int | None = 100
 ) -> Iterator[socket.socket]:
-    """An upload of which so many bytes were sent, None all, and then nothing more."""
+    """An upload that stalls after so many bytes, or after all of them if `sent` is None."""
     count("faults injected")
     body, _ = form(photo)
     with connect(url) as connection:
@@ -37,7 +37,7 @@ def stalled(
 
 
 def answer_to(url: str, sent: bytes, seconds: float = 20) -> bytes:
-    """All that is answered until the connection is closed or quiet for a while."""
+    """What is received until the connection is closed, quiet for half a second, or the time is over."""
     count("inputs tried")
     with connect(url) as connection:
         with contextlib.suppress(OSError):  # it may be refused before all is sent
@@ -60,5 +60,5 @@ def received(connection: socket.socket, seconds: float) -> bytes:
 
 
 def status_of(answer: bytes) -> int:
-    """0 where there is no answer."""
+    """The status of a reply; 0 if there is none."""
     return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0

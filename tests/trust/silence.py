@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Clients that connect and then say nothing, or never all of it."""
+"""Clients that connect and then send nothing, or only a part of a request."""
 
 import contextlib
 import resource
@@ -17,7 +17,7 @@ BEGINNINGS = (b"", b"G", b"GET /ping HTTP/1.1\r\nHost: x\r\n")
 
 @contextlib.contextmanager
 def silent(url: str, number: int, sent: Sequence[bytes] = BEGINNINGS) -> Iterator[list[socket.socket]]:
-    """So many connections, on each of which one of these was sent."""
+    """Opens so many connections and sends one of these on each."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     count("faults injected", number)
@@ -25,14 +25,14 @@ def silent(url: str, number: int, sent: Sequence[bytes] = BEGINNINGS) -> Iterato
         connections = []
         for i in range(number):
             connection = stack.enter_context(connect(url))
-            with contextlib.suppress(ConnectionError):  # it may have had to go already
+            with contextlib.suppress(ConnectionError):  # the service may have closed it already
                 connection.sendall(sent[i % len(sent)])
             connections.append(connection)
         yield connections
 
 
 def closed(connections: Sequence[socket.socket]) -> list[socket.socket]:
-    """Those that the service has closed; on none of them it owes a reply."""
+    """The connections that the service has closed, if no reply is due on any of them."""
     poll = select.poll()
     for connection in connections:
         poll.register(connection, select.POLLIN)
@@ -41,7 +41,7 @@ def closed(connections: Sequence[socket.socket]) -> list[socket.socket]:
 
 
 def outlast(url: str, number: int = 1100) -> None:
-    """So many silent connections keep nobody waiting, and all of them are closed."""
+    """Asserts that so many silent connections delay no request, and that all of them are closed."""
     asked = answered(url, mixed(each=1))
     with running_traffic(url, asked, clients=4) as seen, silent(url, number) as connections:
         before = seen.right

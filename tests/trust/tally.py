@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What was tried in a run, told at its end: inputs, faults, requests, and how many of these were lost or wrong."""
+"""The counts of a run, printed at its end: inputs, faults, requests, and how many were lost or wrong."""
 
 from collections import Counter
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Nobody comes in without the key, and nobody reads it anywhere."""
+"""Nobody gets in without the key, guessers are slowed down, and the key is in no log."""
 
 import tracemalloc
 from pathlib import Path
@@ -23,7 +23,7 @@ async def tomorrow(request: Request) -> Response:
     return PlainTextResponse("inside")
 
 
-def test_a_route_that_is_added_tomorrow_is_closed(cache: Path) -> None:
+def test_a_new_route_is_closed_by_default(cache: Path) -> None:
     app = create_app(Settings(API_AUTH_KEY=KEY, MACHINE_LEARNING_CACHE_FOLDER=cache), Lifecycle())
     app.add_route("/tomorrow", tomorrow, methods=["GET", "POST"])
     with TestClient(app) as client:
@@ -37,7 +37,7 @@ def test_a_route_that_is_added_tomorrow_is_closed(cache: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["//check", "/ping/../check", "/%2e/check", "/ping%2f..%2fcheck", "/check?/ping", "/PING"]
 )
-def test_no_other_spelling_of_a_path_opens_it(service: Service, path: str) -> None:
+def test_other_spellings_of_a_path_need_the_key_too(service: Service, path: str) -> None:
     for method in ("GET", "POST"):
         answer = httpx.request(method, f"{service.url}{path}")
         assert answer.status_code == 401
@@ -45,14 +45,14 @@ def test_no_other_spelling_of_a_path_opens_it(service: Service, path: str) -> No
 
 
 class At:
-    """The middleware as clients at different addresses meet it, and its clock in seconds."""
+    """The middleware as clients at different addresses see it. now: its clock, in seconds."""
 
     def __init__(self) -> None:
         self.now = 1000.0
         self._app = ApiKeyMiddleware(PlainTextResponse("inside"), KEY, clock=lambda: self.now)
 
     def status(self, host: str, key: str | None) -> int:
-        """What a request from there with this key is answered; 200 if it came in."""
+        """The status of a request from this address with this key; 200 if it is let in."""
         count("inputs tried")
         headers = {"api-key": key} if key is not None else {}
         return TestClient(self._app, client=(host, 1)).post("/check", headers=headers).status_code
@@ -66,10 +66,10 @@ def at() -> At:
     return At()
 
 
-def test_a_guesser_is_slowed_down_for_a_minute_and_nobody_else(at: At) -> None:
+def test_only_the_address_of_a_guesser_is_blocked_and_only_for_a_minute(at: At) -> None:
     assert at.guess("198.51.100.7") == [401] * WRONG_KEYS_A_MINUTE
     assert at.status("198.51.100.7", "one more") == 429
-    assert at.status("198.51.100.7", KEY) == 429, "else it could go on guessing"
+    assert at.status("198.51.100.7", KEY) == 429, "otherwise it could go on guessing"
     assert at.status("198.51.100.8", KEY) == 200
     assert at.status("198.51.100.8", "wrong") == 401
     at.now += 59
@@ -78,12 +78,12 @@ def test_a_guesser_is_slowed_down_for_a_minute_and_nobody_else(at: At) -> None:
     assert at.status("198.51.100.7", KEY) == 200
 
 
-def test_a_network_of_addresses_is_one_guesser(at: At) -> None:
+def test_an_ipv6_network_counts_as_one_guesser(at: At) -> None:
     for i in range(WRONG_KEYS_A_MINUTE):
         assert at.status(f"2001:db8::{i:x}", f"guess {i}") == 401
     assert at.status("2001:db8::ffff", KEY) == 429
     assert at.status("2001:db8:0:1::1", KEY) == 200
-    assert at.status("::ffff:198.51.100.9", "guess") == 401, "an IPv4 address is one of its own"
+    assert at.status("::ffff:198.51.100.9", "guess") == 401, "each IPv4 address counts by itself"
 
 
 def test_behind_a_proxy_a_guesser_does_not_lock_out_a_client_that_has_used_the_key(at: At) -> None:
@@ -92,7 +92,7 @@ def test_behind_a_proxy_a_guesser_does_not_lock_out_a_client_that_has_used_the_k
     assert at.status("172.17.0.1", KEY) == 200
 
 
-def test_an_old_key_sent_over_and_over_is_no_guess(at: At) -> None:
+def test_an_old_key_sent_again_and_again_blocks_nobody(at: At) -> None:
     assert [at.status("198.51.100.7", "the old key") for _ in range(100)] == [401] * 100
     assert [at.status("198.51.100.7", None) for _ in range(100)] == [401] * 100
     assert at.status("198.51.100.7", KEY) == 200
@@ -121,7 +121,7 @@ def test_any_number_of_addresses_takes_bounded_memory() -> None:
         (DEFAULT_KEY, "127.0.0.1", None),
     ],
 )
-def test_a_key_that_everybody_knows_on_an_open_port_is_told_in_log_page_and_check(
+def test_log_page_and_check_warn_of_a_default_or_missing_key_on_an_open_port(
     cache: Path, tmp_path: Path, key: str, host: str, said: str | None
 ) -> None:
     with running(tmp_path, {**demo_environment(cache), "API_AUTH_KEY": key}, host=host) as service:

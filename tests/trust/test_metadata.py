@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Photos of which only what is no picture was damaged: where another decoder reads the same pixels, so does ours."""
+"""Photos with damaged metadata: if OpenCV still reads the same pixels, so do we."""
 
 import random
 import re
@@ -94,7 +94,7 @@ def in_tiff(data: bytes) -> Ranges:
 
 
 def damaged(data: bytes, ranges: list[tuple[int, int]], chance: random.Random) -> bytes:
-    """One to four numbers changed, half of them where such a part begins and its length stands."""
+    """The file with one to four changes in these ranges, half of them at the start of a range, where its length is."""
     changed = bytearray(data)
     for _ in range(chance.choice([1, 1, 1, 2, 4])):
         start, end = chance.choice(ranges)
@@ -114,7 +114,7 @@ def as_opencv_reads_it(data: bytes) -> "np.ndarray[tuple[int, ...], np.dtype[np.
     [(png, in_png), (a_jpeg, in_jpeg), (webp, in_webp), (a_tiff, in_tiff)],
     ids=["png", "jpeg", "webp", "tiff"],
 )
-def test_damage_beside_the_picture_loses_no_picture(
+def test_a_photo_with_damaged_metadata_is_read_if_opencv_reads_it(
     make: Callable[[], bytes], parts: Callable[[bytes], Ranges], long: bool
 ) -> None:
     data, chance = make(), random.Random(19)
@@ -129,7 +129,7 @@ def test_damage_beside_the_picture_loses_no_picture(
             readable += 1
             assert np.array_equal(Photo.open(photo).pixels(1).rgb, ours)
             continue
-        try:  # it may be turned, since its EXIF was changed, or refused; nothing else is a wrong picture
+        try:  # it may be refused, or turned if its EXIF was changed; its size must be the same
             pixels = Photo.open(photo).pixels(1).rgb
         except PhotoError:
             continue

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The API against its own OpenAPI document: requests of every shape, each answer checked by it (schemathesis)."""
+"""Requests of every shape, whose replies schemathesis checks against the OpenAPI document."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +26,6 @@ def served(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 @schema.parametrize()
 @settings(max_examples=40, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_every_answer_is_as_the_document_says(served: Service, case: schemathesis.Case[Any]) -> None:
+def test_every_reply_matches_the_openapi_document(served: Service, case: schemathesis.Case[Any]) -> None:
     count("inputs tried")
     case.call_and_validate(base_url=served.url, headers={"api-key": KEY})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Photos that were damaged in every way, sent to a service whose memory is capped: each is answered, in words, soon."""
+"""Photos that were damaged in every way, sent to a service with limited memory: each gets a plain message in time."""
 
 import re
 import struct
@@ -20,9 +20,9 @@ from service import KEY, Service, anonymous_mb, running
 from trust.tally import count
 
 CAP = 4 << 30
-"""Bytes of address space that the service has: its libraries and models map 2 GB."""
+"""The service's address space in bytes; its libraries and models map 2 GB."""
 SECONDS = 60
-"""That an answer may take."""
+"""How long a reply may take."""
 ROUTES = ("/clip/img", "/represent", "/ocr")
 SAID = {
     "the file is empty",
@@ -32,12 +32,12 @@ SAID = {
     "the photo is damaged, or of a kind that can't be read: save it with 8 bits a channel",
     "this camera RAW file has no preview that is large enough: send the photo as a JPEG",
 }
-"""What is said of photos: no library's own words. Of a TIFF also what it is, see TIFF."""
+"""All messages about bad photos, none of them a library's own. TIFF matches one more."""
 TIFF = re.compile(r"a TIFF with [\w ,]+ can't be read: save it with 8 bits a channel")
 
 
 def corpus() -> list[bytes]:
-    """A small photo of every kind, and of the odd ones that have a way of their own through a decoder."""
+    """A small photo of every kind, and odd ones that take a path of their own through a decoder."""
     photo = colour_photo("orange", (160, 120))
     return [
         *(encode(photo) for encode in (*IN_COLOUR.values(), *IN_GREY.values())),
@@ -54,7 +54,7 @@ NUMBERS = [
     for number in (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
     for form, most in (("<H", 1 << 16), (">H", 1 << 16), ("<I", 1 << 32), (">I", 1 << 32))
 ]
-"""What lies in headers are made of."""
+"""Numbers that make a header wrong, in the forms that headers use."""
 
 place = st.floats(0, 1, exclude_max=True)
 change = st.one_of(
@@ -62,14 +62,14 @@ change = st.one_of(
     st.tuples(place, st.just(b""), st.sampled_from([1, 100, 2000, 1 << 30])),  # cut out, cut short
     st.tuples(place, st.sampled_from(NUMBERS), st.sampled_from([2, 4])),
     st.tuples(place, st.sampled_from(CORPUS), st.just(0)),
-    st.tuples(place, st.just(b""), st.integers(-2000, -1)),  # repeats what stands before it
+    st.tuples(place, st.just(b""), st.integers(-2000, -1)),  # repeats the bytes before it
 )
 early = st.one_of(change, change.map(lambda c: (c[0] * 0.03, c[1], c[2])))
-"""Half of the changes are in the header, where most of what a decoder believes stands."""
+"""Half of the changes are in the header, which decoders depend on most."""
 
 
 def changed(data: bytes, changes: list[tuple[float, bytes, int]]) -> bytes:
-    """The photo with these changes made to it: where, the bytes that come there, and how many they replace."""
+    """The photo with these changes: where (a share of its length), the new bytes, and how many they replace."""
     for where, new, replaced in changes:
         at = int(where * len(data))
         data = data[:at] + new + data[max(at + replaced, 0) :]
@@ -84,7 +84,7 @@ def capped(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         yield service
 
 
-def test_no_damaged_photo_ends_the_service_hangs_it_or_leaves_anything_behind(capped: Service, long: bool) -> None:
+def test_no_damaged_photo_crashes_the_service_hangs_it_or_leaks_memory(capped: Service, long: bool) -> None:
     with httpx.Client(base_url=capped.url, headers={"api-key": KEY}, timeout=SECONDS) as client:
 
         def check(data: bytes, route: str) -> None:
@@ -122,14 +122,14 @@ def test_no_damaged_photo_ends_the_service_hangs_it_or_leaves_anything_behind(ca
             check(changed(data, changes), route)
 
         fuzz()
-        assert capped.pid == pid, "the service was started again"
+        assert capped.pid == pid, "the worker was restarted"
         client.post("/restart")
         assert anonymous_mb(pid) - before < 60
     assert "Traceback" not in capped.log.read_text()
 
 
 def bombs() -> dict[str, bytes]:
-    """Small files that would be large pictures, or large texts in them."""
+    """Small files that decode to large pictures or contain large texts."""
     plain, small = Image.new("RGB", (10_000, 10_000)), encoded(Image.new("RGB", (8, 8)), "PNG")
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(900_000_000), 9))
     return {
@@ -143,7 +143,7 @@ def bombs() -> dict[str, bytes]:
     }
 
 
-def test_small_files_that_would_be_large_stay_within_the_memory(capped: Service, long: bool) -> None:
+def test_decompression_bombs_stay_within_the_memory(capped: Service, long: bool) -> None:
     with httpx.Client(base_url=capped.url, headers={"api-key": KEY}, timeout=60) as client:
         pid = capped.pid
         for name, data in bombs().items():

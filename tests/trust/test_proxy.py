@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The service behind TLS, by the example in deploy/: every route works, and a guesser is known by his own address."""
+"""The service behind the nginx example in deploy/: every route works, and a guesser is known by its own address."""
 
 import shutil
 import ssl
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="no nginx 
 
 @pytest.fixture
 def url(service: Service, tmp_path: Path) -> Iterator[str]:
-    """nginx with the example, its name, port and certificate put in, as the person who uses it does."""
+    """nginx with the example, in which name, port and certificate are filled in as a user would."""
     folder, port, key, certificate = tmp_path, free_port(), tmp_path / "key.pem", tmp_path / "certificate.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
@@ -61,14 +61,14 @@ def test_every_route_answers_behind_tls(service: Service, url: str, tmp_path: Pa
         for request in asked:
             told = client.post(request.route, content=request.body, headers={"content-type": request.content_type})
             assert alike(told.json(), request.answer)
-        assert url in client.get("/").text, "the page tells another address than the one it was asked at"
+        assert url in client.get("/").text, "the page shows another address than the client used"
         large = client.post("/ocr", files={"file": bytes(130_000_000)})
         assert large.status_code == 413
     count("requests sent", len(asked))
     count("requests answered", len(asked))
 
 
-def test_a_guesser_is_slowed_down_by_his_own_address(service: Service, url: str) -> None:
+def test_a_guesser_is_blocked_by_its_own_address(service: Service, url: str) -> None:
     with httpx.Client(base_url=url, verify=False) as guesser, service.client() as other:
         statuses = [guesser.post("/check", headers={"api-key": f"guess {i}"}).status_code for i in range(12)]
         assert statuses == [401] * WRONG_KEYS_A_MINUTE + [429] * 2

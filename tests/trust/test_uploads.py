@@ -30,7 +30,7 @@ def photo() -> bytes:
     return jpeg(colour_photo("red", (640, 480)))
 
 
-def test_sixty_uploads_that_stall_keep_nobody_waiting(service: Service) -> None:
+def test_sixty_stalled_uploads_delay_no_other_request(service: Service) -> None:
     asked = answered(service.url, mixed(each=1))
     with ExitStack() as stack:
         for _ in range(20):
@@ -43,27 +43,27 @@ def test_sixty_uploads_that_stall_keep_nobody_waiting(service: Service) -> None:
     assert seen.slowest < 20, "a request waited for an upload that stalled"
 
 
-def test_uploads_that_stall_with_much_sent_hold_no_more_memory_than_all_may_and_give_way_to_a_photo(
+def test_stalled_uploads_stay_within_the_memory_for_uploads_and_give_way_to_a_photo(
     cache: Path, tmp_path: Path, photo: bytes
 ) -> None:
-    """Thirty clients send two megabytes each, of which all together may hold eight: most are refused."""
+    """Thirty clients send two megabytes each. All together may hold eight, so most are refused."""
     with running(tmp_path, {**demo_environment(cache), "MAX_UPLOAD_MB": "4"}) as service, ExitStack() as stack:
         post(service, "/clip/img", photo)
         before = anonymous_mb(service.pid)
         stalling = [stack.enter_context(connect(service.url)) for _ in range(30)]
         body, _ = form(bytes(3_000_000))
         sent = upload_head("/clip/img", len(body)) + body[:2_000_000]
-        for at in range(0, len(sent), 65536):  # by turns, so that all hold some
+        for at in range(0, len(sent), 65536):  # in turn, so that each holds some
             for connection in stalling:
                 connection.settimeout(0.01)
                 with contextlib.suppress(OSError):
                     connection.sendall(sent[at : at + 65536])
         time.sleep(YIELD_SECONDS + 0.5)
-        assert anonymous_mb(service.pid) - before < 8 + 4 + 30  # and what each connection has read ahead
+        assert anonymous_mb(service.pid) - before < 8 + 4 + 30  # and what each connection reads ahead
         refused = _answered(stalling)
         assert {status_of(received(connection, 1)) for connection in refused} <= {0, 503}
         assert post(service, "/clip/img", photo).status_code == 200
-        assert len(_answered(stalling)) - len(refused) < 5, "more were given up than the photo needed"
+        assert len(_answered(stalling)) - len(refused) < 5, "more uploads were ended than the photo needed"
     count("faults injected", 30)
 
 
@@ -71,14 +71,14 @@ def _answered(connections: Sequence[socket.socket]) -> list[socket.socket]:
     return select.select(connections, [], [], 0)[0]
 
 
-def test_a_client_that_stops_half_way_is_told_and_holds_no_worker(cache: Path, tmp_path: Path, photo: bytes) -> None:
+def test_an_upload_that_stalls_half_way_gets_408_and_holds_no_worker(cache: Path, tmp_path: Path, photo: bytes) -> None:
     settings = {**demo_environment(cache), "MACHINE_LEARNING_REQUEST_THREADS": "1"}
     with running(tmp_path, settings) as service, stalled(service.url, "/clip/img", photo, len(photo) // 2) as half:
         assert post(service, "/clip/img", photo).status_code == 200
         assert status_of(received(half, UPLOAD_IDLE_TIMEOUT + 15)) == 408
 
 
-def test_clients_that_hang_up_leave_nothing_behind(service: Service, photo: bytes) -> None:
+def test_clients_that_disconnect_leave_no_connection_open(service: Service, photo: bytes) -> None:
     post(service, "/clip/img", photo)
     before = len(_opened(service))
     for sent in (0, 1, 50, len(photo) // 2, -1, None):
@@ -89,7 +89,7 @@ def test_clients_that_hang_up_leave_nothing_behind(service: Service, photo: byte
     assert post(service, "/clip/img", photo).status_code == 200
 
 
-def test_a_byte_a_second_is_given_up_when_it_has_had_its_time(service: Service, photo: bytes) -> None:
+def test_an_upload_of_a_byte_a_second_gets_408(service: Service, photo: bytes) -> None:
     body, _ = form(photo)
     with connect(service.url) as slow:
         slow.sendall(upload_head("/clip/img", len(body)))
@@ -104,7 +104,7 @@ def test_a_byte_a_second_is_given_up_when_it_has_had_its_time(service: Service, 
     count("faults injected")
 
 
-def test_a_chunked_body_is_counted(cache: Path, tmp_path: Path) -> None:
+def test_a_chunked_body_over_the_limit_is_refused(cache: Path, tmp_path: Path) -> None:
     with running(tmp_path, {**demo_environment(cache), "MAX_UPLOAD_MB": "1"}) as service:
         chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
         for route in (*PHOTO_ROUTES, "/clip/txt"):
@@ -132,7 +132,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("shape", FORMS)
-def test_a_form_of_any_shape_is_answered_soon_and_within_its_memory(service: Service, shape: str) -> None:
+def test_a_form_of_any_shape_is_answered_soon_and_within_bounded_memory(service: Service, shape: str) -> None:
     before, body = anonymous_mb(service.pid), FORMS[shape]
     answer = answer_to(service.url, upload_head("/clip/img", len(body)) + body)
     assert status_of(answer) in {"999 files": {200}, "a long parameter": {200, 422}}.get(shape, {422}), answer[:300]
@@ -157,16 +157,16 @@ SMUGGLED = {
 
 
 @pytest.mark.parametrize("shape", SMUGGLED)
-def test_what_two_readers_could_understand_in_two_ways_is_refused(service: Service, shape: str) -> None:
+def test_a_request_that_a_proxy_could_read_differently_is_refused(service: Service, shape: str) -> None:
     head = f"POST /clip/txt HTTP/1.1\r\nHost: x\r\napi-key: {KEY}\r\nContent-Type: application/json\r\n".encode()
     behind = f"POST /check HTTP/1.1\r\nHost: x\r\napi-key: {KEY}\r\nContent-Length: 0\r\n\r\n".encode()
     answer = answer_to(service.url, head + SMUGGLED[shape] + behind, seconds=5)
-    assert b'"pass"' not in answer, "the request that was hidden in it was answered"
+    assert b'"pass"' not in answer, "the hidden request was answered"
     assert status_of(answer) in (0, 400)
 
 
 def test_no_upload_is_written_to_a_file(cache: Path, tmp_path: Path, photo: bytes) -> None:
-    """While a large one comes in, the service has no file open but those that it had before."""
+    """While a large upload comes in, the service opens no new file."""
     scratch, home = tmp_path / "tmp", tmp_path / "home"
     scratch.mkdir()
     home.mkdir()
@@ -181,12 +181,12 @@ def test_no_upload_is_written_to_a_file(cache: Path, tmp_path: Path, photo: byte
 
 
 def _opened(service: Service) -> set[str]:
-    with contextlib.suppress(FileNotFoundError):  # of one that is closed meanwhile
+    with contextlib.suppress(FileNotFoundError):  # a file was closed meanwhile
         return {str(path.readlink()) for path in Path(f"/proc/{service.pid}/fd").iterdir()}
     return _opened(service)
 
 
-def test_searches_without_end_are_bounded_too(service: Service) -> None:
+def test_many_searches_at_once_are_answered_or_get_503(service: Service) -> None:
     with service.client() as client:
 
         def search(i: int) -> int:

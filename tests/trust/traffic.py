@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Clients that keep a service busy, know what each answer must be, and never send a request twice."""
+"""Clients that keep a service busy, check every reply, and never retry a request."""
 
 import contextlib
 import itertools
@@ -22,7 +22,7 @@ _BOUNDARY = "traffic"
 
 @dataclass(frozen=True)
 class Request:
-    """One that may be sent: what it is, and what it must be answered."""
+    """A request, and the answer that it must get."""
 
     route: str
     body: bytes
@@ -30,20 +30,20 @@ class Request:
     answer: Any = None
 
     def send(self, connection: HTTPConnection) -> tuple[int, Any, str | None]:
-        """Status, body and Retry-After. Raises OSError, HTTPException where the connection breaks."""
+        """Status, body and Retry-After. Raises OSError, HTTPException if the connection breaks."""
         connection.request("POST", self.route, self.body, {"api-key": KEY, "content-type": self.content_type})
         with connection.getresponse() as reply:
             return reply.status, json.loads(reply.read()), reply.getheader("retry-after")
 
 
 def form(photo: bytes) -> tuple[bytes, str]:
-    """A photo as clients send it: body and content type."""
+    """A form with the photo, as clients send it: body and content type."""
     head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n'.encode()
     return head + photo + f"\r\n--{_BOUNDARY}--\r\n".encode(), f"multipart/form-data; boundary={_BOUNDARY}"
 
 
 def mixed(each: int) -> list[Request]:
-    """Requests for every route, each with an answer of its own."""
+    """Requests for every route, each with a different answer."""
     asked: list[Request] = []
     for i, colour in enumerate(["red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink"][:each]):
         page = text_page([f"Number {4701 + 13 * i}"], (320, 120))[0]
@@ -57,7 +57,7 @@ def mixed(each: int) -> list[Request]:
 
 
 def answered(url: str, requests: Sequence[Request]) -> list[Request]:
-    """The requests with the answers that they get now, from a service that nothing disturbs."""
+    """The requests with the answers that they get from an undisturbed service."""
     done = []
     with contextlib.closing(_connection(url)) as connection:
         for request in requests:
@@ -70,8 +70,8 @@ def answered(url: str, requests: Sequence[Request]) -> list[Request]:
 
 @dataclass
 class Traffic:
-    """What came of it. busy: 503 with Retry-After. lost: connections that broke under a request. wrong: answers of
-    others, or no answers. streak: right answers since there was none. cut: how many may be lost."""
+    """The results. busy: 503 with Retry-After. lost: connections that broke during a request. wrong: other answers or
+    statuses. streak: right answers since the last other one. cut: how many may be lost."""
 
     sent: int = 0
     right: int = 0
@@ -83,7 +83,7 @@ class Traffic:
     cut: int = 0
 
     def check(self) -> None:
-        """Nothing is lost but what was on its way to a process that was killed."""
+        """Asserts that nothing is wrong, and nothing lost except requests to a process that was killed."""
         assert self.wrong == []
         assert len(self.lost) <= self.cut, self.lost
         assert self.right > 0
