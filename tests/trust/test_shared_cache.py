@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Several services share one cache, as replicas in a cluster do: one works on a file, and the others wait for it."""
+"""Several services share a cache, like replicas in a cluster: one works on a file while the others wait."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ WEIGHTS = "visual/model.onnx"
 
 @contextlib.contextmanager
 def replicas(folder: Path, settings: Mapping[str, str]) -> Iterator[list[Service]]:
-    """Three services with these settings."""
+    """Runs three services with these settings."""
     with contextlib.ExitStack() as stack:
         logs = [folder / str(i) for i in range(3)]
         for log in logs:
@@ -34,7 +34,7 @@ def replicas(folder: Path, settings: Mapping[str, str]) -> Iterator[list[Service
         yield [stack.enter_context(running(log, settings)) for log in logs]
 
 
-def test_when_the_service_that_downloads_is_killed_another_goes_on_from_there(tmp_path: Path) -> None:
+def test_if_the_downloading_service_is_killed_another_resumes_the_download(tmp_path: Path) -> None:
     made, cache = tmp_path / "made", tmp_path / "cache"
     build_clip(made)
     files = {str(path.relative_to(made)): path.read_bytes() for path in made.rglob("*") if path.is_file()}
@@ -54,12 +54,12 @@ def test_when_the_service_that_downloads_is_killed_another_goes_on_from_there(tm
             for other in others:
                 until(partial(has_vectors, other))
     assert hub.sent.count(WEIGHTS) == 2
-    assert f"bytes={hub.after}-" in hub.ranges, "what was there already is kept"
+    assert f"bytes={hub.after}-" in hub.ranges, "the bytes of the first download are kept"
     assert (cache / "clip" / DEFAULT_CLIP / WEIGHTS).read_bytes() == files[WEIGHTS]
 
 
 def pull(service: Service) -> None:
-    """Has it download the model."""
+    """Makes the service download the model."""
     with service.client() as client:
         assert client.post("/api/models/clip/visual/pull").status_code == 200
 
@@ -74,7 +74,7 @@ def has_vectors(service: Service) -> bool:
     return post(service, "/clip/img", RED).status_code == 200
 
 
-def test_when_the_process_that_prepares_a_model_is_killed_another_prepares_it(tmp_path: Path) -> None:
+def test_if_the_process_that_prepares_a_model_is_killed_another_prepares_it(tmp_path: Path) -> None:
     build(tmp_path / "cache")
     folder = tmp_path / "cache" / "ocr" / "PP-OCRv6_small" / "recognition" / "prepared"
     folder.mkdir(parents=True)
@@ -82,7 +82,7 @@ def test_when_the_process_that_prepares_a_model_is_killed_another_prepares_it(tm
     try:
         with replicas(tmp_path, demo_environment(tmp_path / "cache")) as services:
             asked = answered(services[0].url, mixed(each=1))
-            assert all(answered(service.url, asked) == asked for service in services), "nobody waits for the lock"
+            assert all(answered(service.url, asked) == asked for service in services), "no request waits for the lock"
             until(lambda: "prepared ocr/PP-OCRv6_small/detection" in log(services))
             assert not list(folder.glob("*/record.json"))
             os.killpg(holder.pid, signal.SIGKILL)
