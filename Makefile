@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 VARIANT ?= cpu
 
-.PHONY: help run demo install upgrade uninstall test test-trust lint audit bench image test-image bump publish clean
+.PHONY: help run demo install upgrade uninstall test test-trust test-scale lint audit bench image test-image bump publish clean
 
 help:
 	@echo "make run    run the service (EXTRA=cuda or openvino for another device)"
@@ -19,6 +19,7 @@ help:
 	@echo "make install   run it for good, by systemd, as root; after git pull make upgrade; make uninstall"
 	@echo "make test   run the tests"
 	@echo "make test-trust   provoke faults, load and bad input (LONG=1: for an hour)"
+	@echo "make test-scale   fail machines behind HAProxy, as root (LONG=1: more photos, and throughput)"
 	@echo "make lint   check style, types, imports and workflows"
 	@echo "make audit  look for known weaknesses of the installed libraries (needs a network)"
 	@echo "make bench  measure it against bare models, for docs/benchmarks.md (QUICK=1: in two minutes, only printed)"
@@ -39,6 +40,9 @@ test: $(VENV)/test.done .venv-oldest/oldest.done
 test-trust: $(VENV)/test.done
 	$(BIN)/pytest tests/trust -n 4 $(if $(LONG),--long) $(ARGS)
 
+test-scale: $(VENV)/test.done
+	$(BIN)/pytest tests/scale $(if $(LONG),--long) $(ARGS)
+
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,7 +51,7 @@ lint: $(VENV)/test.done
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	@if command -v actionlint >/dev/null; then actionlint; else echo "no actionlint here: not run"; fi
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml deploy/haproxy/compose.yaml
 	$(BIN)/lint-imports
 
 audit: $(VENV)/test.done
