@@ -52,6 +52,10 @@ lint: $(VENV)/test.done
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	@if command -v actionlint >/dev/null; then actionlint; else echo "no actionlint here: not run"; fi
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml deploy/haproxy/compose.yaml
+	@if ! command -v kubectl >/dev/null; then echo "no kubectl here: deploy/kubernetes not checked"; else \
+	  mkdir -p build; for each in deploy/kubernetes/overlays/*; do \
+	    kubectl kustomize $$each -o build/kubernetes.yaml && \
+	    $(BIN)/kubernetes-validate --strict --quiet build/kubernetes.yaml || exit 1; done; fi
 	$(BIN)/lint-imports
 
 audit: $(VENV)/test.done
