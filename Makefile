@@ -53,7 +53,7 @@ lint: $(VENV)/test.done
 	@if command -v actionlint >/dev/null; then actionlint; else echo "no actionlint here: not run"; fi
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml deploy/haproxy/compose.yaml
 	@if ! command -v kubectl >/dev/null; then echo "no kubectl here: deploy/kubernetes not checked"; else \
-	  mkdir -p build; for each in deploy/kubernetes/overlays/*; do \
+	  mkdir -p build; for each in deploy/kubernetes/overlays/* tests/kubernetes; do \
 	    kubectl kustomize $$each -o build/kubernetes.yaml && \
 	    $(BIN)/kubernetes-validate --strict --quiet build/kubernetes.yaml || exit 1; done; fi
 	$(BIN)/lint-imports
