@@ -31,7 +31,7 @@ def main() -> int:
             return 0
         base = upstream.base(options.variant, options.platform)
         if (options.push or options.push_by_digest) and not (options.base or base.digest):
-            raise Refused(unknown_digest(base))
+            raise Refused(base.unknown_digest)
         print(_baked(base, options))
     except Refused as error:
         print(f"build: {error}", file=sys.stderr)
@@ -40,19 +40,10 @@ def main() -> int:
 
 
 def matrix(upstream: Upstream) -> list[dict[str, str]]:
-    """Every image of a release. Raises Refused if a digest is not known."""
-    for base in upstream.bases:
-        if not base.digest:
-            raise Refused(unknown_digest(base))
-    return [{"target": base.target, "variant": base.variant, "platform": base.platform} for base in upstream.bases]
-
-
-def unknown_digest(base: Base) -> str:
-    version = base.reference.rpartition(":")[2].removesuffix(base.suffix)
-    return (
-        f"the digest of {base.reference} is not known, so nobody could tell what was published: "
-        f"`make bump UPSTREAM={version}` on a machine that reaches the registry finds it"
-    )
+    """Every image of a release, of bases that are known by digest. Raises Refused if none is."""
+    if not (bases := upstream.publishable()):
+        raise Refused("no base is known by its digest")
+    return [{"target": b.target, "variant": b.variant, "platform": b.platform, "suffix": b.suffix} for b in bases]
 
 
 def names(base: Base) -> list[str]:

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """Publishes the images of a release, one variant after the other: the fixed tag (v2.5.6-r1), which never changes, then
 the one that moves (v2.5.6), which never goes back but by --retag. Only from a clean tree whose tag is VERSION. The
-images are in the registry already, pushed by `build`. Whoever pushes is who `docker login` has logged in. Prints each
-tag and its digest; what could not be published is said at the end, and holds nothing else up."""
+images are in the registry already, pushed by `build`; a variant whose base is not known by its digest is left out.
+Whoever pushes is who `docker login` has logged in. Prints each tag and its digest; what could not be published is said
+at the end, and holds nothing else up."""
 
 import argparse
 import hashlib
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 
 from .build import commit, pushed_name
-from .docker import digest, docker, images
-from .upstream import IMAGE, Base, Refused, Upstream, our_version
+from .docker import Image, digest, docker, images
+from .upstream import IMAGE, Base, Refused, Upstream, our_version, warn
 
-_FORM = re.compile(r"v(\d+)\.(\d+)\.(\d+)-r(\d+)")
+FORM = re.compile(r"v(\d+)\.(\d+)\.(\d+)-r(\d+)")
+"""A version of ours; a tag that begins so never changes."""
 
 
 def main() -> int:
@@ -27,27 +29,81 @@ def main() -> int:
     )
     parser.add_argument("--image", metavar="TARGET=DIGEST", action="append", default=[], help=said)
     parser.add_argument("--retag", metavar="vX.Y.Z-rN", help="only let the moving tags name this release, on purpose")
+    parser.add_argument("--latest", metavar="vX.Y.Z-rN", help="only let `latest` and latest-VARIANT name this release")
+    parser.add_argument("--back", action="store_true", help="with --latest: also if they name a later one")
     options = parser.parse_args()
-    failures: list[str] = []
+    upstream = Upstream.load()
     try:
-        bases = [base for base in Upstream.load().bases if options.variant is None or base.variant in options.variant]
-        if options.retag and not _FORM.fullmatch(options.retag):
-            raise Refused(f"{options.retag!r} is not a release like v2.5.6-r1")
-        given = _given(options.image, bases)
-        wanted = "" if options.retag else _clean_tag(our_version()[0])
+        if unknown := set(options.variant or ()) - upstream.suffixes.keys():
+            raise Refused(f"there is no variant {min(unknown)}")
+        if release := options.retag or options.latest:
+            failures = _move(release, upstream, options)
+        else:
+            failures = _publish_all(upstream, options)
     except Refused as error:
-        print(f"publish: {error}", file=sys.stderr)
-        return 1
-    for variant, group in groupby(bases, key=lambda base: base.variant):
-        try:
-            if options.retag:
-                _retag(list(group), options.retag)
-            else:
-                _publish(list(group), given, wanted)
-        except Refused as error:
-            failures.append(f"publish: {variant}: {error}")
-    print("\n".join(failures), end="\n" if failures else "", file=sys.stderr)
+        failures = [str(error)]
+    for failure in failures:
+        print(f"publish: {failure}", file=sys.stderr)
     return int(bool(failures))
+
+
+def _publish_all(upstream: Upstream, options: argparse.Namespace) -> list[str]:
+    """Every variant, or those that were asked for; returns what failed."""
+    for base in (upstream.base(variant) for variant in options.variant or ()):
+        if not base.digest:
+            raise Refused(base.unknown_digest)
+    bases = [base for base in upstream.publishable() if base.variant in (options.variant or upstream.suffixes)]
+    given, revision = _given(options.image, bases), _clean_tag(our_version()[0])
+    groups = {variant: list(group) for variant, group in groupby(bases, key=lambda base: base.variant)}
+    return _each(groups, lambda variant: _publish(groups[variant], given, revision))
+
+
+def _move(release: str, upstream: Upstream, options: argparse.Namespace) -> list[str]:
+    """Lets tags that move name a release that was published; returns what failed. A variant that the release has not is
+    left as it is, if not it was asked for."""
+    if not FORM.fullmatch(release):
+        raise Refused(f"{release!r} is not a release like v2.5.6-r1")
+    there = {v: [s for s in ends if digest(f"{IMAGE}:{release}{s}")] for v, ends in upstream.suffixes.items()}
+    wanted = options.variant or [variant for variant, ends in there.items() if ends]
+    if not wanted:
+        raise Refused(f"{IMAGE}:{release} was never published")
+    for variant in there.keys() - set(wanted) if options.variant is None else ():
+        warn(f"{variant} is left as it is: {IMAGE}:{release}{upstream.suffixes[variant][0]} was never published")
+
+    def move(variant: str) -> None:
+        for suffix in upstream.suffixes[variant]:
+            if suffix not in there[variant]:
+                raise Refused(f"{IMAGE}:{release}{suffix} was never published")
+        for suffix in upstream.suffixes[variant]:
+            _move_one(release, suffix, options)
+
+    return _each(wanted, move)
+
+
+def _move_one(release: str, suffix: str, options: argparse.Namespace) -> None:
+    """--latest lets `latest` name the release. --retag the tag of its upstream, and `latest` too if that names another
+    release on this upstream. Raises Refused."""
+    source, latest, moving = f"{IMAGE}:{release}{suffix}", f"{IMAGE}:latest{suffix}", release.partition("-")[0]
+    if options.latest:
+        if not options.back:
+            _never_back(latest, release, f"publish --latest {release} --back")
+        _name(latest, [source])
+    else:
+        _name(f"{IMAGE}:{moving}{suffix}", [source])
+        there = images(latest)
+        if any(_version(image).startswith(f"{moving}-") for image in there.values()) and there != images(source):
+            _name(latest, [source])
+
+
+def _each(variants: Iterable[str], do: Callable[[str], None]) -> list[str]:
+    """Does it for each; returns what failed."""
+    failures = []
+    for variant in variants:
+        try:
+            do(variant)
+        except Refused as error:
+            failures.append(f"{variant}: {error}")
+    return failures
 
 
 def _given(told: Sequence[str], bases: Sequence[Base]) -> dict[str, str]:
@@ -81,7 +137,7 @@ def _publish(bases: list[Base], given: Mapping[str, str], revision: str) -> None
     sources[bases[0].suffix] = list(pushed.values())
     version, upstream = our_version()
     for suffix in sources:
-        _never_back(f"{IMAGE}:{upstream}{suffix}", version)
+        _never_back(f"{IMAGE}:{upstream}{suffix}", version, f"publish --retag {version}")
     for suffix, of in sources.items():
         _name(f"{IMAGE}:{version}{suffix}", of, fixed=True)
     for suffix in sources:
@@ -100,15 +156,20 @@ def _check(base: Base, source: str, revision: str) -> None:
         raise Refused(f"{source} was built of commit {label} and not of this one, {revision}")
 
 
-def _never_back(tag: str, version: str) -> None:
+def _never_back(tag: str, version: str, on_purpose: str) -> None:
     """Raises Refused if the tag names a later release."""
     for image in images(tag).values():
-        there = image.labels.get("org.opencontainers.image.version", "")
-        if _FORM.fullmatch(there) and _order(there) > _order(version):
-            raise Refused(f"{tag} is at {there} already; `publish --retag {version}` goes back on purpose")
+        if FORM.fullmatch(there := _version(image)) and order(there) > order(version):
+            raise Refused(f"{tag} is at {there} already; `{on_purpose}` goes back on purpose")
 
 
-def _order(version: str) -> list[int]:
+def _version(image: Image) -> str:
+    """Our version that the image says it is; empty if it says none."""
+    return image.labels.get("org.opencontainers.image.version", "")
+
+
+def order(version: str) -> list[int]:
+    """Of two versions of ours, the later has the greater one."""
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
@@ -122,16 +183,6 @@ def _name(tag: str, sources: list[str], *, fixed: bool = False) -> None:
     elif sources != [tag]:
         docker("buildx", "imagetools", "create", "--tag", tag, *sources)
     print(f"{tag.rpartition(':')[2]} -> {digest(tag)}")
-
-
-def _retag(bases: list[Base], release: str) -> None:
-    """Raises Refused if that release has no such image."""
-    suffixes = sorted({base.suffix for base in bases})
-    for suffix in suffixes:
-        if digest(f"{IMAGE}:{release}{suffix}") is None:
-            raise Refused(f"{IMAGE}:{release}{suffix} was never published")
-    for suffix in suffixes:
-        _name(f"{IMAGE}:{release.partition('-')[0]}{suffix}", [f"{IMAGE}:{release}{suffix}"])
 
 
 if __name__ == "__main__":

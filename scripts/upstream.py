@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The base images that patches/upstream.toml records, and the images of ours that are built on them."""
 
+import json
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "patches" / "upstream.toml"
+READ = ROOT / "patches" / "upstream.json"
+"""What the recorded release was when it was bumped to: hashes of its sources, configuration, libraries, its changes."""
 VERSION = ROOT / "VERSION"
 IMAGE = os.environ.get("IMAGE") or "docker.io/devfox101/mt-photos-ml"
 """The repository that our images go to."""
@@ -22,6 +26,11 @@ _HEADER = """\
 
 class Refused(RuntimeError):
     """What was asked can't be done; the message is one line that says why."""
+
+
+def warn(text: str) -> None:
+    """Says it on stderr; in a workflow so that GitHub shows it with the run."""
+    print(f"{'::warning::' if os.environ.get('GITHUB_ACTIONS') else 'warning: '}{text}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -51,14 +60,24 @@ class Base:
         """Empty if it is not known."""
         return self.reference.partition("@")[2]
 
+    @property
+    def unknown_digest(self) -> str:
+        """What to do where the digest is not known."""
+        version = self.reference.rpartition(":")[2].partition("-")[0]
+        return (
+            f"the digest of {self.reference} is not known, so nobody could tell what was published: "
+            f"`make bump UPSTREAM={version}` on a machine that reaches the registry finds it"
+        )
+
 
 @dataclass(frozen=True)
 class Upstream:
-    """A release of upstream."""
+    """A release of upstream. unused: endings of its tags for which there is no variant of ours."""
 
     repository: str
     version: str
     variants: tuple[Variant, ...]
+    unused: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: Path = RECORD) -> "Upstream":
@@ -67,11 +86,15 @@ class Upstream:
             Variant(name, v["suffix"], tuple(v["platforms"]), v.get("digests", {}), v.get("version"))
             for name, v in record["variants"].items()
         )
-        return cls(record["repository"], record["version"], variants)
+        return cls(record["repository"], record["version"], variants, tuple(record.get("unused", ())))
 
     def text(self) -> str:
         """The content of patches/upstream.toml."""
         lines = [f'{_HEADER}repository = "{self.repository}"', f'version = "{self.version}"']
+        if self.unused:
+            lines.append(
+                f"unused = {json.dumps(self.unused)} # what other tags of upstream end in: nothing is built on them"
+            )
         for variant in self.variants:
             platforms = ", ".join(f'"{platform}"' for platform in variant.platforms)
             lines += ["", f"[variants.{variant.name}]", f'suffix = "{variant.suffix}"', f"platforms = [{platforms}]"]
@@ -85,6 +108,23 @@ class Upstream:
         the tag and arm64 the tag -arm."""
         current = [variant for variant in self.variants if variant.version is None]
         return [self._base(variant, platform) for variant in current for platform in variant.platforms]
+
+    def publishable(self) -> list[Base]:
+        """Every image that can be published: of the variants whose digests are known. Warns of the others."""
+        unknown = {base.variant: base for base in self.bases if not base.digest}
+        for base in unknown.values():
+            warn(f"{base.variant} is left out: {base.unknown_digest}")
+        return [base for base in self.bases if base.variant not in unknown]
+
+    @property
+    def every(self) -> list[Base]:
+        """The images of all variants, also of one that this release has not."""
+        return [self._base(variant, platform) for variant in self.variants for platform in variant.platforms]
+
+    @property
+    def suffixes(self) -> dict[str, list[str]]:
+        """What our tags end in, by variant, the plain one first; also of a variant that this release has not."""
+        return {v.name: [base.suffix for base in self.every if base.variant == v.name] for v in self.variants}
 
     def _base(self, variant: Variant, platform: str) -> Base:
         digest = variant.digests.get(platform)

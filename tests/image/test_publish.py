@@ -1,21 +1,31 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A release goes to a registry: every image, what names both platforms, the tags; only from a clean tree. The bases are
-small images, since nothing of them is run."""
+"""A release goes to a registry: every image whose base is known, what names both platforms, the tags; only from a clean
+tree. By the steps of the workflows where they have some. The bases are small images, since nothing of them is run."""
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import workflow_steps
 from image.container import docker
 from image.registry_server import REPOSITORY, Tree, need_the_tools, registry, release, tree
 from scripts.docker import digest, images
+from scripts.hub import prune
+from scripts.registry import Registry
 from scripts.upstream import Base, Upstream
+from workflow_steps import JOBS, step
 
-VERSION, NEXT = "v2.5.6-r1", "v2.5.6-r2"
-ENDS = ("", "-arm", "-armnn", "-cuda", "-openvino", "-rknn", "-rocm")
+VERSION, NEXT, LATER = "v2.5.6-r1", "v2.5.6-r2", "v2.5.6-r3"
+UNKNOWN = ("armnn", "rknn", "rocm")
+"""Variants whose bases are not known by their digests."""
+ENDS = ("", "-arm", "-cuda", "-openvino")
+PUSHED = {"cpu-amd64": "-amd64", "cpu-arm64": "-arm", "cuda": "-cuda", "openvino": "-openvino"}
+"""What the tags end in that images are pushed under, by target."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +44,9 @@ def work(tmp_path_factory: pytest.TempPathFactory, host: str) -> Tree:
     for variant in Upstream.load().variants:
         there = images(f"{host}/{REPOSITORY}:v2.5.6{variant.suffix}")
         digests[variant.name] = {platform: image.digest for platform, image in there.items()}
-    work = tree(tmp_path_factory.mktemp("tree"), host, digests)
+    known = {variant: of for variant, of in digests.items() if variant not in UNKNOWN}
+    (folder := tmp_path_factory.mktemp("publish") / "tree").mkdir()
+    work = tree(folder, host, known)
     work.git("tag", VERSION)
     return work
 
@@ -50,14 +62,32 @@ def publish(work: Tree, *words: str) -> dict[str, str]:
     return dict(line.split(" -> ") for line in ended.stdout.splitlines())
 
 
+def of_workflow(work: Tree, workflow: str, job: str, title: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """A step of a workflow, run in the tree."""
+    given = {"IMAGE": work.image, "HOME": os.environ["HOME"], **settings}
+    return workflow_steps.run(step(JOBS[workflow][job], title), work.folder.parent, **given)
+
+
+def named(ended: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """The digest of each tag that a step has given."""
+    assert ended.returncode == 0, ended.stderr
+    return dict(line.split(" -> ") for line in ended.stdout.splitlines())
+
+
 @pytest.fixture(scope="module")
 def said(work: Tree) -> dict[str, str]:
-    """All images built and pushed, and what `publish` says then."""
-    for base in work.upstream.bases:
-        ended = build(work, base)
-        end = base.suffix or "-amd64"
-        assert (ended.returncode, ended.stdout) == (0, f"{work.image}:{VERSION}{end}\n"), ended.stderr
-    return publish(work)
+    """All images that the workflow plans, built and pushed, and what its step says that gives the tags."""
+    planned = of_workflow(work, "images", "plan", "List the images, of bases whose digest is known")
+    assert planned.returncode == 0, planned.stderr
+    assert [line.split()[1] for line in planned.stderr.splitlines()] == list(UNKNOWN)
+    listed = (work.folder.parent / "output").read_text().splitlines()[0].removeprefix("images=")
+    (pushed := work.folder.parent / "pushed").mkdir()
+    for image in json.loads(listed):
+        base, target = work.upstream.base(image["variant"], image["platform"]), image["target"]
+        ended, name = build(work, base), f"{work.image}:{VERSION}{PUSHED[target]}"
+        assert (ended.returncode, ended.stdout) == (0, f"{name}\n"), ended.stderr
+        (pushed / target).write_text(f"{target}={digest(name)}\n")
+    return named(of_workflow(work, "images", "publish", "Give the tags", GITHUB_REF_NAME=VERSION))
 
 
 def test_every_tag_is_there(said: dict[str, str], work: Tree) -> None:
@@ -83,24 +113,24 @@ def test_the_plain_tag_is_for_both_platforms_with_the_provenance_of_each(said: d
 
 
 def test_to_publish_again_changes_nothing_wherever_the_images_were_pushed(said: dict[str, str], work: Tree) -> None:
-    ends = {base.target: base.suffix or "-amd64" for base in work.upstream.bases}
-    given = [f"--image={target}={digest(f'{work.image}:{VERSION}{end}')}" for target, end in ends.items()]
+    given = [f"--image={target}={digest(f'{work.image}:{VERSION}{end}')}" for target, end in PUSHED.items()]
     assert publish(work) == publish(work, *given) == said
 
 
 def refused(work: Tree, *words: str) -> str:
-    """What `publish` says, in one line."""
+    """What `publish` says, in one line besides warnings."""
     ended = work.run("publish", *words)
-    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
-    return ended.stderr.removeprefix("publish: ").strip()
+    assert ended.returncode == 1
+    (line,) = (line for line in ended.stderr.splitlines() if not line.startswith("warning: "))
+    return line.removeprefix("publish: ")
 
 
 def test_a_variant_that_fails_does_not_hold_back_the_rest(said: dict[str, str], work: Tree) -> None:
-    ended = work.run("publish", "--image", f"rocm={said[f'{VERSION}-arm']}")
+    ended = work.run("publish", "--image", f"openvino={said[f'{VERSION}-arm']}")
     assert ended.returncode == 1
-    assert ended.stderr == "publish: rocm: the image of rocm is for linux/arm64 and not for linux/amd64\n"
+    assert "publish: openvino: the image of openvino is for linux/arm64 and not for linux/amd64\n" in ended.stderr
     done = dict(line.split(" -> ") for line in ended.stdout.splitlines())
-    assert done == {tag: value for tag, value in said.items() if "rocm" not in tag}
+    assert done == {tag: value for tag, value in said.items() if "openvino" not in tag}
 
 
 def test_an_image_that_is_published_is_not_pushed_again(said: dict[str, str], work: Tree) -> None:
@@ -129,19 +159,81 @@ def test_what_is_not_the_commit_of_the_tag_is_refused(said: dict[str, str], work
     assert refused(work) == f"this commit does not have the tag {VERSION}, which VERSION says it is"
     work.git("commit", "--quiet", "--allow-empty", "--message=Another")
     work.git("tag", VERSION)
-    line = refused(work, "--variant", "rknn")
-    assert line.startswith(f"rknn: {work.image}:{VERSION}-rknn was built of commit ")
+    line = refused(work, "--variant", "openvino")
+    assert line.startswith(f"openvino: {work.image}:{VERSION}-openvino was built of commit ")
     work.git("reset", "--quiet", "--hard", "HEAD~1")
     work.git("tag", "--force", VERSION)
 
 
-def test_a_base_whose_digest_is_not_known_is_not_published(work: Tree, host: str, tmp_path: Path) -> None:
-    unknown = tree(tmp_path, host)
-    for words in (["--variant", "rocm", "--push"], ["--matrix"]):
-        ended = unknown.run("build", *words)
+def test_an_image_whose_base_is_not_known_by_its_digest_is_refused_where_it_is_asked_for(work: Tree) -> None:
+    for words in (["build", "--variant", "rocm", "--push"], ["publish", "--variant", "rocm"]):
+        ended = work.run(*words)
         assert ended.returncode == 1
         assert "is not known, so nobody could tell what was published: `make bump UPSTREAM=v2.5.6`" in ended.stderr
         assert ended.stderr.count("\n") == 1
+
+
+def test_latest_names_a_release_and_goes_back_only_on_purpose_with_the_tags_that_move(
+    said: dict[str, str], work: Tree, tmp_path: Path
+) -> None:
+    """By the workflows' own steps. A later release is stood in for by one image with its label."""
+    move = ("latest", "move", "Let latest and latest-VARIANT name it")
+    first = named(of_workflow(work, *move, RELEASE=VERSION))
+    assert first == {f"latest{end}": said[f"{VERSION}{end}"] for end in ENDS}
+
+    (tmp_path / "Dockerfile").write_text(f"FROM scratch\nLABEL org.opencontainers.image.version={LATER}\n")
+    moving, latest = (f"--tag={work.image}:{tag}-cuda" for tag in ("v2.5.6", "latest"))
+    docker("buildx", "build", "--push", "--provenance=false", moving, latest, str(tmp_path))
+    line = refused(work, "--variant", "cuda", "--latest", VERSION)
+    assert line.endswith(f"latest-cuda is at {LATER} already; `publish --latest {VERSION} --back` goes back on purpose")
+    back = of_workflow(work, "retag", "retag", "Let the moving tags name it", RELEASE=VERSION, LATEST="false")
+    expected = {f"v2.5.6{end}": first[f"latest{end}"] for end in ENDS}
+    assert named(back) == {**expected, "latest-cuda": first["latest-cuda"]}
+    assert {line.split()[1] for line in back.stderr.splitlines()} == set(UNKNOWN)
+
+    docker("buildx", "build", "--push", "--provenance=false", latest, str(tmp_path))
+    assert publish(work, "--variant", "cuda", "--latest", VERSION, "--back") == {"latest-cuda": first["latest-cuda"]}
+
+
+def test_the_same_digests_are_copied_to_another_registry_but_for_what_it_does_not_take(
+    said: dict[str, str], work: Tree, host: str
+) -> None:
+    there = f"{host}/mirror/mt-photos-ml"
+    rocm = "v2.5.6-rocm -> sha256:" + "0" * 64
+    told = "".join(f"{tag} -> {value}\n" for tag, value in said.items()) + rocm
+
+    def copied(*lines: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "scripts.mirror", "acr", "--to", there]
+        given = {**os.environ, "IMAGE": work.image}
+        return subprocess.run(
+            command, cwd=work.folder, env=given, input="\n".join(lines), capture_output=True, text=True, check=False
+        )
+
+    ended = copied(told)
+    assert ended.returncode == 0, ended.stderr
+    assert {tag: digest(f"{there}:{tag}") for tag in said} == said
+    assert digest(f"{there}:v2.5.6-rocm") is None
+
+    other = said[f"{VERSION}-cuda"]
+    ended = copied(f"{VERSION}-openvino -> {other}", f"v2.5.6-openvino -> {other}")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"mirror: {VERSION}-openvino: {there}:{VERSION}-openvino has other content, ")
+    assert digest(f"{there}:v2.5.6-openvino") == other
+
+
+def test_what_no_tag_names_is_deleted_and_nothing_else(said: dict[str, str], work: Tree, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nLABEL never=published\n")
+    name = f"{work.image}:failed"
+    docker("buildx", "build", "--push", f"--tag={name}", str(tmp_path))
+    lost, kept = str(digest(name)), said[f"{VERSION}-cuda"]
+    docker("buildx", "build", "--push", f"--tag={name}", "--label=never=kept", str(tmp_path))
+    mine = Registry(work.image)
+    mine.check_push()
+    assert {f"latest{end}" for end in ENDS} | said.keys() <= set(mine.tags())
+    assert prune(mine, [lost, kept])[0] == lost
+    assert mine.parts(lost) == []
+    assert images(f"{work.image}@{lost}") == {}
+    assert images(f"{work.image}@{kept}")
 
 
 def test_a_moving_tag_goes_on_and_never_back_but_on_purpose(said: dict[str, str], work: Tree) -> None:

@@ -1,60 +1,20 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """The workflows: who may publish what, and their steps run with a stand-in for GitHub's command."""
 
-import os
+import base64
+import gzip
+import json
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from scripts.upstream import ROOT, Upstream
+from scripts.mirror import MIRRORS
+from scripts.upstream import Upstream
+from workflow_steps import JOBS, WORKFLOWS, run, step
 
-WORKFLOWS: dict[str, dict[Any, Any]] = {
-    path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "workflows").iterdir()
-}
-IMAGES, WATCH = (WORKFLOWS[name]["jobs"] for name in ("images", "upstream-watch"))
-
-GH = """#!/bin/sh
-echo "$@" >> "$GH_CALLS"
-for last; do :; done
-case "$*" in
-  "api repos/immich-app/immich/releases/latest"*) echo "$GH_NEWEST" ;;
-  "pr list"*"--state closed"*) echo "$GH_CLOSED" ;;
-  "pr list"*"--state open"*) echo "$GH_OPEN" ;;
-  "issue list"*) echo "$GH_ISSUE" ;;
-  *"--body-file"*) cat "$last" >> "$GH_CALLS" ;;
-esac
-"""
-
-
-def step(job: dict[str, Any], title: str) -> str:
-    """The program of the job's step with this name."""
-    return next(str(step["run"]) for step in job["steps"] if step.get("name") == title)
-
-
-def run(program: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    """A step as a runner would run it, in folder/tree, with a `gh` that notes in folder/calls what it is asked."""
-    tools = folder / "tools"
-    tools.mkdir(exist_ok=True)
-    (tools / "gh").write_text(GH)
-    (tools / "gh").chmod(0o755)
-    (tools / "python3").unlink(missing_ok=True)
-    (tools / "python3").symlink_to(sys.executable)
-    (folder / "output").write_text("")
-    given = {
-        "PATH": f"{tools}:{os.environ['PATH']}",
-        "HOME": str(folder),
-        "GITHUB_OUTPUT": str(folder / "output"),
-        "GH_CALLS": str(folder / "calls"),
-        "RUNNER_TEMP": str(folder),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        **settings,
-    }
-    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", program]
-    return subprocess.run(command, cwd=folder / "tree", env=given, capture_output=True, text=True, timeout=60)
+IMAGES, WATCH = JOBS["images"], JOBS["upstream-watch"]
 
 
 def script(folder: Path, name: str, source: str) -> None:
@@ -64,12 +24,47 @@ def script(folder: Path, name: str, source: str) -> None:
 
 
 def test_only_a_version_tag_or_a_person_publishes_and_only_in_our_repository() -> None:
-    events = WORKFLOWS["images"][True]  # YAML 1.1 reads `on` so
-    assert (events.keys(), events["push"]) == ({"push", "workflow_dispatch"}, {"tags": ["v*"]})
-    assert "github.event_name == 'push'" in IMAGES["plan"]["if"]
-    assert "github.event_name == 'workflow_dispatch'" in IMAGES["retag"]["if"]
-    for job in (*IMAGES.values(), *WATCH.values()):
-        assert job.get("needs") or "github.repository == 'dev-fox-101/mt-photos-ml'" in job["if"], job["name"]
+    events = {name: workflow[True] for name, workflow in WORKFLOWS.items()}  # YAML 1.1 reads `on` so
+    assert events["images"] == {"push": {"tags": ["v*"]}}
+    assert events["retag"].keys() == {"workflow_dispatch"}
+    for name in ("images", "retag", "latest", "upkeep", "upstream-watch"):
+        for job in JOBS[name].values():
+            assert job.get("needs") or "github.repository == 'dev-fox-101/mt-photos-ml'" in job["if"], job["name"]
+
+
+def test_to_go_back_waits_for_no_release_and_needs_no_tag() -> None:
+    """An environment may be limited to tags, as that of the release is; and a group lets one run in at a time."""
+    groups = [workflow["concurrency"]["group"] for workflow in WORKFLOWS.values() if "concurrency" in workflow]
+    assert len(set(groups)) == len(groups)
+    of_releases = {job.get("environment") for job in IMAGES.values()}
+    assert JOBS["retag"]["retag"]["environment"] not in of_releases
+    assert JOBS["latest"]["move"]["environment"] not in of_releases
+
+
+def test_the_login_is_tried_before_anything_is_built() -> None:
+    before = str(IMAGES["plan"]["steps"])
+    assert "scripts.hub login" in before
+    assert IMAGES["plan"]["environment"] == IMAGES["push"]["environment"]
+    assert IMAGES["test"]["needs"] == "plan"
+
+
+def test_latest_waits_for_the_contract_on_what_is_published() -> None:
+    latest = JOBS["latest"]
+    assert "contract" in latest["move"]["needs"]
+    assert "if" not in latest["move"]  # a job whose needs fail is skipped
+    assert 'scripts.contract "$REFERENCE"' in step(latest["contract"], "Test the published image")
+
+
+@pytest.mark.parametrize(("workflow", "job"), [("images", "publish"), ("retag", "retag"), ("latest", "move")])
+def test_whatever_names_tags_has_them_copied_to_the_other_registries(workflow: str, job: str) -> None:
+    mirror = JOBS[workflow]["mirror"]
+    assert (mirror["needs"], mirror["uses"]) == (job, "./.github/workflows/mirror.yml")
+    (copy,) = JOBS["mirror"].values()
+    assert copy["continue-on-error"] is True
+    assert [entry["mirror"] for entry in copy["strategy"]["matrix"]["include"]] == list(MIRRORS)
+    for entry in copy["strategy"]["matrix"]["include"]:
+        assert MIRRORS[entry["mirror"]].repository.startswith(f"{entry['registry']}/")
+    assert all(step["if"] == "env.PASSWORD != ''" for step in copy["steps"][2:])
 
 
 def test_what_comes_from_pypi_runs_without_any_right_or_secret() -> None:
@@ -104,7 +99,7 @@ def test_what_is_pushed_reaches_publish_and_its_tag_is_attested_though_another_c
     ended = run(step(IMAGES["publish"], "Give the tags"), tmp_path, GITHUB_REF_NAME="v2.5.6-r1")
     assert ended.returncode == code
     assert ended.stdout.splitlines()[:-2] == ["--image=cpu-amd64=sha256:cpu-amd64", "--image=cuda=sha256:cuda"]
-    assert (tmp_path / "output").read_text() == "digest=b\n"
+    assert (tmp_path / "output").read_text() == "digest=b\nnamed=yes\n"
 
 
 OURS = Upstream.load().version
@@ -113,11 +108,12 @@ OURS = Upstream.load().version
 @pytest.mark.parametrize(
     ("newest", "closed", "expected"),
     [
-        *[("v99.0.0", "0", "version=v99.0.0\n"), ("v99.0.0", "1", ""), ("v1.0.0", "0", ""), (OURS, "0", "")],
+        *[("v99.0.0", "0", "version=v99.0.0\n"), ("v99.0.0", "1", "")],
+        *[(older, "0", f"version={OURS}\n") for older in ("v1.0.0", OURS)],  # what has been missing of ours
         ("v9; rm -rf .", "0", None),
     ],
 )
-def test_a_release_is_taken_up_if_it_is_newer_and_nobody_has_closed_its_pull_request(
+def test_the_newest_release_is_taken_up_if_nobody_has_closed_its_pull_request(
     newest: str, closed: str, expected: str | None, tmp_path: Path
 ) -> None:
     (tmp_path / "tree" / "patches").mkdir(parents=True)
@@ -135,12 +131,12 @@ def git(folder: Path, *words: str) -> str:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
-def bump(folder: Path, code: int) -> str:
-    """Runs the steps of a bump that ends with this code; gives what the first says came of it.
+def bump(folder: Path, code: int, writes: str = "sys.argv[2]") -> str:
+    """Runs the steps of a bump that ends with this code; gives what the first says came of it. writes: into VERSION.
 
     The tree is a checkout then, whose origin has an older branch of the same bump.
     """
-    source = f"pathlib.Path('VERSION').write_text(sys.argv[2]); print('bump reports {code}'); sys.exit({code})"
+    source = f"pathlib.Path('VERSION').write_text({writes}); print('bump reports {code}'); sys.exit({code})"
     script(folder, "bump", f"import pathlib\n{source}")
     tree = folder / "tree"
     git(folder, "init", "--quiet", "--bare", "origin.git")
@@ -164,20 +160,22 @@ def bump(folder: Path, code: int) -> str:
 def test_what_bump_changes_becomes_a_branch_with_its_report_and_is_brought_up_to_date(
     code: int, came: str, number: str, call: str, tmp_path: Path
 ) -> None:
-    assert bump(tmp_path, code) == f"bumped={came}\n"
-    push = step(WATCH["propose"], "Push the branch, open the pull request, start CI")
+    assert bump(tmp_path, code) == f"bumped={came}\npropose=yes\n"
+    push = step(WATCH["propose"], "Push the branch, open the pull request, start the tests")
     ended = run(push, tmp_path, VERSION="v2.5.7", GH_OPEN=number, GONE="")
     assert ended.returncode == 0, ended.stderr
     assert git(tmp_path / "origin.git", "show", f"{BRANCH}:VERSION") == "v2.5.7"
     calls = (tmp_path / "calls").read_text()
     assert f"bump reports {code}" in calls
     assert [each for each in ("pr create", "pr edit 12") if each in calls] == [call]
-    assert calls.splitlines()[-1] == "workflow run ci.yml --ref bump/v2.5.7"
+    started = ("ci.yml", "real-base.yml")
+    assert calls.splitlines()[-2:] == [f"workflow run {name} --ref bump/v2.5.7" for name in started]
+    assert all("workflow_dispatch" in WORKFLOWS[name.removesuffix(".yml")][True] for name in started)
 
 
 @pytest.mark.parametrize(("number", "call"), [("", "issue create"), ("7", "issue edit 7")])
 def test_where_bump_refuses_an_issue_says_why(number: str, call: str, tmp_path: Path) -> None:
-    assert bump(tmp_path, 1) == "bumped=refused\n"
+    assert bump(tmp_path, 1) == "bumped=refused\npropose=yes\n"
     assert (
         run(step(WATCH["propose"], "Say that bump refuses"), tmp_path, VERSION="v2.5.7", GH_ISSUE=number).returncode
         == 0
@@ -189,3 +187,46 @@ def test_where_bump_refuses_an_issue_says_why(number: str, call: str, tmp_path: 
 
 def test_an_end_of_bump_that_nobody_expects_stops_the_watch(tmp_path: Path) -> None:
     assert bump(tmp_path, 2) == ""
+
+
+def test_a_bump_that_changes_nothing_is_proposed_to_nobody(tmp_path: Path) -> None:
+    assert bump(tmp_path, 0, writes="'v2.5.6'") == "bumped=yes\n"
+
+
+@pytest.mark.parametrize(("there", "call"), [(False, "release create"), (True, "release edit")])
+def test_a_release_on_github_is_made_once_and_then_brought_up_to_date(there: bool, call: str, tmp_path: Path) -> None:
+    script(tmp_path, "release", "print('notes of', sys.stdin.read())")
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "tags").write_text("v2.5.6-r1 -> b")
+    make = step(IMAGES["release"], "Make the release, or bring its text up to date")
+    view = f'gh() {{ if [ "$2" = view ]; then {str(there).lower()}; else command gh "$@"; fi; }}\n'
+    ended = run(view + make, tmp_path, GITHUB_REF_NAME="v2.5.6-r1")
+    assert ended.returncode == 0, ended.stderr
+    calls = (tmp_path / "calls").read_text()
+    assert calls.startswith(f"{call} v2.5.6-r1 ")
+    assert "notes of v2.5.6-r1 -> b" in calls
+
+
+@pytest.mark.parametrize(("code", "said", "opened"), [(0, "ends soon", True), (1, "refused", True), (0, "", False)])
+def test_a_token_that_ends_soon_or_is_refused_becomes_an_issue(
+    code: int, said: str, opened: bool, tmp_path: Path
+) -> None:
+    script(tmp_path, "hub", f"print({said!r}, end='', file=sys.stderr); sys.exit({code})")
+    ended = run(step(JOBS["upkeep"]["token"], "Open an issue before it ends"), tmp_path, GH_ISSUE="0")
+    assert ended.returncode == code
+    assert ("issue create" in (tmp_path / "calls").read_text() if said else False) == opened
+
+
+def test_what_a_scan_finds_is_shown_by_its_image(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "sarif.json").write_text('{"runs": [{"results": []}]}')
+    show = step(JOBS["upkeep"]["scan"], "Show what is found")
+    where = {"GITHUB_REPOSITORY": "a/b", "GITHUB_SHA": "12", "GITHUB_REF": "refs/heads/main", "IMAGE_NAME": "cuda"}
+    ended = run(show, tmp_path, SARIF=str(tmp_path / "sarif.json"), **where)
+    assert ended.returncode == 0, ended.stderr
+    call, _, body = (tmp_path / "calls").read_text().partition("\n")
+    assert call == "api --method POST repos/a/b/code-scanning/sarifs --input -"
+    told = json.loads(body)
+    assert (told["commit_sha"], told["ref"]) == ("12", "refs/heads/main")
+    sarif = json.loads(gzip.decompress(base64.b64decode(told["sarif"])))
+    assert sarif["runs"][0]["automationDetails"]["id"] == "image/cuda"

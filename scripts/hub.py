@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""What Docker Hub needs besides images. login: whether DOCKERHUB_TOKEN of DOCKERHUB_USERNAME may push, and whether it
+ends soon, by the date in DOCKERHUB_TOKEN_EXPIRES. page: the description from README.md, and that tags like v2.5.6-r1
+are never changed. prune DIGEST…: deletes those of our images that no tag names."""
+
+import argparse
+import datetime
+import json
+import os
+import re
+import sys
+import urllib.error
+import urllib.request
+from typing import Any
+
+from .registry import Registry, send
+from .upstream import IMAGE, ROOT, Refused, warn
+
+HUB = os.environ.get("HUB") or "https://hub.docker.com"
+FIXED = r"v.*-r[0-9]+(-.*)?"
+"""The tags that never change, as Docker Hub's setting takes it."""
+_WARN_DAYS = 30
+_LONGEST = 25_000
+_PROJECT = "github.com/dev-fox-101/mt-photos-ml"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m scripts.hub", description=__doc__)
+    parser.add_argument("what", choices=("login", "page", "prune"))
+    parser.add_argument("digests", metavar="DIGEST", nargs="*")
+    options = parser.parse_args()
+    user, token = os.environ.get("DOCKERHUB_USERNAME", ""), os.environ.get("DOCKERHUB_TOKEN", "")
+    try:
+        if not token:
+            raise Refused("DOCKERHUB_TOKEN is not set")
+        if options.what == "login":
+            Registry(IMAGE, user, token).check_push()
+            if said := ends_soon(os.environ.get("DOCKERHUB_TOKEN_EXPIRES", ""), datetime.date.today()):
+                warn(said)
+        elif options.what == "page":
+            _page(user, token)
+        else:
+            print("\n".join(f"deleted: {digest}" for digest in prune(Registry(IMAGE, user, token), options.digests)))
+    except Refused as error:
+        print(f"hub: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def ends_soon(date: str, today: datetime.date) -> str:
+    """What to say of a token that ends on this date, such as 2027-01-31; empty if there is time. Raises Refused."""
+    if not date:
+        return "DOCKERHUB_TOKEN_EXPIRES is not set: nobody will be told before the token ends"
+    try:
+        days = (datetime.date.fromisoformat(date) - today).days
+    except ValueError:
+        raise Refused(f"DOCKERHUB_TOKEN_EXPIRES is {date!r} and not a date like 2027-01-31") from None
+    return f"Docker Hub's token ends on {date}, in {days} days: docs/maintaining.md" if days <= _WARN_DAYS else ""
+
+
+def description(readme: str) -> str:
+    """The README with links that lead somewhere from Docker Hub too. Raises Refused if it is too long for it."""
+    links = re.sub(r"(?<=\]\()(?!https?:|#)", f"https://{_PROJECT}/blob/main/", readme)
+    text = re.sub(rf"(!\[[^]]*\]\(https://{_PROJECT})/blob/", r"\1/raw/", links)
+    if len(text.encode()) > _LONGEST:
+        raise Refused(f"README.md is too long for Docker Hub, which takes {_LONGEST} bytes")
+    return text
+
+
+def prune(registry: Registry, digests: list[str]) -> list[str]:
+    """Deletes what no tag names, with what is in it; returns what was deleted. Warns of what could not be."""
+    kept = {part for tag in registry.tags() for part in registry.parts(tag)}
+    deleted = []
+    for part in (part for digest in digests for part in registry.parts(digest) if part not in kept):
+        try:
+            registry.delete(part)
+            deleted.append(part)
+        except Refused as error:
+            warn(f"{part}: {error}")
+    return deleted
+
+
+def _page(user: str, token: str) -> None:
+    told = _hub("POST", "/v2/auth/token", {"identifier": user, "secret": token})
+    owner, name = IMAGE.split("/")[-2:]
+    text = {"full_description": description((ROOT / "README.md").read_text())}
+    _hub("PATCH", f"/v2/repositories/{owner}/{name}", text, told["access_token"])
+    rules = {"immutable_tags": True, "immutable_tags_rules": [FIXED]}
+    _hub("PATCH", f"/v2/namespaces/{owner}/repositories/{name}/immutabletags", rules, told["access_token"])
+
+
+def _hub(method: str, path: str, body: dict[str, Any], token: str = "") -> dict[str, Any]:
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+    try:
+        data = send(urllib.request.Request(f"{HUB}{path}", json.dumps(body).encode(), headers, method=method))[0]
+    except urllib.error.HTTPError as error:
+        raise Refused(f"Docker Hub refuses {method} {path}: {error.code} {error.reason}") from None
+    told: dict[str, Any] = json.loads(data or b"{}")
+    return told
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+"""What a release is on GitHub. notes: its text, from CHANGELOG.md, from what bump recorded of upstream, and from the
+tags that `publish` printed, on stdin. due: reads GitHub's list of releases on stdin, and prints the one that `latest`
+should name and does not, with its images to test, as outputs of a workflow. images: what is published, as JSON, to be
+scanned."""
+
+import argparse
+import datetime
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .docker import digest
+from .publish import FORM, order
+from .upstream import IMAGE, READ, ROOT, Base, Refused, Upstream, our_version
+
+WAIT = datetime.timedelta(days=7)
+"""How old a release is before `latest` names it."""
+TOO_LARGE = ("rocm",)
+"""Variants that a machine of the workflows can't unpack: 30 GB."""
+_UPSTREAM = "https://github.com/immich-app/immich/releases/tag"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m scripts.release", description=__doc__)
+    parser.add_argument("what", choices=("notes", "due", "images"))
+    options = parser.parse_args()
+    try:
+        upstream = Upstream.load()
+        if options.what == "notes":
+            read = json.loads(READ.read_text()) if READ.exists() else {}
+            print(notes(our_version()[0], (ROOT / "CHANGELOG.md").read_text(), read, list(sys.stdin), upstream))
+        elif options.what == "images":
+            print(json.dumps(_there(upstream.every, (our_version()[1], "latest"))))
+        elif release := due(json.load(sys.stdin), datetime.datetime.now(datetime.UTC)):
+            ends = [base.suffix for base in upstream.every if digest(f"{IMAGE}:{release}{base.suffix}")]
+            if any(digest(f"{IMAGE}:latest{end}") != digest(f"{IMAGE}:{release}{end}") for end in ends):
+                print(f"release={release}\nimages={json.dumps(_there(upstream.every, (release,)))}")
+    except Refused as error:
+        print(f"release: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def due(releases: Iterable[Mapping[str, Any]], now: datetime.datetime) -> str | None:
+    """The newest release that is a week old. One that is marked as a pre-release is held back."""
+    names = [
+        str(release["tag_name"])
+        for release in releases
+        if not (release["draft"] or release["prerelease"])
+        and FORM.fullmatch(release["tag_name"])
+        and now - datetime.datetime.fromisoformat(release["published_at"]) >= WAIT
+    ]
+    return max(names, key=order, default=None)
+
+
+def notes(version: str, changelog: str, read: Mapping[str, Any], tags: Iterable[str], upstream: Upstream) -> str:
+    """In Markdown. read: patches/upstream.json. tags: lines of `publish`. Raises Refused if the changelog is silent."""
+    section = re.search(rf"^## {re.escape(version)}\b.*?\n(.*?)(?=^## |\Z)", changelog, re.M | re.S)
+    if not section or not section[1].strip():
+        raise Refused(f"CHANGELOG.md has no section {version}")
+    parts = [
+        section[1].strip(),
+        "## Upstream",
+        f"immich-machine-learning [{upstream.version}]({_UPSTREAM}/{upstream.version})",
+    ]
+    if version.endswith("-r1") and (before := read.get("before")):
+        parts[-1] += f", after {before}:"
+        parts += ["\n".join(f"- {change}" for change in read["changes"]) or "- nothing that the image shows"]
+    fixed = dict(line.strip().split(" -> ") for line in tags if FORM.match(line))
+    rows = [f"| `{tag}` | `{value}` |" for tag, value in fixed.items()]
+    parts += ["## Images", "\n".join(["| tag | digest |", "| --- | --- |", *rows])]
+    if absent := [variant for variant, ends in upstream.suffixes.items() if f"{version}{ends[0]}" not in fixed]:
+        parts += [f"Not in this release: {', '.join(absent)}; their tags stay as they were."]
+    return "\n\n".join(parts)
+
+
+def _there(bases: Iterable[Base], versions: Iterable[str]) -> list[dict[str, str]]:
+    """The images of these tags that a workflow can unpack, each once."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for version in versions:
+        for base in (base for base in bases if base.variant not in TOO_LARGE):
+            if there := digest(f"{IMAGE}:{version}{base.suffix}"):
+                about = {"target": base.target, "variant": base.variant, "platform": base.platform}
+                found.setdefault((there, base.platform), {**about, "reference": f"{IMAGE}@{there}"})
+    return list(found.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
