@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,11 +17,14 @@ import pytest
 
 from image import standin
 from image.container import ROOT, docker
-from scripts.upstream import Upstream
+from scripts.tags import CHANGELOG, PAGES
+from scripts.upstream import Upstream, our_version
 from service import free_port, until
 
 REPOSITORY = "immich-app/immich-machine-learning"
 """Upstream's, below the host."""
+OLD = "v2.5.6"
+"""The release that a tree of the tests is at, whatever the working tree is at."""
 _CONFIG = """\
 version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
@@ -44,9 +48,10 @@ class Tree:
         environment = {**os.environ, "IMAGE": self.image}
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 
-    def git(self, *words: str) -> None:
+    def git(self, *words: str) -> str:
         who = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-        subprocess.run(["git", *who, *words], cwd=self.folder, capture_output=True, check=True)
+        command = ["git", *who, *words]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=True).stdout
 
     @property
     def upstream(self) -> Upstream:
@@ -109,8 +114,8 @@ def release(host: str, version: str, like: str = "v2.5.6", leave_out: tuple[str,
 
 
 def tree(folder: Path, host: str, digests: Mapping[str, Mapping[str, str]] | None = None) -> Tree:
-    """A committed copy of the working tree in the folder, whose upstream is in the registry there. digests: by variant
-    and platform; none where they are not known."""
+    """A committed copy of the working tree in the folder as it would be at v2.5.6-r1, whose upstream is in the registry
+    there. digests: by variant and platform; none where they are not known."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -120,12 +125,15 @@ def tree(folder: Path, host: str, digests: Mapping[str, Mapping[str, str]] | Non
             shutil.copy(source, folder / name)
     (folder / "patches" / "upstream.json").unlink(missing_ok=True)
     record, known = folder / "patches" / "upstream.toml", digests or {}
-    upstream = Upstream.load()
+    upstream, (ours, now) = Upstream.load(), our_version()
+    for name in (*PAGES, CHANGELOG, "VERSION", "docker-bake.hcl"):
+        text = (folder / name).read_text().replace(ours, f"{OLD}-r1")
+        (folder / name).write_text(re.sub(rf"{re.escape(now)}(?![\w.])", OLD, text))
     variants = tuple(
         type(variant)(variant.name, variant.suffix, variant.platforms, known.get(variant.name, {}))
         for variant in upstream.variants
     )
-    record.write_text(Upstream(f"{host}/{REPOSITORY}", upstream.version, variants).text())
+    record.write_text(Upstream(f"{host}/{REPOSITORY}", OLD, variants).text())
     made = Tree(folder, f"{host}/ours/mt-photos-ml")
     made.git("init", "--quiet")
     made.git("add", "--all")

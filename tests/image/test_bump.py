@@ -2,14 +2,19 @@
 """A bump from one stand-in to the next, out of a registry: what has changed is said, what we rely on first."""
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from image.container import docker
-from image.registry_server import REPOSITORY, Tree, need_the_tools, push, registry, release, tree
+from image.registry_server import OLD, REPOSITORY, Tree, need_the_tools, push, registry, release, tree
 from scripts.docker import images
+from scripts.tags import PAGES
 from scripts.upstream import Upstream
 
 GONE, RELIED, BESIDES = "WE RELY ON THIS AND IT IS GONE:", "we rely on this and it changed:", "changed besides:"
@@ -28,6 +33,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         release(host, "v2.6.0", bare=True)
         release(host, "v3.0.3", "v3.0.3")
         release(host, "v3.3.0", "v3.3.0", leave_out=("rocm", "armnn"))
+        for ending in ("-cuda13", "-rc1-cuda"):
+            docker("buildx", "imagetools", "create", f"--tag={name}:v3.3.0{ending}", f"{name}:v3.3.0-cuda")
         yield host
 
 
@@ -73,16 +80,67 @@ def test_a_release_that_changes_nothing_is_written_with_its_digests(work: Tree, 
         assert variant.digests == {platform: there[platform].digest for platform in variant.platforms}
 
 
-def test_to_the_same_version_it_finds_the_digests_and_keeps_ours(work: Tree) -> None:
+def test_to_the_same_version_it_finds_what_is_late_and_raises_the_revision_if_ours_is_published(work: Tree) -> None:
     bump(work, "v2.5.6")
     assert all(base.digest for base in work.upstream.bases)
     assert (work.folder / "VERSION").read_text() == "v2.5.6-r1\n"
+
+    variants = tuple(replace(v, digests={}) if v.name == "armnn" else v for v in work.upstream.variants)
+    (work.folder / "patches" / "upstream.toml").write_text(replace(work.upstream, variants=variants).text())
+    push(f"{work.image}:v2.5.6-r1", "linux/amd64")
+    bump(work, "v2.5.6")
+    assert (work.folder / "VERSION").read_text() == "v2.5.6-r2\n"
+    assert "\n## v2.5.6-r2 - not released\n\n### Changed\n\n- Images that" in (work.folder / "CHANGELOG.md").read_text()
+
+
+TAG = re.compile(r"(?<=[`:])v\d+\.\d+\.\d+[\w-]*")
+
+
+def test_the_tags_that_users_are_told_are_written_but_those_of_a_variant_that_is_missing(
+    to_v3_3: tuple[Tree, dict[str, list[str]]],
+) -> None:
+    work, _ = to_v3_3
+    for page in PAGES:
+        before = TAG.findall(work.git("show", f"HEAD:{page}"))
+        stay = [tag for tag in before if tag.endswith(("-rocm", "-armnn"))]
+        now = [tag if tag in stay else tag.replace(OLD, "v3.3.0") for tag in before]
+        assert TAG.findall((work.folder / page).read_text()) == now
+        assert before
+
+
+def test_what_a_bump_leaves_passes_the_tests_of_the_repository(
+    to_v3_3: tuple[Tree, dict[str, list[str]]], host: str
+) -> None:
+    """Those that look at what it writes."""
+    work, _ = to_v3_3
+    record = work.folder / "patches" / "upstream.toml"
+    record.write_text((before := record.read_text()).replace(host, "ghcr.io"))
+    tests = [f"tests/repository/test_{name}.py" for name in ("compose", "scripts", "docs")]
+    chosen = "(readme or variant or unraid or changelog or accounted or bump or target) and not command and not starts"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-k", chosen, *tests]
+    ended = subprocess.run(command, cwd=work.folder, capture_output=True, text=True, check=False)
+    record.write_text(before)
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_a_variant_that_upstream_adds_is_recorded_and_then_nothing_is_new(
+    to_v3_3: tuple[Tree, dict[str, list[str]]],
+) -> None:
+    work, said = to_v3_3
+    assert said["published, and nothing is built on it:"] == ["-cuda13: docs/maintaining.md says what a variant takes"]
+    assert work.upstream.unused == ("-cuda13",)
+    assert work.upstream.text() == (work.folder / "patches" / "upstream.toml").read_text()
+    before = work.git("diff")
+    assert bump(work, "v3.3.0").keys() == {"immich-machine-learning v3.3.0: nothing is new\n"}
+    assert work.git("diff") == before
 
 
 def test_what_it_read_is_kept(to_v3_0_3: tuple[Tree, dict[str, list[str]]]) -> None:
     work, _ = to_v3_0_3
     kept = json.loads((work.folder / "patches" / "upstream.json").read_text())
     assert kept["libraries"]["pillow"] == "12.2.0"
+    assert kept["before"] == OLD
+    assert "library: pillow 10.4.0 -> 12.2.0" in kept["changes"]
     assert kept["python"].startswith("3.11")
     assert len(kept["files"]["immich_ml/main.py"]) == 64
     here = kept["configuration"]["cpu-amd64"]

@@ -33,9 +33,11 @@ def test_there_is_a_target_for_every_image_with_its_base_and_tags() -> None:
     given = {**os.environ, "IMAGE": "mt", "VERSION": "fixed"}
     command = ["docker", "buildx", "bake", "default", "--print"]
     ended = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=True)
+    left_out = {base.target for base in UPSTREAM.every} - {base.target for base in UPSTREAM.bases}
     told = {
         name: (made["platforms"], made["args"]["BASE"], made["tags"])
         for name, made in json.loads(ended.stdout)["target"].items()
+        if name not in left_out
     }
     assert told == {
         base.target: (
@@ -45,7 +47,7 @@ def test_there_is_a_target_for_every_image_with_its_base_and_tags() -> None:
         )
         for base in UPSTREAM.bases
     }
-    ends = [base.suffix for base in UPSTREAM.bases]
+    ends = [base.suffix for base in UPSTREAM.every]
     assert ends == ["", "-arm", "-cuda", "-openvino", "-armnn", "-rknn", "-rocm"]
 
 
