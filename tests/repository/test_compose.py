@@ -15,14 +15,22 @@ import pytest
 import yaml
 
 from mt_photos_ml.settings import Settings
-from scripts.upstream import Upstream, our_version
+from scripts.mirror import MIRRORS
+from scripts.upstream import Upstream
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 EXAMPLE = (ROOT / ".env.example").read_text()
 SETTINGS = {str(field.validation_alias) for field in Settings.model_fields.values()}
-IMAGES = {f"devfox101/mt-photos-ml:{our_version()[1]}{base.suffix}": base for base in Upstream.load().bases}
-"""What is published under the tags that move."""
+UPSTREAM = Upstream.load()
+STAYED = {variant.name: variant.version for variant in UPSTREAM.variants if variant.version}
+IMAGES = {
+    f"docker.io/devfox101/mt-photos-ml:{STAYED.get(base.variant, UPSTREAM.version)}{base.suffix}": base
+    for base in UPSTREAM.every
+}
+"""What is published under the tags that move; a variant that upstream did not publish this time stays where it was."""
+REGISTRY = re.compile(r"\$\{REGISTRY:-([^}]+)\}")
+"""The registry and the owner in it, docker.io/devfox101 if it is not set."""
 FIXED = {"HTTP_PORT", "IMMICH_PORT", "IMMICH_HOST", "DEVICE", "MACHINE_LEARNING_CACHE_FOLDER"}
 """Settings that the image or the mapping of the port gives."""
 UNRAID = (ROOT / "deploy/unraid/mt-photos-ml.xml").read_text()
@@ -42,7 +50,12 @@ RUN.add_argument("image")
 def of_the_readme() -> list[argparse.Namespace]:
     """The options of each `docker run` line, the variants' before the one with few rights."""
     lines = re.findall(r"^docker run (.*)", (ROOT / "README.md").read_text(), re.M)
-    return [RUN.parse_args(shlex.split(line)) for line in lines]
+    return [RUN.parse_args(shlex.split(REGISTRY.sub(r"\1", line))) for line in lines]
+
+
+def image_of(service: dict[str, Any]) -> str:
+    """Without REGISTRY."""
+    return REGISTRY.sub(r"\1", service["image"])
 
 
 @pytest.mark.parametrize("run", of_the_readme(), ids=lambda run: run.image)
@@ -60,14 +73,23 @@ def test_the_readme_has_a_line_with_the_fewest_rights() -> None:
 
 
 def test_there_is_a_service_for_each_variant_and_its_profile_alone_starts_it() -> None:
-    started = {service["profiles"][0]: IMAGES[service["image"]].variant for service in SERVICES.values()}
-    assert started == {variant.name: variant.name for variant in Upstream.load().variants}
+    started = {service["profiles"][0]: IMAGES[image_of(service)].variant for service in SERVICES.values()}
+    assert started == {variant.name: variant.name for variant in UPSTREAM.variants}
+
+
+def test_the_registry_can_be_another_in_every_line_and_the_docs_name_those_that_there_are() -> None:
+    lines = [*re.findall(r"^docker run .*", (ROOT / "README.md").read_text(), re.M)]
+    lines += [service["image"] for service in SERVICES.values()]
+    assert all(REGISTRY.search(line) for line in lines)
+    for page in ("docs/nas.md", "docs/nas.zh-CN.md"):
+        for mirror in MIRRORS.values():
+            assert f"`{mirror.repository.removesuffix('/mt-photos-ml')}`" in (ROOT / page).read_text()
 
 
 @pytest.mark.parametrize("variant", SERVICES)
 def test_a_service_is_started_as_the_line_of_the_readme_starts_it(variant: str) -> None:
     here = SERVICES[variant]
-    run = next(run for run in of_the_readme() if run.image == here["image"])
+    run = next(run for run in of_the_readme() if run.image == image_of(here))
     assert here["ports"] == ["${HOST_PORT:-8060}:3003"]
     assert (here["restart"], here["container_name"]) == (run.restart, run.name)
     assert (here.get("devices", []), here.get("group_add", [])) == (run.device, run.group_add)
@@ -122,7 +144,7 @@ def test_the_template_for_unraid_starts_the_container_of_compose() -> None:
     here, ((inside, port),), ((folder, _),) = SERVICES["cpu"], configs("Port").items(), configs("Path").items()
     assert here["ports"] == [f"${{HOST_PORT:-{port.text}}}:{inside}"]
     assert here["volumes"][0].endswith(f":{folder}")
-    assert TEMPLATE.findtext("Repository") == here["image"]
+    assert f"docker.io/{TEMPLATE.findtext('Repository')}" == image_of(here)
     assert TEMPLATE.findtext("ExtraParams") == f"--stop-timeout {here['stop_grace_period'].removesuffix('s')}"
     assert TEMPLATE.findtext("WebUI") == f"http://[IP]:[PORT:{inside}]/"
     assert (TEMPLATE.findtext("Network"), TEMPLATE.findtext("Privileged")) == ("bridge", "false")
