@@ -78,11 +78,15 @@ def unused(repository: str, release: Upstream, before: tuple[str, ...]) -> tuple
 
 
 def _our_next(old: Upstream, new: Upstream) -> str:
-    """Our version after the bump: the next revision if what is published would change. Raises Refused."""
+    """Our version after the bump: the next revision if ours is published and would change."""
     ours, upstream = our_version()
     if upstream != new.version:
         return f"{new.version}-r1"
-    if old.variants == new.variants or docker.digest(f"{IMAGE}:{ours}") is None:
+    try:
+        if old.variants == new.variants or docker.digest(f"{IMAGE}:{ours}") is None:
+            return ours
+    except Refused as error:
+        warn(f"VERSION is kept; raise its revision if it is published: {error}")
         return ours
     return f"{upstream}-r{int(ours.rpartition('-r')[2]) + 1}"
 

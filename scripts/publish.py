@@ -67,7 +67,7 @@ def _move(release: str, upstream: Upstream, options: argparse.Namespace) -> list
     wanted = options.variant or [variant for variant, ends in there.items() if ends]
     if not wanted:
         raise Refused(f"{IMAGE}:{release} was never published")
-    for variant in there.keys() - set(wanted) if options.variant is None else ():
+    for variant in (variant for variant, ends in there.items() if not (ends or options.variant)):
         warn(f"{variant} is left as it is: {IMAGE}:{release}{upstream.suffixes[variant][0]} was never published")
 
     def move(variant: str) -> None:

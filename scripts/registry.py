@@ -2,6 +2,7 @@
 """What Docker's commands don't do in a registry, by its HTTP API: list tags, try whether one may push, delete."""
 
 import base64
+import contextlib
 import json
 import re
 import urllib.error
@@ -55,7 +56,8 @@ class Registry:
     def check_push(self) -> None:
         """Begins an upload and gives it up: what a login alone does not show."""
         _, headers = self._ask("POST", f"{self._url}/blobs/uploads/")
-        self._ask("DELETE", urllib.parse.urljoin(self._url, headers["Location"]))
+        with contextlib.suppress(Refused):  # the registry gives it up by itself, later
+            self._ask("DELETE", urllib.parse.urljoin(self._url, headers["Location"]))
 
     def _ask(self, method: str, url: str, accept: str = "*/*") -> tuple[bytes, Message]:
         try:

@@ -51,6 +51,14 @@ def test_there_is_a_target_for_every_image_with_its_base_and_tags() -> None:
     assert ends == ["", "-arm", "-cuda", "-openvino", "-armnn", "-rknn", "-rocm"]
 
 
+def test_a_release_has_the_images_whose_bases_are_known_and_names_the_others() -> None:
+    ended = build({**os.environ}, "--matrix")
+    unknown = {base.variant for base in UPSTREAM.bases if not base.digest}
+    listed = [image["target"] for image in json.loads(ended.stdout)]
+    assert listed == [base.target for base in UPSTREAM.bases if base.variant not in unknown]
+    assert {line.split(" ", 2)[1] for line in ended.stderr.splitlines()} == unknown
+
+
 def test_a_variant_that_is_not_there_is_named() -> None:
     with pytest.raises(Refused, match="no variant cuda for linux/arm64; there are cpu linux/amd64, "):
         UPSTREAM.base("cuda", "linux/arm64")

@@ -217,6 +217,23 @@ def test_a_token_that_ends_soon_or_is_refused_becomes_an_issue(
     assert ("issue create" in (tmp_path / "calls").read_text() if said else False) == opened
 
 
+def test_what_earlier_runs_have_pushed_is_given_to_prune(tmp_path: Path) -> None:
+    script(tmp_path, "hub", "print(*sys.argv[1:])")
+    runs = """gh() {
+      if [ "$1" = api ]; then printf '7\\n8\\n9\\n'; return; fi
+      if [ "$3" = 8 ]; then return 1; fi # whose artifacts are gone
+      mkdir -p "${@: -1}/pushed-cuda" && echo "cuda=sha256:$3" > "${@: -1}/pushed-cuda/cuda"
+    }
+    """
+    ended = run(runs + step(JOBS["upkeep"]["page"], "Delete what got no tag within a week"), tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    asked, *digests = ended.stdout.split()
+    assert (asked, sorted(digests)) == ("prune", ["sha256:7", "sha256:9"])
+    nothing = "gh() { :; }\n" + step(JOBS["upkeep"]["page"], "Delete what got no tag within a week")
+    (tmp_path / "another" / "tree").mkdir(parents=True)
+    assert run(nothing, tmp_path / "another").returncode == 0
+
+
 def test_what_a_scan_finds_is_shown_by_its_image(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "sarif.json").write_text('{"runs": [{"results": []}]}')
