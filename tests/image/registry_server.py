@@ -45,7 +45,7 @@ class Tree:
     def run(self, script: str, *words: str) -> subprocess.CompletedProcess[str]:
         """Runs one of scripts/ as people do."""
         command = [sys.executable, "-m", f"scripts.{script}", *words]
-        environment = {**os.environ, "IMAGE": self.image}
+        environment = {**os.environ, "IMAGE": self.image, "GITHUB_ACTIONS": ""}
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 
     def git(self, *words: str) -> str:
