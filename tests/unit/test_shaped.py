@@ -7,6 +7,7 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from demo.__main__ import environment as demo_environment
 from demo.pictures import group_photo
 from mt_photos_ml.engine import Engine
 from mt_photos_ml.engine.trace import Trace
-from mt_photos_ml.runtime import InferenceError
+from mt_photos_ml.runtime import InferenceError, times
 from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.runtime.shaped import ShapedRuntime
 from mt_photos_ml.settings import Settings
@@ -160,6 +161,20 @@ async def test_a_slow_device_is_used_only_if_it_is_named(cache: Path, tmp_path: 
             await engine.store.prepare()
             assert engine.runs_on() == {"clip": expected}
     assert len(slow.sessions) == 2, "it is kept that it is slow"
+
+
+async def test_a_device_is_measured_again_with_another_driver_and_another_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = CountingDevice(pause_s=0.3)
+    slow.may_plan.set()
+    build(tmp_path)
+    for driver, version, measured in (("1", "v1", 1), ("1", "v1", 1), ("2", "v1", 2), ("2", "v2", 3)):
+        monkeypatch.setattr(times, "version", lambda version=version: version)
+        with engine_on(tmp_path, replace(slow, driver=driver), "auto") as engine:
+            await engine.embed_photo(page((90, 70)), Trace())
+            await engine.store.prepare()
+        assert len(slow.sessions) == measured
 
 
 def test_a_model_that_is_opened_again_keeps_what_was_planned(cache: Path, device: CountingDevice) -> None:

@@ -14,6 +14,7 @@ from typing import Self
 
 import numpy as np
 
+from ..machine.card import driver_key
 from ..settings import Settings
 from . import Session
 from .npu import Npu, find_npu
@@ -44,7 +45,8 @@ _NEVER_BY_ITSELF = ("openvino:npu",)
 @dataclass(frozen=True)
 class Device:
     """A device of onnxruntime. name: for people. cache_option: names the folder for what it compiles. threads: of an
-    inference, if the processor computes it. half: further options, of half precision, if that is wanted."""
+    inference, if the processor computes it. half: further options, of half precision, if that is wanted. driver: a
+    key that changes with it."""
 
     name: str
     provider: str
@@ -52,6 +54,7 @@ class Device:
     cache_option: str | None = None
     threads: int = 0
     half: Mapping[str, str] = field(default_factory=dict)
+    driver: str = ""
 
     @property
     def is_card(self) -> bool:
@@ -177,7 +180,7 @@ class Devices:
         if wanted in self._found:
             return self._found[wanted]
         name, provider, hint = _KINDS[wanted]
-        device = Device(name, provider, *self._options(wanted))
+        device = Device(name, provider, *self._options(wanted), driver=driver_key(int(self.number)))
         failure = device.failure() if self._is_built_for(wanted) else "this build of onnxruntime does not support it"
         if failure:
             self.refused.append(f"{name}: {failure} ({hint})")

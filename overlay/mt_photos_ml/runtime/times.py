@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .. import version
 from .devices import Device
 from .prepared.fingerprint import cache_key
 
@@ -23,9 +24,10 @@ class Times:
 
 
 def read_times(model: Path, device: Device) -> Times | None:
-    """What was measured of these very files, with this onnxruntime and processor; None if nothing was."""
+    """What was measured of these very files with this device, driver and processor, by this version of the service and
+    of onnxruntime; None if nothing was."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return Times(**json.loads((model.parent / RECORD).read_text())[f"{device.name} {cache_key(model)}"])
+        return Times(**json.loads((model.parent / RECORD).read_text())[_key(model, device)])
     return None
 
 
@@ -36,5 +38,9 @@ def write_times(model: Path, device: Device, times: Times) -> None:
         kept = json.loads(record.read_text())
     with suppress(OSError):
         half = record.with_suffix(".half")
-        half.write_text(json.dumps({**kept, f"{device.name} {cache_key(model)}": asdict(times)}, indent=2))
+        half.write_text(json.dumps({**kept, _key(model, device): asdict(times)}, indent=2))
         half.replace(record)
+
+
+def _key(model: Path, device: Device) -> str:
+    return f"{device.name} {device.driver} {version()} {cache_key(model)}"
