@@ -5,6 +5,7 @@ answers wrongly is not used. The processor stands in for a device."""
 import asyncio
 import contextlib
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,11 +22,13 @@ from demo.pictures import group_photo
 from mt_photos_ml.engine import Engine
 from mt_photos_ml.engine.trace import Trace
 from mt_photos_ml.runtime import InferenceError, times
+from mt_photos_ml.runtime.example import example, shapes_like
 from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.runtime.shaped import ShapedRuntime
 from mt_photos_ml.settings import Settings
 from ocr_models import build_ocr
 from photos import jpeg
+from service import until
 
 pytestmark = pytest.mark.anyio
 
@@ -175,6 +178,54 @@ async def test_a_device_is_measured_again_with_another_driver_and_another_versio
             await engine.embed_photo(page((90, 70)), Trace())
             await engine.store.prepare()
         assert len(slow.sessions) == measured
+
+
+def test_a_device_that_failed_is_used_again_once_it_answers_as_the_processor_does(
+    cache: Path, device: CountingDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    devices = TestDevices(device)
+    runtime = ShapedRuntime(devices, OrtRuntime(1), retry_seconds=0.1)
+    models = [cache / "clip" / "demo-colours" / type / "model.onnx" for type in ("visual", "textual")]
+    photos, texts = [runtime.open(model) for model in models]
+    feed = example(shapes_like(photos.inputs, (1, 3, 224, 224)))
+    photos.declare([(1, 3, 224, 224)])
+    texts.declare([(1, 77)])
+
+    def ready() -> list[int]:
+        photos.run(feed)  # has it planned
+        return [plans.ready for model in models if (plans := runtime.plans(model))]
+
+    for model in models:
+        runtime.plan(model)
+    assert ready() == [1, 1]
+    device.breaks.add("visual")
+    with pytest.raises(RuntimeError, match="the driver is gone"):
+        photos.run(feed)
+    photos = runtime.open(models[0])  # a model that is opened meanwhile is tried again, too
+    photos.declare([(1, 3, 224, 224)])
+    until(lambda: ready() == [] and len(device.sessions) >= 3)
+    assert "it is tried again in" in caplog.text
+    device.breaks.clear()
+    until(lambda: ready() == [1, 0])
+    assert [runtime.runs_on(model) for model in models] == ["TestDevice", "TestDevice"]
+    device.breaks.add("visual")
+    with pytest.raises(RuntimeError, match="the driver is gone"):
+        photos.run(feed)
+    device.breaks.clear()
+    device.lies.add("visual")
+    until(lambda: ready() == [] and "otherwise than the processor" in devices.distrusted.get("clip", ""))
+
+
+def test_a_device_that_was_wrong_is_not_tried_again(cache: Path, device: CountingDevice) -> None:
+    runtime = ShapedRuntime(TestDevices(device), OrtRuntime(1), retry_seconds=0.01)
+    model = cache / "clip" / "demo-colours" / "visual" / "model.onnx"
+    session = runtime.open(model)
+    session.declare([(1, 3, 224, 224)])
+    device.lies.add("visual")
+    runtime.plan(model)
+    device.lies.clear()
+    time.sleep(0.5)
+    assert (runtime.runs_on(model), session.few_shapes, len(device.sessions)) == ("CPU", False, 1)
 
 
 def test_a_model_that_is_opened_again_keeps_what_was_planned(cache: Path, device: CountingDevice) -> None:

@@ -127,22 +127,28 @@ class Devices:
 
     def device_of(self, model: Path) -> Device | None:
         """The device that a model of the cache layout is to run on; None for the processor."""
+        return self.chosen_for(model) if self.is_trusted(model) else None
+
+    def chosen_for(self, model: Path) -> Device | None:
+        """The same, but also a device that is distrusted now."""
         group = group_of(model)
-        if not group or group in self.distrusted:
-            return None
-        wanted = self.wanted.get(group, "auto")
-        return self.named(wanted)
+        return self.named(self.wanted.get(group, "auto")) if group else None
+
+    def is_trusted(self, model: Path) -> bool:
+        return group_of(model) not in self.distrusted
 
     def is_measured(self, model: Path) -> bool:
         """Whether the device is to be used only if it is faster than the processor."""
         return self.wanted.get(group_of(model), "auto") == "auto"
 
-    def distrust(self, model: Path, device: str, reason: str) -> None:
-        """Has the models of this group run on the processor from now on. Logs it once."""
+    def distrust(self, model: Path, device: str, reason: str) -> bool:
+        """Has the models of this group run on the processor from now on; False if they do already. Logs it once."""
         group, name = group_of(model), "/".join(model.parts[-4:-1])
-        if group not in self.distrusted:
-            self.distrusted[group] = f"{device}: {name}: {reason}"
-            log.warning("%s is not used for %s any more, the processor is: %s: %s", device, group, name, reason)
+        if group in self.distrusted:
+            return False
+        self.distrusted[group] = f"{device}: {name}: {reason}"
+        log.warning("%s is not used for %s any more, the processor is: %s: %s", device, group, name, reason)
+        return True
 
     @cached_property
     def preferred(self) -> Device | None:

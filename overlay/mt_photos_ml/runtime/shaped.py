@@ -5,8 +5,9 @@ background. Until it is ready, and if the device is wrong, slow or gone, the pro
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..machine import background
 from . import Node, PlainSession, Runtime, Session, Tensors
-from .devices import Device, Devices
+from .devices import Device, Devices, group_of
 from .example import Shapes, example, shapes_like, shapes_of
 from .prepared.fingerprint import cache_key
 from .times import Times, read_times, write_times
@@ -27,6 +28,7 @@ _AT_ONCE = 2  # inferences on a device
 _WORTH = 0.9  # of the processor's time, at most, for a device that nobody named
 _WORTH_IF_PADDED = 0.7  # padding takes about a fifth more
 _RUNS = 3  # of which the quickest counts
+_RETRY_SECONDS, _MAX_RETRY_SECONDS = 300.0, 3600.0  # after which a device that failed is tried again
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,19 @@ class WrongAnswer(RuntimeError):
 class ShapedRuntime:
     """Runs models on their device. Plans one shape at a time."""
 
-    def __init__(self, devices: Devices, processor: Runtime) -> None:
-        self._devices, self._processor = devices, processor
+    def __init__(self, devices: Devices, processor: Runtime, retry_seconds: float = _RETRY_SECONDS) -> None:
+        """retry_seconds: after which a device that failed is tried again; doubled each time that it fails."""
+        self._devices, self._processor, self._retry_seconds = devices, processor, retry_seconds
         self._sessions = WeakValueDictionary[Path, ShapedSession]()
-        self._on_processor = set[Path]()  # models that were opened there, since their device is slower or wrong
+        self._on_processor = set[Path]()  # models that were opened there, since their device is slower
         self._planning, self._turns = threading.Lock(), threading.Semaphore(_AT_ONCE)
+        self._pauses = dict[str, float]()  # by group: seconds until a device that fails again is tried again
 
     def runs_on(self, model: Path) -> str:
         if session := self._sessions.get(model):
             return session.device.name if session.few_shapes else self._processor.runs_on(model)
-        device = None if model in self._on_processor else self._device(model)
+        is_used = model not in self._on_processor and self._devices.is_trusted(model)
+        device = self._device(model) if is_used else None
         return device.name if device else self._processor.runs_on(model)
 
     def open(self, model: Path) -> Session:
@@ -65,7 +70,8 @@ class ShapedRuntime:
             return session
         self._on_processor.discard(model)
         self._devices.holds_memory |= device.is_card
-        shaped = ShapedSession(model, device, session, self._devices, self._planning, self._turns)
+        give_up = partial(self._give_up, model, device)
+        shaped = ShapedSession(model, device, session, self._devices, self._planning, self._turns, give_up)
         if (before := self._sessions.get(model)) and before.key == shaped.key:
             shaped.ready = before.ready  # it is opened again, since the processor's session has changed
         self._sessions[model] = shaped
@@ -79,15 +85,31 @@ class ShapedRuntime:
 
     def plans(self, model: Path) -> Plans | None:
         """None if the model is not open, or not on a device."""
-        session, device = self._sessions.get(model), self._device(model)
-        if session is None or device is None:
+        session = self._sessions.get(model)
+        if session is None or not session.few_shapes:
             return None
         ready = len(session.ready)
-        return Plans(device.name, ready, len(session.declared) - ready, read_times(model, device))
+        return Plans(session.device.name, ready, len(session.declared) - ready, read_times(model, session.device))
+
+    def _give_up(self, model: Path, device: Device, error: Exception) -> None:
+        """Has the processor answer from now on; until the device is tried again, unless it was wrong."""
+        group, reason = group_of(model), " ".join(str(error).split())[:300]
+        pause = self._pauses.get(group, self._retry_seconds)
+        again = "" if isinstance(error, WrongAnswer) else f" (it is tried again in {pause / 60:.0f} minutes)"
+        if self._devices.distrust(model, device.name, reason + again) and again:
+            self._pauses[group] = min(2 * pause, _MAX_RETRY_SECONDS)
+            background.run(lambda: self._try_again(group, pause))
+
+    def _try_again(self, group: str, seconds: float) -> None:
+        time.sleep(seconds)
+        for opened in self._sessions.valuerefs():
+            if (session := opened()) and not session.few_shapes:
+                session.forget()  # so that each shape is planned and compared anew
+        self._devices.distrusted.pop(group, None)
 
     def _device(self, model: Path) -> Device | None:
-        """The device that a model is to run on."""
-        device = self._devices.device_of(model)
+        """The device that a model is to run on, while that is trusted."""
+        device = self._devices.chosen_for(model)
         times = read_times(model, device) if device and self._devices.is_measured(model) else None
         return None if times and not times.is_worth_it else device
 
@@ -103,6 +125,7 @@ class ShapedSession:
         devices: Devices,
         planning: threading.Lock,
         turns: threading.Semaphore,
+        give_up: Callable[[Exception], None],
     ) -> None:
         self.inputs, self.outputs, self.metadata = processor.inputs, processor.outputs, processor.metadata
         self.cores = processor.cores
@@ -111,12 +134,12 @@ class ShapedSession:
         self._model, self.device, self._processor, self._devices = model, device, processor, devices
         self.key = cache_key(model)
         self._planning, self._turns = planning, turns
-        self._is_slow = False
+        self._give_up, self._is_slow = give_up, False
 
     @property
     def few_shapes(self) -> bool:
         """Whether the device is used."""
-        return not self._is_slow and self._devices.device_of(self._model) is not None
+        return not self._is_slow and self._devices.is_trusted(self._model)
 
     def declare(self, shapes: Sequence[Sequence[int]]) -> None:
         self.declared = tuple(shapes_like(self.inputs, shape) for shape in shapes)
@@ -164,8 +187,13 @@ class ShapedSession:
 
     def give_up(self, error: Exception) -> None:
         """Has the processor answer from now on."""
-        self._devices.distrust(self._model, self.device.name, " ".join(str(error).split())[:300])
+        self._give_up(error)
         self.ready.clear()
+
+    def forget(self) -> None:
+        """Drops what was planned."""
+        self.ready.clear()
+        self._asked.clear()
 
     @property
     def _worth(self) -> float:
