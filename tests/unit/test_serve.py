@@ -21,7 +21,7 @@ from demo.pictures import colour_photo
 from hub_server import HubServer
 from mt_photos_ml.settings import DEFAULT_CLIP
 from photos import jpeg
-from service import Service, anonymous_mb, loaded, post, run_command, running, until
+from service import Service, anonymous_mb, environment, loaded, post, run_command, running, until
 from trust.raw import connect
 
 
@@ -60,6 +60,34 @@ def test_sigterm_does_not_wait_for_a_download(tmp_path: Path) -> None:
             until(lambda: "visual/model.onnx" in hub.sent)
             service.process.send_signal(signal.SIGTERM)
             assert service.process.wait(20) == 0
+
+
+BUSY_IN_ONNXRUNTIME = """
+import os, threading
+import numpy, onnxruntime
+from mt_photos_ml.runtime.ort import IDENTITY
+
+def run():
+    session = onnxruntime.InferenceSession(IDENTITY, providers=["CPUExecutionProvider"])
+    while True:
+        session.run(None, {"x": numpy.zeros(1, numpy.float32)})
+
+os.register_at_fork(after_in_child=lambda: threading.Thread(target=run, daemon=True).start())
+"""
+
+
+def test_a_process_that_is_planning_in_the_background_ends_well(cache: Path, tmp_path: Path) -> None:
+    (folder := tmp_path / "python").mkdir()
+    (folder / "sitecustomize.py").write_text(BUSY_IN_ONNXRUNTIME)
+    path = f"{environment({})['PYTHONPATH']}{os.pathsep}{folder}"
+    with running(tmp_path, {**demo_environment(cache), "PYTHONPATH": path}) as service, service.client() as client:
+        before = service.pid
+        assert client.post("/restart_v2").json() == {"result": "pass"}
+        wait_for_another(service, before)
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(60) == 0
+        log = service.log.read_text()
+    assert [line for line in log.splitlines() if "SIG" in line or "crashed" in line or "terminate" in line] == []
 
 
 def test_a_reply_in_two_pieces_is_sent_at_once(service: Service) -> None:

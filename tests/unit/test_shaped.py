@@ -228,6 +228,26 @@ def test_a_device_that_was_wrong_is_not_tried_again(cache: Path, device: Countin
     assert (runtime.runs_on(model), session.few_shapes, len(device.sessions)) == ("CPU", False, 1)
 
 
+@pytest.mark.parametrize("harm", ["damaged", "removed", "gone with its folder", "another model"])
+def test_a_device_is_not_to_blame_for_a_model_file_that_has_changed(
+    tmp_path: Path, device: CountingDevice, harm: str
+) -> None:
+    build(tmp_path)
+    runtime = ShapedRuntime(TestDevices(device), OrtRuntime(1))
+    visual, textual = (tmp_path / "clip" / "demo-colours" / type / "model.onnx" for type in ("visual", "textual"))
+    session = runtime.open(visual)
+    session.declare([(1, 3, 224, 224)])
+    if harm == "damaged":
+        visual.write_bytes(b"")
+    elif harm == "another model":
+        visual.write_bytes(textual.read_bytes())
+    else:
+        (visual if harm == "removed" else visual.parent).rename(tmp_path / "away")
+    runtime.plan(visual)
+    assert (runtime.runs_on(visual), session.few_shapes) == ("TestDevice", True)
+    assert session.run(example(shapes_like(session.inputs, (1, 3, 224, 224)))), "the processor answers"
+
+
 def test_a_model_that_is_opened_again_keeps_what_was_planned(cache: Path, device: CountingDevice) -> None:
     runtime = ShapedRuntime(TestDevices(device), OrtRuntime(1))
     model = cache / "clip" / "demo-colours" / "visual" / "model.onnx"

@@ -2,8 +2,10 @@
 """Built-in inputs for a model, by which its answers in two places are compared."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import Node, Tensors
 
@@ -43,3 +45,13 @@ def example(shapes: Shapes) -> Tensors:
         name: (random.normal(size=shape) if "float" in dtype else random.integers(0, 2, shape)).astype(dtype)
         for name, dtype, shape in shapes
     }
+
+
+def cosine(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Of two outputs of any one shape; -1 if they can't be compared."""
+    is_number = np.isfinite(expected)
+    if found.shape != expected.shape or not np.array_equal(np.isfinite(found), is_number):
+        return -1.0
+    a, b = found[is_number].astype(np.float64), expected[is_number].astype(np.float64)
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / lengths if lengths else float(not (a.any() or b.any()))

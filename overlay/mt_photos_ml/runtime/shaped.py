@@ -6,19 +6,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..machine import background
 from . import Node, PlainSession, Runtime, Session, Tensors
 from .devices import Device, Devices, group_of
-from .example import Shapes, example, shapes_like, shapes_of
+from .example import Shapes, cosine, example, shapes_like, shapes_of
 from .prepared.fingerprint import cache_key
 from .times import Times, read_times, write_times
 
@@ -164,7 +164,14 @@ class ShapedSession:
             try:
                 self._plan(shapes)
             except Exception as error:  # onnxruntime has no class for its errors
-                self.give_up(error)
+                if self._has_its_files():
+                    self.give_up(error)
+
+    def _has_its_files(self) -> bool:
+        """False if the model's files were replaced or removed since it was opened, which is not the device's fault."""
+        with suppress(OSError):
+            return cache_key(self._model) == self.key
+        return False
 
     def _plan(self, shapes: Shapes) -> None:
         started, feed = time.perf_counter(), example(shapes)
@@ -172,8 +179,8 @@ class ShapedSession:
         found = session.run(feed)
         took = time.perf_counter() - started
         expected = self._processor.run(feed)
-        if (cosine := min(map(_cosine, found, expected))) < self.device.min_cosine(self._model):
-            raise WrongAnswer(f"it answers otherwise than the processor (cosine {cosine:.4f})")
+        if (likeness := min(map(cosine, found, expected))) < self.device.min_cosine(self._model):
+            raise WrongAnswer(f"it answers otherwise than the processor (cosine {likeness:.4f})")
         if not self.ready and read_times(self._model, self.device) is None:
             device_ms, processor_ms = _milliseconds(session, feed), _milliseconds(self._processor, feed)
             times = Times(device_ms, processor_ms, device_ms <= self._worth * processor_ms)
@@ -228,16 +235,6 @@ def _free_axes(inputs: Sequence[Node], shapes: Shapes) -> dict[str, int]:
     axes = {pair for node in inputs for pair in zip(node.shape, given[node.name], strict=True)}
     names = [axis for axis, _ in axes]
     return {axis: length for axis, length in axes if isinstance(axis, str) and names.count(axis) == 1}
-
-
-def _cosine(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """-1 for outputs that can't be compared."""
-    is_number = np.isfinite(expected)
-    if found.shape != expected.shape or not np.array_equal(np.isfinite(found), is_number):
-        return -1.0
-    a, b = found[is_number].astype(np.float64), expected[is_number].astype(np.float64)
-    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / lengths if lengths else float(not (a.any() or b.any()))
 
 
 def _milliseconds(session: Session, feed: Tensors) -> float:
