@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from mt_photos_ml.runtime.ort import IDENTITY
 from scripts.contract import build_cache
-from service import KEY, running
+from service import KEY, environment, running
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-oldest" / "bin" / "python"
@@ -30,6 +31,29 @@ def test_every_module_imports_on_the_oldest_libraries() -> None:
     ended = subprocess.run([PYTHON, "-c", IMPORT], capture_output=True, text=True, check=True, timeout=120)
     modules = {"mt_photos_ml.photo", "mt_photos_ml.runtime.npu", "mt_photos_ml.int8.optimize"}
     assert modules <= set(ended.stdout.splitlines())
+
+
+OPEN = """
+import pathlib, sys
+from mt_photos_ml.runtime import ModelDamaged
+from mt_photos_ml.runtime.ort import OrtRuntime
+
+for path in sys.argv[1:]:
+    try:
+        OrtRuntime(1).open(pathlib.Path(path))
+    except ModelDamaged:
+        print("damaged")
+"""
+
+
+def test_a_damaged_model_file_is_known_as_one(tmp_path: Path) -> None:
+    contents = {"empty": b"", "zeros": bytes(1000), "error page": b"<html>404</html>", "cut": IDENTITY[:40]}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    paths = [str(tmp_path / name) for name in (*contents, "missing")]
+    command = [str(PYTHON), "-c", OPEN, *paths]
+    ended = subprocess.run(command, env=environment({}), capture_output=True, text=True, check=True, timeout=120)
+    assert ended.stdout.split() == ["damaged"] * 5
 
 
 def test_the_contract_holds_on_the_oldest_libraries(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # onnxruntime does not export its error classes; these mean that the file is damaged, others may be about the device
 _FILE_ERRORS = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoSuchFile", "UnicodeDecodeError")
+_FILE_MESSAGES = ("xternal", "does not have a graph")  # of weights in a file beside it; of an empty file, up to 1.23
 
 IDENTITY = bytes.fromhex(
     "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02080142040a001011"
@@ -91,7 +92,7 @@ def open_session(
             options.add_free_dimension_override_by_name(axis, length)
         return OrtSession(ort.InferenceSession(model, options, providers=list(providers)), max(threads, 1))
     except Exception as error:
-        if type(error).__name__ in _FILE_ERRORS or "xternal" in str(error):  # of weights in a file beside it
+        if type(error).__name__ in _FILE_ERRORS or any(words in str(error) for words in _FILE_MESSAGES):
             raise ModelDamaged(f"{model}: {error}") from error
         raise
 
