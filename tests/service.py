@@ -15,6 +15,9 @@ from pathlib import Path
 import httpx
 
 KEY = "the key of the tests"
+ON_DEVICE: dict[str, str] = {}
+"""The settings of a run in which every task is on a device."""
+
 _ROOT = Path(__file__).parents[1]
 
 
@@ -44,7 +47,7 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
     ours = ("API_AUTH_KEY", "HTTP_PORT", "TASKS", "MAX_UPLOAD_MB", "HF_ENDPOINT", "IMMICH_LOG_LEVEL", "OCR_", "CLIP_")
     prefixes = (*ours, "FACE_", "INT8_", "MACHINE_LEARNING_", "PREPARE_", "INSTANCE_", "DRAIN", "QUEUE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
-    return {**kept, "PYTHONPATH": str(_ROOT / "overlay"), **settings}
+    return {**kept, "PYTHONPATH": str(_ROOT / "overlay"), **ON_DEVICE, **settings}
 
 
 def free_port() -> int:
@@ -131,6 +134,13 @@ def unload(client: httpx.Client) -> None:
         group, _, type = name.split("/")
         task = "faces" if group == "facial-recognition" else group
         assert client.post(f"/api/models/{task}/{type}/unload").status_code in (200, 409)
+
+
+def is_planned(service: Service) -> bool:
+    """No device has a shape of a loaded model still to plan, which takes memory."""
+    with service.client() as client:
+        models = client.get("/api/status").json()["models"]
+    return not any(model["plans"] and model["plans"]["waiting"] for model in models)
 
 
 def anonymous_mb(pid: int) -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from demo.__main__ import build
 from demo.__main__ import environment as demo_environment
-from service import Service, running
+from service import ON_DEVICE, Service, running
 from trust import tally
 
 
@@ -17,6 +17,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long", action="store_true", help="minutes to hours of load, faults and fuzzing in place of seconds"
     )
+    parser.addoption("--device", help="that every task runs on, such as openvino:cpu")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if device := config.getoption("--device"):
+        ON_DEVICE.update(dict.fromkeys(("OCR_DEVICE", "CLIP_DEVICE", "FACE_DEVICE"), device))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
