@@ -1,14 +1,18 @@
-# The image of every variant: upstream's, with ours laid over it. COPY only, so that every platform builds without
-# emulation. BASE: the upstream image by digest, as patches/upstream.toml has it; scripts/build gives it.
+# The image of every variant: upstream's, with ours laid over it. COPY --link only: every platform builds without
+# emulation, and the base, which for AMD has 30 GB, is never unpacked. BASE: the upstream image by digest, as
+# patches/upstream.toml has it. SOURCE: the small one for the processor, of the same version and platform.
+# scripts/build gives both.
 ARG BASE
-FROM ${BASE} AS upstream
-FROM upstream
+ARG SOURCE=${BASE}
+FROM ${SOURCE} AS source
+FROM ${BASE}
 
-# upstream's own main.py stays importable beside the one that replaces it
-COPY --from=upstream /usr/src/immich_ml/main.py /usr/src/immich_ml/upstream_main.py
-COPY patches/immich_ml /usr/src/immich_ml
-COPY overlay /usr/src
-COPY VERSION /usr/src/mt_photos_ml/VERSION
+# Upstream's own main.py stays importable beside the one that replaces it. It is the same file in all variants:
+# upstream's Dockerfile ends all of them with one stage, `COPY immich_ml immich_ml`.
+COPY --link --from=source /usr/src/immich_ml/main.py /usr/src/immich_ml/upstream_main.py
+COPY --link patches/immich_ml /usr/src/immich_ml
+COPY --link overlay /usr/src
+COPY --link VERSION /usr/src/mt_photos_ml/VERSION
 
 ARG BASE
 ARG BASE_DIGEST

@@ -35,6 +35,7 @@ target "image" {
   platforms = [image.platform]
   args = {
     BASE     = "${UPSTREAMS}:${UPSTREAM}${image.base}"
+    SOURCE   = "${UPSTREAMS}:${UPSTREAM}"
     VERSION  = VERSION
     REVISION = REVISION
   }

@@ -32,7 +32,8 @@ def main() -> int:
         base = upstream.base(options.variant, options.platform)
         if (options.push or options.push_by_digest) and not (options.base or base.digest):
             raise Refused(base.unknown_digest)
-        print(_baked(base, options))
+        source = upstream.base("cpu", base.platform).reference
+        print(_baked(base, source, options))
     except Refused as error:
         print(f"build: {error}", file=sys.stderr)
         return 1
@@ -66,11 +67,12 @@ def commit() -> str:
     return f"{head}-dirty" if changes else head
 
 
-def _baked(base: Base, options: argparse.Namespace) -> str:
+def _baked(base: Base, source: str, options: argparse.Namespace) -> str:
     docker("buildx", "version")  # raises in words if there is none
     reference, target = options.base or base.reference, base.target
     name = options.tag or (pushed_name(base) if options.push else IMAGE if options.push_by_digest else names(base)[0])
-    settings = [f"args.BASE={reference}", f"args.BASE_DIGEST={reference.partition('@')[2]}"]
+    settings = [f"args.BASE={reference}", f"args.SOURCE={options.base or source}"]
+    settings.append(f"args.BASE_DIGEST={reference.partition('@')[2]}")
     if options.tag or options.push or options.push_by_digest:
         settings.append(f"tags={name}")
     if options.push and digest(name):

@@ -2,6 +2,7 @@
 """A real registry on loopback, what upstream publishes into it, and copies of the tree to run the scripts in."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import httpx
@@ -25,6 +27,8 @@ REPOSITORY = "immich-app/immich-machine-learning"
 """Upstream's, below the host."""
 OLD = "v2.5.6"
 """The release that a tree of the tests is at, whatever the working tree is at."""
+NO_ARCHIVE = b"This is no archive."
+MANIFEST = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
 _CONFIG = """\
 version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
@@ -111,6 +115,30 @@ def release(host: str, version: str, like: str = "v2.5.6", leave_out: tuple[str,
         if variant.name not in leave_out:
             name = f"{host}/{REPOSITORY}:{version}{variant.suffix}"
             push(name, ",".join(variant.platforms), variant.name, like, bare)
+
+
+def seal(host: str, tag: str) -> str:
+    """An image like this one of upstream's, with a last layer that is no archive: whoever unpacks it fails. Returns
+    what it is called."""
+    with httpx.Client(base_url=f"http://{host}/v2/{REPOSITORY}", headers={"accept": MANIFEST}) as client:
+
+        def kept(data: bytes) -> dict[str, object]:
+            """A blob of these bytes."""
+            blob, place = f"sha256:{sha256(data).hexdigest()}", client.post("/blobs/uploads/").headers["location"]
+            assert client.put(f"{place}&digest={blob}", content=data).status_code == 201
+            return {"digest": blob, "size": len(data)}
+
+        manifest = client.get(f"/manifests/{tag}").json()
+        about = client.get(f"/blobs/{manifest['config']['digest']}").json()
+        del about["history"]
+        layer = kept(NO_ARCHIVE)
+        about["rootfs"]["diff_ids"].append(layer["digest"])
+        manifest["config"] |= kept(json.dumps(about).encode())
+        manifest["layers"].append(manifest["layers"][0] | layer)
+        kind = {"content-type": manifest["mediaType"]}
+        put = client.put("/manifests/sealed", content=json.dumps(manifest), headers=kind)
+    assert put.status_code == 201
+    return f"{host}/{REPOSITORY}@{put.headers['docker-content-digest']}"
 
 
 def tree(folder: Path, host: str, digests: Mapping[str, Mapping[str, str]] | None = None) -> Tree:

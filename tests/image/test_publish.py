@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 import workflow_steps
 from image.container import docker
-from image.registry_server import REPOSITORY, Tree, need_the_tools, registry, release, tree
+from image.registry_server import NO_ARCHIVE, REPOSITORY, Tree, need_the_tools, registry, release, seal, tree
 from scripts.docker import digest, images
 from scripts.hub import prune
 from scripts.registry import Registry
@@ -96,6 +98,24 @@ def test_every_tag_is_there(said: dict[str, str], work: Tree) -> None:
     for end in ENDS:
         moving, fixed = (images(f"{work.image}:{version}{end}") for version in ("v2.5.6", VERSION))
         assert moving == fixed
+
+
+def test_a_base_is_not_unpacked(work: Tree, host: str) -> None:
+    """AMD's has 30 GB. That of the test can't be unpacked."""
+    archive, name = work.folder.with_suffix(".tar"), f"{host}/{REPOSITORY}:v2.5.6"
+    given = {"args.BASE": seal(host, "v2.5.6-rocm"), "args.SOURCE": name, "output": f"type=oci,dest={archive}"}
+    words = [f"--set=rocm.{key}={value}" for key, value in given.items()]
+    # not by scripts.build: Docker's own driver unpacks what it has pushed
+    subprocess.run(["docker", "buildx", "bake", *words, "rocm"], cwd=work.folder, check=True)
+    with tarfile.open(archive) as built:
+        assert sha256(NO_ARCHIVE).hexdigest() in {path.rpartition("/")[2] for path in built.getnames()}
+
+
+def test_upstreams_own_app_comes_from_the_small_base_of_the_same_platform(said: dict[str, str], work: Tree) -> None:
+    for base in work.upstream.bases:
+        small = work.upstream.base("cpu", base.platform).digest
+        words = ("buildx", "imagetools", "inspect", f"{work.image}:{VERSION}{base.suffix}")
+        assert small.partition(":")[2] in docker(*words, "--format={{json .Provenance}}"), base.target
 
 
 def test_the_plain_tag_is_for_both_platforms_with_the_provenance_of_each(said: dict[str, str], work: Tree) -> None:
