@@ -3,6 +3,7 @@
 
 import ctypes
 import platform
+from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -19,12 +20,28 @@ class _Memory(ctypes.Structure):
 
 def used_mb(number: int) -> int | None:
     """What all processes use of a card's memory, in MB; None without such a card. number: of the card, from 0."""
+    memory = _Memory()
+    if not _asked(number, ("nvmlDeviceGetMemoryInfo", [ctypes.byref(memory)])):
+        return None
+    used: int = memory.used
+    return round(used / 1e6)
+
+
+def about(number: int) -> tuple[str, tuple[int, int]] | None:
+    """A card's name and its compute capability, such as (12, 0); None without such a card."""
+    name, major, minor = ctypes.create_string_buffer(96), ctypes.c_int(), ctypes.c_int()
+    capability = [ctypes.byref(major), ctypes.byref(minor)]
+    if not _asked(number, ("nvmlDeviceGetName", [name, len(name)]), ("nvmlDeviceGetCudaComputeCapability", capability)):
+        return None
+    return name.value.decode(errors="replace"), (major.value, minor.value)
+
+
+def _asked(number: int, *questions: tuple[str, Sequence[object]]) -> bool:
+    """Whether there is such a card and the library answered these functions, each of the card and these arguments."""
     with suppress(OSError, AttributeError):
-        (nvml, handle), memory = _nvidia(number), _Memory()
-        if not nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)):
-            used: int = memory.used
-            return round(used / 1e6)
-    return None
+        nvml, handle = _nvidia(number)
+        return not any(getattr(nvml, name)(handle, *arguments) for name, arguments in questions)
+    return False
 
 
 def driver_key(number: int, root: Path = Path("/")) -> str:

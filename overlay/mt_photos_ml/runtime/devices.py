@@ -17,8 +17,9 @@ import numpy as np
 from ..machine.card import driver_key
 from ..settings import Settings
 from . import Session
+from .kernels import misfit
 from .npu import Npu, find_npu
-from .ort import IDENTITY, PROCESSOR, open_session
+from .ort import DOUBLE, PROCESSOR, open_session
 
 log = logging.getLogger("mt_photos_ml")
 
@@ -83,13 +84,13 @@ class Device:
         return 0.99 if is_face or self._is_half(model) else 0.9999
 
     def failure(self) -> str | None:
-        """Why a model that does nothing fails on it; None if it runs."""
+        """Why a model of one addition fails on it; None if it runs."""
         import onnxruntime as ort
 
         try:
             # onnxruntime prints there that it falls back to the CPU
             with contextlib.redirect_stdout(io.StringIO()) as stdout:
-                session = ort.InferenceSession(IDENTITY, providers=[(self.provider, dict(self.options))])
+                session = ort.InferenceSession(DOUBLE, providers=[(self.provider, dict(self.options))])
                 session.run(None, {"x": np.zeros(1, np.float32)})
         except Exception as error:  # onnxruntime has no class for its errors
             return _one_line(str(error))
@@ -146,6 +147,8 @@ class Devices:
         group, name = group_of(model), "/".join(model.parts[-4:-1])
         if group in self.distrusted:
             return False
+        if device == _KINDS["cuda"][0] and (card := misfit(int(self.number))):
+            reason += f" ({card})"
         self.distrusted[group] = f"{device}: {name}: {reason}"
         log.warning("%s is not used for %s any more, the processor is: %s: %s", device, group, name, reason)
         return True
@@ -189,6 +192,7 @@ class Devices:
         device = Device(name, provider, *self._options(wanted), driver=driver_key(int(self.number)))
         failure = device.failure() if self._is_built_for(wanted) else "this build of onnxruntime does not support it"
         if failure:
+            hint = (misfit(int(self.number)) if wanted == "cuda" else None) or hint
             self.refused.append(f"{name}: {failure} ({hint})")
             log.warning("%s can't be used here, the processor is used instead: %s (%s)", name, failure, hint)
         self._found[wanted] = None if failure else device
