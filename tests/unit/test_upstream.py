@@ -96,3 +96,13 @@ def test_if_it_is_broken_the_log_says_why_and_ours_keeps_working(serve: Serve, s
         assert log.read_text().count("can't be started") == 1  # and is not tried again for a while
         assert client.post("/check").json()["result"] == "pass"
         assert client.post("/nowhere").status_code == 503
+
+
+@pytest.mark.parametrize(("mode", "count"), [("key", 0), ("off", 3)])
+def test_its_settings_are_unknown_only_where_it_is_switched_off(serve: Serve, mode: str, count: int) -> None:
+    """Of all that it had up to v3.3, three look like ours."""
+    names = "MODEL_TTL_POLL_S MODEL_INTER_OP_THREADS MODEL_ARENA MODEL_ORGANIZATION MODEL_REVISION RKNN_THREADS"
+    names += " PRELOAD__OCR__MAX_RESOLUTION MAX_BATCH_SIZE__OCR HTTP_KEEPALIVE_TIMEOUT_S ANN_TUNING_LEVEL"
+    given = dict.fromkeys([f"MACHINE_LEARNING_{name}" for name in names.split()], "1")
+    with serve(APP, IMMICH_API=mode, **given) as (_, log):
+        assert log.read_text().count("is no setting and does nothing") == count

@@ -16,6 +16,11 @@ log = logging.getLogger("mt_photos_ml")
 
 _ALSO_READ = {KEY_FILE, "FORWARDED_ALLOW_IPS", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
 """Variables that the service or its libraries read, besides the settings."""
+_OF_UPSTREAM = {
+    f"MACHINE_LEARNING_{name}"
+    for name in ("MODEL_TTL_POLL_S", "MODEL_INTER_OP_THREADS", "PRELOAD__OCR__MAX_RESOLUTION")
+}
+"""Settings of upstream's app that look like ours; its others look like none."""
 
 
 def announce(settings: Settings, *, in_image: bool, is_exposed: bool) -> None:
@@ -31,7 +36,8 @@ def announce(settings: Settings, *, in_image: bool, is_exposed: bool) -> None:
     known = dict(official.told(os.environ, in_image=in_image))
     for name, meaning in known.items():
         log.info("%s, a variable of the official service, %s", name, meaning)
-    for name, meant in misspelt(os.environ.keys() - known.keys()):
+    others = _OF_UPSTREAM if in_image and settings.immich_api != "off" else set[str]()
+    for name, meant in misspelt(name for name in os.environ.keys() - known.keys() if name.upper() not in others):
         log.warning("%s is not a setting and is ignored; did you mean %s?", name, meant)
     refs = in_use(settings)
     for task in dict.fromkeys(role.task for role in refs):
