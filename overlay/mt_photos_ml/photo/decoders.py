@@ -20,6 +20,7 @@ from PIL import (  # noqa: F401  # otherwise Pillow imports all forty plugins to
 )
 
 from . import tiff
+from .jxl import is_jxl
 from .mending import mend
 
 _FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]  # JPEG includes MPO, a JPEG with a second picture
@@ -83,11 +84,17 @@ def open_or_mend(data: bytes) -> tuple[ImageFile.ImageFile, bytes]:
 
 
 def open_file(data: bytes) -> ImageFile.ImageFile:
-    return Image.open(BytesIO(data), formats=_formats(data))
+    return Image.open(BytesIO(data), formats=formats(data))
 
 
-def _formats(data: bytes) -> list[str]:
+def formats(data: bytes) -> list[str]:
     """Pillow's names of the formats that the file may have. Raises DecoderMissing if it needs another library."""
+    if is_jxl(data):
+        try:
+            import pillow_jxl  # noqa: F401  # which registers itself
+        except ImportError:
+            raise DecoderMissing("JPEG XL photos need the package pillow-jxl-plugin, not installed here") from None
+        return ["JXL"]
     if data[4:8] != b"ftyp":
         return _FORMATS
     brand = data[8:12]

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from ..machine.memory import available_mb, trim_memory
-from . import tiff
+from . import jxl, tiff
 from .colours import from_numbers
 from .decoders import (
     NotEnoughMemory,
     PhotoError,
     decoded_size,
     explain_errors,
+    formats,
     is_animated,
     open_file,
     open_or_mend,
@@ -28,7 +29,7 @@ from .mending import mend
 
 _END_OF_JPEG = b"\xff\xd9"
 
-_BYTES_PER_PIXEL = {"WEBP": 16, "AVIF": 10, "HEIF": 8}
+_BYTES_PER_PIXEL = {"WEBP": 16, "AVIF": 10, "HEIF": 8, "JXL": 16}
 """Peak memory of decoding, measured at 24 megapixels; 5 for other kinds, 13 with transparency."""
 
 _BYTES_PER_PIXEL_READ = 10
@@ -68,6 +69,8 @@ class Source:
                 return cls._of_raw(data, pictures)
             if pictures and not tiff.is_read_by_pillow(pictures[0]):
                 return cls._of_odd_tiff(data, pictures[0])
+            if formats(data) == ["JXL"]:
+                return cls(data, "JXL", *jxl.size_and_turn(data))
             image, mended = open_or_mend(data)
             kind = "JPEG" if image.format == "MPO" else image.format or ""
             is_filled_up = kind == "WEBP" and len(mended) > len(data)
