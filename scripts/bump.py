@@ -155,6 +155,7 @@ def record(release: Release, since: dict[str, Any]) -> dict[str, Any]:
         "files": {path: hashlib.sha256(data).hexdigest() for path, data in release.contents.files.items()},
         "libraries": release.contents.libraries,
         "python": release.contents.python,
+        "preloaded": release.contents.preloaded,
         "configuration": {
             name: {key: about[key] for key in _SHOWN if about.get(key)} for name, about in configurations.items()
         },

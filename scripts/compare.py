@@ -62,6 +62,8 @@ def compare(old: Release, new: Release) -> list[Change]:
     if (before := old.contents.python) != (after := new.contents.python):
         gone = _numbers(after)[:2] < OLDEST_PYTHON
         changes.append(Change(gone, _numbers(before)[:2] != _numbers(after)[:2], f"Python: {before} -> {after}"))
+    if (before := old.contents.preloaded) != (after := new.contents.preloaded):
+        changes.append(Change(False, True, f"/etc/ld.so.preload: {_told(before)} -> {_told(after)}"))
     return sorted(changes, key=lambda change: (not change.gone, not change.relied))
 
 

@@ -32,11 +32,13 @@ class Image:
 
 @dataclass(frozen=True)
 class Contents:
-    """files: below /usr/src, by their path there. libraries: versions, by name. python: its version."""
+    """files: below /usr/src, by their path there. libraries: versions, by name. python: its version. preloaded: what
+    /etc/ld.so.preload has every program load."""
 
     files: dict[str, bytes]
     libraries: dict[str, str]
     python: str
+    preloaded: str
 
 
 def docker(*words: str) -> str:
@@ -81,7 +83,7 @@ def contents(reference: str, platform: str) -> tuple[Contents, dict[str, Any]]:
     configuration: dict[str, Any] = json.loads(docker("image", "inspect", reference))[0]["Config"]
     files: dict[str, bytes] = {}
     libraries: dict[str, str] = {}
-    python = ""
+    python = preloaded = ""
     with _exported(reference, platform) as archive:
         for member in archive:
             path = PurePosixPath(member.name)
@@ -89,13 +91,15 @@ def contents(reference: str, platform: str) -> tuple[Contents, dict[str, Any]]:
                 if member.size > _LARGEST_SOURCE:
                     raise Refused(f"{reference} has a source of {member.size} bytes: {path}")
                 files[str(path.relative_to("usr/src"))] = _read(archive, member)
+            elif str(path) == "etc/ld.so.preload":
+                preloaded = " ".join(_read(archive, member).decode().split())
             elif path.name == "pyvenv.cfg" and path.is_relative_to("opt/venv"):
                 found = re.search(r"^version(?:_info)? = (.*)$", _read(archive, member).decode(), re.M)
                 python = found[1] if found else ""
             elif path.suffix == ".dist-info" and path.is_relative_to("opt/venv"):
                 name, _, version = path.stem.rpartition("-")
                 libraries[name.lower().replace("_", "-")] = version
-    return Contents(files, libraries, python), configuration
+    return Contents(files, libraries, python, preloaded), configuration
 
 
 def _run(*words: str) -> subprocess.CompletedProcess[str]:

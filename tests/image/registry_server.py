@@ -106,6 +106,7 @@ def push(reference: str, platforms: str, variant: str = "cpu", like: str = "v2.5
             shutil.rmtree(folder / "venv" / "lib")
             shutil.rmtree(folder / "immich_ml" / "sessions")
         options = ["--push", "--provenance=false", f"--platform={platforms}", f"--tag={reference}"]
+        options.append(f"--target={standin.stage(like, variant)}")
         docker("buildx", "build", *options, f"--build-arg=DEVICE={variant}", name)
 
 

@@ -14,14 +14,14 @@ from hashlib import sha256
 from pathlib import Path
 
 BASE = Path(__file__).with_name("base")
-RELEASES = {"v2.5.6": "bookworm", "v3.0.3": "bookworm", "v3.3.0": "trixie"}
+RELEASES = {"v2.5.6": "bookworm", "v3.0.3": "bookworm", "v3.3.0": "trixie", "v3.4.0": "trixie"}
 """The releases that are stood in for, and the Debian of their processor variant."""
-LOCKS = {"v3.3.0": "v3.0.3"}
-"""Releases whose lock is not known, and the one that stands in for it."""
+LATER = {"v3.4.0": ("v3.3.0", {"pillow": "13.0.0", "pillow-jxl-plugin": "1.3.8"})}
+"""Releases whose lock is not known: the one that it is like, and what is known to be otherwise."""
 RUNTIMES = {"openvino": "onnxruntime-openvino==1.23.0", "cuda": "onnxruntime-gpu==1.23.2"}
 """What a variant has in place of onnxruntime, as v2.5.6 has it."""
-MALLOCS = {"bookworm": "mimalloc", "trixie": "glibc"}
-"""As upstream's images on these. trixie has an early 3.0.1 of mimalloc alone, under which processes crash."""
+MALLOCS = {"bookworm": "libmimalloc2.0", "trixie": "libmimalloc3/trixie-backports"}
+"""The package of the malloc that upstream's images on these preload, but for OpenVINO's."""
 PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
 PUBLISHED_AS_SOURCE = ("antlr4-python3-runtime", "easydict")
 """Libraries without a wheel in the index; they are pure Python, so any machine can make one."""
@@ -53,15 +53,26 @@ def build(release: str = "v2.5.6", variant: str = "cpu", platform: str | None = 
     """Makes the image for this platform (default: of this machine) and returns its name. The first call downloads; what
     it makes is kept as images, and later ones take seconds. Raises CalledProcessError where a tool fails."""
     platform, tag = platform or here(), name(release, variant, platform)
-    debian = "trixie" if variant == "openvino" else RELEASES[release]
+    debian = debian_of(release, variant)
     lines = lock(release, variant).splitlines(keepends=True)
     lines = [line for line in lines if platform == here() or line.partition("==")[0].lower() not in UNUSED]
     libraries = _libraries(debian, "".join(lines), platform)
     with tempfile.TemporaryDirectory() as temporary:
         context = Path(temporary, "context")
         lay_out(release, context)
-        _docker_build(context, tag, platform, LIBRARIES=libraries, DEVICE=variant, target=MALLOCS[debian])
+        _docker_build(context, tag, platform, LIBRARIES=libraries, DEVICE=variant, target=stage(release, variant))
     return tag
+
+
+def debian_of(release: str, variant: str) -> str:
+    return "trixie" if variant == "openvino" else RELEASES[release]
+
+
+def stage(release: str, variant: str) -> str:
+    """Of base/Dockerfile: how a release has its variant preload another malloc than glibc's."""
+    if variant in ("openvino", "rocm"):
+        return "glibc"
+    return {"bookworm": "by-variable", "trixie": "by-file"}[RELEASES[release]]
 
 
 def lay_out(release: str, folder: Path) -> None:
@@ -70,7 +81,7 @@ def lay_out(release: str, folder: Path) -> None:
     shutil.copytree(BASE, folder, ignore=ignored, dirs_exist_ok=True)
     later = tomllib.loads((BASE / "later.toml").read_text())
     for name in list(RELEASES)[1 : list(RELEASES).index(release) + 1]:
-        for line in later[name]:
+        for line in later.get(name, ()):
             path = folder / line["file"]
             assert path.read_text().count(line["old"]) == 1, f"{path} has not once {line['old']!r}"
             path.write_text(path.read_text().replace(line["old"], line["new"]))
@@ -92,13 +103,16 @@ def lay_out_tiny(release: str, variant: str, folder: Path) -> None:
 
 def lock(release: str, variant: str = "cpu", runtime: str | None = None) -> str:
     """The libraries as requirements, a line each. runtime: in place of the variant's build of onnxruntime."""
-    lines = (BASE / f"{LOCKS.get(release, release)}.txt").read_text()
+    like, others = LATER.get(release, (release, {}))
+    lines = (BASE / f"{like}.txt").read_text()
+    for name, version in others.items():
+        lines = re.sub(rf"^{name}==.*\n", "", lines, flags=re.MULTILINE) + f"{name}=={version}\n"
     runtime = runtime or RUNTIMES.get(variant)
     return re.sub(r"^onnxruntime==.*$", runtime, lines, flags=re.MULTILINE) if runtime else lines
 
 
 def _os(debian: str, platform: str) -> str:
-    packages = [*PACKAGES, *(["libmimalloc2.0"] if MALLOCS[debian] == "mimalloc" else [])]
+    packages = [*PACKAGES, MALLOCS[debian]]
     tag = f"mt-photos-ml-standin-os:{_hash(debian, platform, *packages)}"
 
     def make(folder: Path) -> None:
@@ -106,7 +120,8 @@ def _os(debian: str, platform: str) -> str:
         for name in ("bin", "sbin", "lib", "lib64"):
             (root / "usr" / name).mkdir(parents=True)
             (root / name).symlink_to(f"usr/{name}")
-        (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {_mirror()} {debian} main\n")
+        mirror = f"deb [signed-by={KEYRING}] {_mirror()}"
+        (folder / "sources.list").write_text(f"{mirror} {debian} main\n{mirror} {debian}-backports main\n")
         options = {
             "Dir::Etc::SourceList": folder / "sources.list",
             "Dir::Etc::SourceParts": "/dev/null",
@@ -126,7 +141,7 @@ def _os(debian: str, platform: str) -> str:
             data = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], check=True, stdout=subprocess.PIPE).stdout
             subprocess.run(["tar", "-C", root, "-x", "--keep-directory-symlink"], input=data, check=True)
         if libraries := sorted((root / "usr/lib").glob("*/libmimalloc.so.*")):
-            (root / "usr/lib/libmimalloc.so.2").symlink_to("/" + str(libraries[0].relative_to(root)))
+            (root / "usr/lib/libmimalloc.so").symlink_to("/" + str(libraries[0].relative_to(root)))
         for unneeded in ("doc", "locale", "man"):
             shutil.rmtree(root / "usr/share" / unneeded, ignore_errors=True)
         _run("tar", "-C", root, "-cf", folder / "os.tar", ".")
@@ -162,6 +177,7 @@ def install(requirements: str, folder: Path, python: str, machine: str) -> None:
     # the C library of Debian 12 and later
     abis = ["manylinux2014", *(f"manylinux_2_{minor}" for minor in range(17, 37))]
     target = [f"--python-version={python}", "--implementation=cp", "--only-binary=:all:", "--no-compile", "--no-deps"]
+    target.append("--ignore-requires-python")  # it asks for this machine's
     target += [f"--platform={abi}_{machine}" for abi in abis]
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     with tempfile.TemporaryDirectory() as temporary:

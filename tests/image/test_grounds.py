@@ -130,6 +130,7 @@ def _answers(url: str, service: subprocess.Popen[bytes], log: Path) -> bool:
     ("release", "python", "runtime", "device"),
     [
         pytest.param("v3.3.0", "3.13", None, "cpu", id="v3.3.0", marks=pytest.mark.long),
+        pytest.param("v3.4.0", "3.13", None, "cpu", id="v3.4.0", marks=pytest.mark.long),
         # whose base is 30 GB
         pytest.param("v2.5.6", "3.12", "onnxruntime==1.22.1", "rocm", id="rocm", marks=pytest.mark.long),
     ],

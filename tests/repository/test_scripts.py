@@ -120,13 +120,14 @@ def released(
     files: Mapping[str, str | None] | None = None,
     libraries: Mapping[str, str | None] | None = None,
     python: str = "3.11.14",
+    preloaded: str = "",
     **configuration: Any,
 ) -> Release:
     """The release above with these changes; None removes a file, a library."""
     texts = {path: text.encode() for path, text in {**FILES, **(files or {})}.items() if text is not None}
     versions = {name: version for name, version in {**LIBRARIES, **(libraries or {})}.items() if version}
     told = {**CONFIGURATION, **configuration}
-    return Release(Contents(texts, versions, python), told, {"cuda": told})
+    return Release(Contents(texts, versions, python, preloaded), told, {"cuda": told})
 
 
 def in_main(source: str) -> dict[str, Any]:
@@ -137,6 +138,7 @@ PILLOW, ONNXRUNTIME, STARLETTE = (LIBRARIES[name] for name in ("pillow", "onnxru
 GONE, RELIED, BESIDES = (True, True), (False, True), (False, False)
 CHANGES: list[tuple[dict[str, Any], tuple[bool, bool], str]] = [
     ({"files": {"immich_ml/sessions/ann/__init__.py": None}}, GONE, "gone: immich_ml/sessions/ann/__init__.py"),
+    ({"preloaded": "/lib/a.so"}, RELIED, "/etc/ld.so.preload: nothing -> /lib/a.so"),
     ({"files": {"immich_ml/new.py": ""}}, BESIDES, "new: immich_ml/new.py"),
     *((in_main(source), GONE, "gone: app of immich_ml/main.py") for source in ("application = 1", "# app = 1", "\0 {")),
     *(
