@@ -141,7 +141,7 @@ def _os(debian: str, platform: str) -> str:
             data = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], check=True, stdout=subprocess.PIPE).stdout
             subprocess.run(["tar", "-C", root, "-x", "--keep-directory-symlink"], input=data, check=True)
         if libraries := sorted((root / "usr/lib").glob("*/libmimalloc.so.*")):
-            (root / "usr/lib/libmimalloc.so").symlink_to("/" + str(libraries[0].relative_to(root)))
+            (root / "usr/lib" / libraries[0].name).symlink_to("/" + str(libraries[0].relative_to(root)))
         for unneeded in ("doc", "locale", "man"):
             shutil.rmtree(root / "usr/share" / unneeded, ignore_errors=True)
         _run("tar", "-C", root, "-cf", folder / "os.tar", ".")
