@@ -175,7 +175,8 @@ def test_to_v3_3_whose_syntax_this_python_does_not_know_it_says_what_is_new_and_
     assert "/etc/ld.so.preload: nothing -> /usr/lib/libmimalloc.so.3" in said[RELIED]
     assert "LD_PRELOAD: /usr/lib/libmimalloc.so.2 -> nothing" in said[RELIED]
     assert "library: onnxruntime 1.23.2 -> 1.30.0" in said[RELIED]
-    assert json.loads((work.folder / "patches" / "upstream.json").read_text())["preloaded"] == "/usr/lib/libmimalloc.so.3"
+    written = json.loads((work.folder / "patches" / "upstream.json").read_text())
+    assert written["preloaded"] == "/usr/lib/libmimalloc.so.3"
 
 
 def test_a_variant_that_was_not_published_stays_where_it_is_and_stops_nothing(

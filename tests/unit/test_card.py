@@ -111,7 +111,7 @@ def test_a_card_that_fails_later_is_named_too(libraries: Path) -> None:
 def test_another_driver_or_another_card_has_another_key(libraries: Path, tmp_path: Path) -> None:
     program = "from mt_photos_ml.machine.card import driver_key; print(*map(driver_key, (0, 0, 1, 2)))"
     one, again, other_card, none = run(libraries, program).split()
-    library = ["cc", "-shared", "-fPIC", "-DDRIVER='2'", "-o", tmp_path / "libnvidia-ml.so.1", "-x", "c", "-"]
+    library = ["cc", "-shared", "-fPIC", "-DDRIVER='2'", "-o", str(tmp_path / "libnvidia-ml.so.1"), "-x", "c", "-"]
     subprocess.run(library, input=NVML, text=True, check=True)
     assert one == again
     assert len({one, other_card, none, run(tmp_path, program).split()[0]}) == 4

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mt_photos_ml.runtime.ort import IDENTITY
+from mt_photos_ml.runtime.ort import DOUBLE
 from scripts.contract import build_cache
 from service import KEY, environment, running
 
@@ -47,7 +47,7 @@ for path in sys.argv[1:]:
 
 
 def test_a_damaged_model_file_is_known_as_one(tmp_path: Path) -> None:
-    contents = {"empty": b"", "zeros": bytes(1000), "error page": b"<html>404</html>", "cut": IDENTITY[:40]}
+    contents = {"empty": b"", "zeros": bytes(1000), "error page": b"<html>404</html>", "cut": DOUBLE[:40]}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     paths = [str(tmp_path / name) for name in (*contents, "missing")]

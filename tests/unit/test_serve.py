@@ -65,10 +65,10 @@ def test_sigterm_does_not_wait_for_a_download(tmp_path: Path) -> None:
 BUSY_IN_ONNXRUNTIME = """
 import os, threading
 import numpy, onnxruntime
-from mt_photos_ml.runtime.ort import IDENTITY
+from mt_photos_ml.runtime.ort import DOUBLE
 
 def run():
-    session = onnxruntime.InferenceSession(IDENTITY, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(DOUBLE, providers=["CPUExecutionProvider"])
     while True:
         session.run(None, {"x": numpy.zeros(1, numpy.float32)})
 
