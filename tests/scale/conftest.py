@@ -4,6 +4,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,7 +56,7 @@ def network(pytestconfig: pytest.Config) -> Iterator[Network]:
         refuse(f"not on this machine: {', '.join(missing)}")
     if os.geteuid():
         refuse("only root can make a network")
-    made = Network()
+    made, before = Network(), signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it is closed
     try:
         try:
             made.machine()
@@ -64,6 +65,7 @@ def network(pytestconfig: pytest.Config) -> Iterator[Network]:
         yield made
     finally:
         made.close()
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")
