@@ -91,7 +91,7 @@ def formats(data: bytes) -> list[str]:
     """Pillow's names of the formats that the file may have. Raises DecoderMissing if it needs another library."""
     if is_jxl(data):
         try:
-            import pillow_jxl  # noqa: F401  # which registers itself
+            import pillow_jxl  # noqa: F401  # it registers itself with Pillow
         except ImportError:
             raise DecoderMissing("JPEG XL photos need the package pillow-jxl-plugin, not installed here") from None
         return ["JXL"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What is at the beginning of a JPEG XL file (ISO/IEC 18181), whose Pillow plugin decodes all of it to tell as much."""
+"""Reads the header of a JPEG XL file (ISO/IEC 18181), because Pillow's plugin decodes the whole file to tell this."""
 
 import struct
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ def is_jxl(data: bytes) -> bool:
 
 
 def size_and_turn(data: bytes) -> tuple[tuple[int, int], int]:
-    """Width and height as the plugin decodes it, and the EXIF orientation to apply then. Raises ValueError."""
+    """Width and height of what the plugin decodes, and the EXIF orientation to apply to that. Raises ValueError."""
     boxes = dict(_boxes(data)) if data.startswith(_BOXES) else {b"jxlc": data}
     stream = boxes.get(b"jxlc") or boxes.get(b"jxlp", b"")[4:]
     if not stream.startswith(_BARE):
@@ -33,13 +33,13 @@ def size_and_turn(data: bytes) -> tuple[tuple[int, int], int]:
     height, ratio = length(), take(3)
     width = height * _RATIOS[ratio - 1][0] // _RATIOS[ratio - 1][1] if ratio else length()
     turn = 1 + take(3) if not take(1) and take(1) else 1
-    if b"jbrd" in boxes:  # of a JPEG, which the plugin restores and does not turn
+    if b"jbrd" in boxes:  # made from a JPEG, which the plugin restores without turning it
         return (width, height), turn
     return (width, height) if turn < 5 else (height, width), 1
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The kind and the beginning of each box; of several of a kind the first one comes last."""
+    """The kind and the first 24 bytes of each box, the last box first, so that a dict keeps the first of a kind."""
     found, at = list[tuple[bytes, bytes]](), 0
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)

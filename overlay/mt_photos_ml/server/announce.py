@@ -20,7 +20,7 @@ _OF_UPSTREAM = {
     f"MACHINE_LEARNING_{name}"
     for name in ("MODEL_TTL_POLL_S", "MODEL_INTER_OP_THREADS", "PRELOAD__OCR__MAX_RESOLUTION")
 }
-"""Settings of upstream's app that look like ours; its others look like none."""
+"""Settings of upstream's app that look like misspelt ones of ours; its other settings don't."""
 
 
 def announce(settings: Settings, *, in_image: bool, is_exposed: bool) -> None:

@@ -79,7 +79,7 @@ class Worker(UvicornWorker):
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         os.write(self.report, _ENDED)
-        os._exit(0)  # Python's own end aborts if a thread is in onnxruntime, which plans for minutes on some devices
+        os._exit(0)  # a normal exit aborts if a thread is in onnxruntime, which plans for minutes on some devices
 
     def crash(self) -> str | None:
         """Runs in the parent once the worker has ended. Returns its report, or None if it was told to end."""
