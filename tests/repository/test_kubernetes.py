@@ -229,7 +229,7 @@ def replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     here = {"API_AUTH_KEY_FILE": str(folder / "key"), "MACHINE_LEARNING_CACHE_FOLDER": str(folder / "cache")}
     with running(folder, environment("cpu", "mt-photos-ml") | here | {"DRAIN": "0"}, key=None) as service:
         yield service
-    assert "is no setting" not in service.log.read_text()
+    assert "is not a setting" not in service.log.read_text()
 
 
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])

@@ -105,4 +105,4 @@ def test_its_settings_are_unknown_only_where_it_is_switched_off(serve: Serve, mo
     names += " PRELOAD__OCR__MAX_RESOLUTION MAX_BATCH_SIZE__OCR HTTP_KEEPALIVE_TIMEOUT_S ANN_TUNING_LEVEL"
     given = dict.fromkeys([f"MACHINE_LEARNING_{name}" for name in names.split()], "1")
     with serve(APP, IMMICH_API=mode, **given) as (_, log):
-        assert log.read_text().count("is no setting and does nothing") == count
+        assert log.read_text().count("is not a setting and is ignored") == count
