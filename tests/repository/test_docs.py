@@ -84,6 +84,9 @@ def test_a_command_of_the_docs_can_be_given(command: str, service: Service) -> N
             else:
                 known = words[0] in ("run", "create", "cp", "rm") or words == ["compose", "pull"]
                 assert known or words == ["compose", "up", "-d"]
+        case ["kubectl", *words]:  # test_kubernetes.py renders what is applied
+            assert {"create", "apply", "get", "patch", "rollout", "port-forward"} & set(words)
+            assert all((ROOT / word).is_dir() for word in words if word.startswith("deploy/"))
         case ["curl", *words]:
             if shutil.which("curl") is None:
                 pytest.skip("no curl on this machine")

@@ -93,7 +93,7 @@ async def test_ready_is_503_while_the_queue_is_full_and_when_the_service_stops(c
     async with asking(inside) as client:
         photos = [asyncio.create_task(client.post("/clip/img", files={"file": RED})) for _ in range(2)]
         await eventually(lambda: inside.waiting["photos"] == 2)
-        assert await ready(client) == (503, "2 photos are waiting already", "5")
+        assert await ready(client) == (503, "the queue is full (2 photos)", "5")
         gate.open()
         await asyncio.gather(*photos)
         assert (await ready(client))[0] == 200

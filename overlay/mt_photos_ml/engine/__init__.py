@@ -147,7 +147,7 @@ class Engine:
         """Why the next photo would be refused, if it would: the queue is full, or a model can't be had now. Loads
         nothing and does not look at the disk."""
         if self._photos.present >= self._photos.most:
-            return f"{self._photos.present} photos are waiting already"
+            return f"the queue is full ({self._photos.present} photos)"
         for role, ref in in_use(self.settings).items():
             state, download = self.store.state(ref).name, self._downloads.get(ref)
             if state == "failed" or (state == "downloading" and download and download.done < download.total):

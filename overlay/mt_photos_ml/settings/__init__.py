@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     log_level: values.LogLevel = Field("info", validation_alias="IMMICH_LOG_LEVEL")
     """`debug`, `info`, `warning` or `error` / `debug`、`info`、`warning` 或 `error`"""
     log_format: values.LogFormat = "text"
-    """`json`: one JSON object a line, see [watching it](monitoring.md)
+    """`json`: one JSON object a line, see [monitoring](monitoring.md)
     `json`：每行一个 JSON 对象，见[查看运行情况](monitoring.zh-CN.md)"""
     metrics: values.Access = "key"
     """`/metrics`: `key` needs the key, `open` none, or `off` / `/metrics`：`key` 要密钥，`open` 不要，`off` 关闭"""
