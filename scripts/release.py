@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any
 
 from .docker import digest
@@ -78,14 +79,14 @@ def notes(version: str, changelog: str, read: Mapping[str, Any], tags: Iterable[
 
 
 def _there(bases: Iterable[Base], versions: Iterable[str]) -> list[dict[str, str]]:
-    """The images of these tags that a workflow can unpack, each once."""
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    for version in versions:
-        for base in (base for base in bases if base.variant not in TOO_LARGE):
-            if there := digest(f"{IMAGE}:{version}{base.suffix}"):
-                about = {"target": base.target, "variant": base.variant, "platform": base.platform}
-                found.setdefault((there, base.platform), {**about, "reference": f"{IMAGE}@{there}"})
-    return list(found.values())
+    """The images of these tags that a workflow can unpack."""
+    found = []
+    for version, base in product(versions, bases):
+        if base.variant not in TOO_LARGE and (there := digest(f"{IMAGE}:{version}{base.suffix}")):
+            about = {"target": base.target, "variant": base.variant, "platform": base.platform}
+            name = base.target + ("-latest" if version == "latest" else "")
+            found.append({**about, "name": name, "reference": f"{IMAGE}@{there}"})
+    return found
 
 
 if __name__ == "__main__":

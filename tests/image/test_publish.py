@@ -193,13 +193,27 @@ def test_an_image_whose_base_is_not_known_by_its_digest_is_refused_where_it_is_a
         assert ended.stderr.count("\n") == 1
 
 
+def due(work: Tree) -> list[str]:
+    """What the workflow `latest` finds, where VERSION was released long ago."""
+    release = {"tag_name": VERSION, "draft": False, "prerelease": False, "published_at": "2026-01-01T00:00:00Z"}
+    github = f"gh() {{ echo '{json.dumps([release])}'; }}\n"
+    find = github + step(JOBS["latest"]["due"], "Find the release that is due")
+    ended = workflow_steps.run(find, work.folder.parent, IMAGE=work.image, HOME=os.environ["HOME"])
+    assert ended.returncode == 0, ended.stderr
+    return (work.folder.parent / "output").read_text().splitlines()
+
+
 def test_latest_names_a_release_and_goes_back_only_on_purpose_with_the_tags_that_move(
     said: dict[str, str], work: Tree, tmp_path: Path
 ) -> None:
     """By the workflows' own steps. A later release is stood in for by one image with its label."""
+    told = dict(line.split("=", 1) for line in due(work))
+    assert told["release"] == VERSION
+    assert [image["target"] for image in json.loads(told["images"])] == list(PUSHED)
     move = ("latest", "move", "Let latest and latest-VARIANT name it")
     first = named(of_workflow(work, *move, RELEASE=VERSION))
     assert first == {f"latest{end}": said[f"{VERSION}{end}"] for end in ENDS}
+    assert due(work) == []
 
     (tmp_path / "Dockerfile").write_text(f"FROM scratch\nLABEL org.opencontainers.image.version={LATER}\n")
     moving, latest = (f"--tag={work.image}:{tag}-cuda" for tag in ("v2.5.6", "latest"))
