@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 
 _BARE, _BOXES = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
+_BOXES_READ = 1000  # a hostile file may have millions
 _LENGTHS = (9, 13, 18, 30)
 _RATIOS = ((1, 1), (6, 5), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
@@ -41,7 +42,7 @@ def size_and_turn(data: bytes) -> tuple[tuple[int, int], int]:
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The kind and the first 24 bytes of each box, the last box first, so that a dict keeps the first of a kind."""
     found, at = list[tuple[bytes, bytes]](), 0
-    while at + 8 <= len(data):
+    while at + 8 <= len(data) and len(found) < _BOXES_READ:
         length, kind = struct.unpack_from(">I4s", data, at)
         begin = at + 8
         if length == 1 and begin + 8 <= len(data):
