@@ -60,7 +60,7 @@ def balancing(machine: Machine, folder: Path, *words: str, **variables: str) -> 
     def listens() -> bool:
         assert process.poll() is None, (folder / "haproxy.log").read_text()
         with contextlib.suppress(httpx.TransportError):
-            return balancer.up() >= 0
+            return "HAProxy is starting" not in httpx.get(f"{balancer.url}/ping").text
         return False
 
     with _until_the_end(process):

@@ -128,14 +128,14 @@ def test_a_machine_has_another_clip_model(
     least: int,
     tmp_path: Path,
 ) -> None:
-    """It gets no photo, not even before HAProxy's first check."""
+    """It gets no photo, not even in HAProxy's first seconds."""
     build_clip(cache / "clip" / "other", dim=768)
     other = start(CLIP_VISUAL_MODEL_NAME="other", CLIP_TEXTUAL_MODEL_NAME="other")
     other.start()
-    with balancing(network.machine(), tmp_path, other.words, machines[1].words) as balancer:
+    with balancing(network.machine(), tmp_path, machines[1].words, other.words) as balancer:
         with sending("another CLIP model", balancer.url, photos, least=least):
             pass
-        assert balancer.sent_to("1") == 0
+        assert balancer.sent_to("2") == 0
     other.machine.signal(signal.SIGKILL)
 
 
