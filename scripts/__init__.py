@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What maintainers and CI run, the same way: build, contract, bump, publish. Each has --help."""
+"""Commands that maintainers and CI run, such as build, contract, bump and publish. Each has --help."""

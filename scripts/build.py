@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Builds the image of a variant with Docker's buildx, as docker-bake.hcl says. Prints its name."""
+"""Builds the image of a variant with docker buildx, from docker-bake.hcl. Prints the image's name."""
 
 import argparse
 import json
@@ -17,12 +17,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.build", description=__doc__)
     parser.add_argument("--variant", default="cpu", help="cpu, cuda, openvino, armnn, rknn or rocm (default: cpu)")
     parser.add_argument("--platform", help="linux/amd64 or linux/arm64 (default: the variant's first)")
-    parser.add_argument("--base", help="another base image than the one of patches/upstream.toml")
+    parser.add_argument("--base", help="base image (default: the one in patches/upstream.toml)")
     parser.add_argument("--tag", help=f"the image's name (default: {IMAGE} with the tags of docker-bake.hcl)")
-    parser.add_argument("--push", action="store_true", help="push it under the tag that `publish` takes it from")
-    parser.add_argument("--push-by-digest", action="store_true", help="push it untagged; not with Docker's own driver")
-    parser.add_argument("--sbom", action="store_true", help="with a list of its contents; needs a scanner's image")
-    parser.add_argument("--matrix", action="store_true", help="build nothing; print every image of a release as JSON")
+    parser.add_argument("--push", action="store_true", help="push it under the tag that `publish` reads")
+    parser.add_argument(
+        "--push-by-digest", action="store_true", help="push it without a tag; not with the docker driver"
+    )
+    parser.add_argument("--sbom", action="store_true", help="attach an SBOM; needs BuildKit's scanner image")
+    parser.add_argument("--matrix", action="store_true", help="build nothing; list all images of a release as JSON")
     options = parser.parse_args()
     try:
         upstream = Upstream.load()
@@ -41,20 +43,20 @@ def main() -> int:
 
 
 def matrix(upstream: Upstream) -> list[dict[str, str]]:
-    """Every image of a release, of bases that are known by digest. Raises Refused if none is."""
+    """All images of a release whose base digest is known. Raises Refused if there are none."""
     if not (bases := upstream.publishable()):
-        raise Refused("no base is known by its digest")
+        raise Refused("patches/upstream.toml has no digest of any base image")
     return [{"target": b.target, "variant": b.variant, "platform": b.platform, "suffix": b.suffix} for b in bases]
 
 
 def names(base: Base) -> list[str]:
-    """What the image of this base is called: the fixed name, then the one that moves."""
+    """The names of the image on this base: with the fixed tag, then with the moving one."""
     version, upstream = our_version()
     return [f"{IMAGE}:{version}{base.suffix}", f"{IMAGE}:{upstream}{base.suffix}"]
 
 
 def pushed_name(base: Base) -> str:
-    """The tag that an image is pushed under: its fixed one, with the machine if that names several platforms."""
+    """The name to push an image under: with its fixed tag, plus the platform if that tag covers several."""
     return names(base)[0] + ("" if base.suffix else f"-{base.platform.partition('/')[2]}")
 
 
@@ -68,7 +70,7 @@ def commit() -> str:
 
 
 def _baked(base: Base, source: str, options: argparse.Namespace) -> str:
-    docker("buildx", "version")  # raises in words if there is none
+    docker("buildx", "version")  # raises a clear error if there is no buildx
     reference, target = options.base or base.reference, base.target
     name = options.tag or (pushed_name(base) if options.push else IMAGE if options.push_by_digest else names(base)[0])
     settings = [f"args.BASE={reference}", f"args.SOURCE={options.base or source}"]
@@ -87,7 +89,7 @@ def _baked(base: Base, source: str, options: argparse.Namespace) -> str:
 
 
 def _bake(target: str, words: list[str]) -> str:
-    """Builds; returns the digest. All that Docker says goes to stderr: on stdout there is the name only."""
+    """Builds the target and returns its digest. Docker's output goes to stderr, to keep stdout for the name."""
     version, upstream = our_version()
     variables = {"IMAGE": IMAGE, "VERSION": version, "UPSTREAM": upstream, "REVISION": commit()}
     with tempfile.NamedTemporaryFile("r") as told:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Moves the overlay to another release of upstream: finds the digests of its images, compares them with the release
-before (sources, configuration, libraries), and writes patches/upstream.toml, what it read into patches/upstream.json,
-VERSION, a section of CHANGELOG.md, and the tags that users are told. At the release that is recorded it looks for what
-upstream has published since. Prints what a maintainer must look at. Needs Docker with buildx, and pulls the image for
-the processor of both releases; runs nothing of them. Exit code 3: something that we rely on is gone, and nothing was
-written."""
+"""Moves the overlay to another release of upstream. Finds the digests of its images, compares them with the previous
+release (sources, configuration, libraries), and updates patches/upstream.toml, patches/upstream.json (what it read),
+VERSION, CHANGELOG.md and the image tags in the docs. Given the release that is recorded, it looks for images that
+upstream has published since. Prints what a maintainer must check. Needs Docker with buildx; pulls the CPU image of
+both releases but runs nothing in it. Exit code 3: something that we rely on is gone; without --force, no file was
+changed."""
 
 import argparse
 import hashlib
@@ -29,9 +29,9 @@ _SHOWN = ("User", "WorkingDir", "Entrypoint", "Cmd", "Healthcheck", "ExposedPort
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.bump", description=__doc__)
-    parser.add_argument("version", metavar="VERSION", help="of upstream, such as v2.5.7")
-    parser.add_argument("--registry", metavar="HOST[:PORT]", help="ask this one, which mirrors upstream's")
-    parser.add_argument("--force", action="store_true", help="write the files although something is gone")
+    parser.add_argument("version", metavar="VERSION", help="upstream's release, such as v2.5.7")
+    parser.add_argument("--registry", metavar="HOST[:PORT]", help="use this mirror of upstream's registry")
+    parser.add_argument("--force", action="store_true", help="write the files even if something is gone")
     options = parser.parse_args()
     try:
         if not re.fullmatch(r"v\d+\.\d+\.\d+", options.version):
@@ -49,7 +49,7 @@ def main() -> int:
             print(f"immich-machine-learning {old.version}: nothing is new")
             return 0
         if not READ.exists():
-            print(f"patches/upstream.json is not there: {old.version} is pulled, and it is made", file=sys.stderr)
+            print(f"patches/upstream.json is missing: pulling {old.version} to create it", file=sys.stderr)
         ours = _our_next(old, new)
         before = read(old, repository, None)
         after = read(new, repository, found) if new != old or options.version != old.version else before
@@ -61,24 +61,24 @@ def main() -> int:
     if writes := not gone or options.force:
         _write(old, new, ours, record(after, _since(old, new, changes)))
     print(_report(old, new, words, changes))
-    now = f"written: patches/, docker-bake.hcl, CHANGELOG.md, tags that users are told; VERSION is {our_version()[0]}"
-    print(f"\n{now if writes else 'nothing is written; --force writes all the same'}")
+    now = f"updated: patches/, docker-bake.hcl, CHANGELOG.md, the tags in the docs; VERSION is {our_version()[0]}"
+    print(f"\n{now if writes else 'no file was changed; --force changes them anyway'}")
     return _GONE if gone else 0
 
 
 def unused(repository: str, release: Upstream, before: tuple[str, ...]) -> tuple[str, ...]:
-    """Endings of the release's tags for which we have no variant. before: kept if the tags can't be listed."""
+    """Suffixes of the release's tags for which we have no variant; `before` if the tags can't be listed."""
     form = re.compile(rf"{re.escape(release.version)}(-(?!rc|alpha|beta)[a-z][a-z0-9-]*)")
     try:
         ends = {found[1] for tag in Registry(repository).tags() if (found := form.fullmatch(tag))}
     except Refused as error:
-        warn(f"new variants of upstream were not looked for: {error}")
+        warn(f"can't look for new variants of upstream: {error}")
         return before
     return tuple(sorted(ends - {variant.suffix for variant in release.variants}))
 
 
 def _our_next(old: Upstream, new: Upstream) -> str:
-    """Our version after the bump: the next revision if ours is published and would change."""
+    """Our version after the bump: the next revision if this one is published and its images would change."""
     ours, upstream = our_version()
     if upstream != new.version:
         return f"{new.version}-r1"
@@ -86,7 +86,7 @@ def _our_next(old: Upstream, new: Upstream) -> str:
         if old.variants == new.variants or docker.digest(f"{IMAGE}:{ours}") is None:
             return ours
     except Refused as error:
-        warn(f"VERSION is kept; raise its revision if it is published: {error}")
+        warn(f"can't check whether {ours} is published; if it is, raise the revision in VERSION: {error}")
         return ours
     return f"{upstream}-r{int(ours.rpartition('-r')[2]) + 1}"
 
@@ -98,13 +98,13 @@ def _write(old: Upstream, new: Upstream, ours: str, read: dict[str, Any]) -> Non
     rename(old, new)
     if ours != our_version()[0]:
         VERSION.write_text(f"{ours}\n")
-        added = f"Upstream {new.version} in place of {old.version}."
-        late = f"Images that upstream has published late, of {new.version}."
+        added = f"Upstream {new.version} instead of {old.version}."
+        late = f"Images of {new.version} that upstream published late."
         begin_section(ours, added if new.version != old.version else late)
 
 
 def _since(old: Upstream, new: Upstream, changes: list[Change]) -> dict[str, Any]:
-    """What the new release changed, the first line of each; at the release that is recorded, what was kept of that."""
+    """The first line of each change; if the release stays the same, what patches/upstream.json has of it."""
     if new.version != old.version:
         return {"before": old.version, "changes": [change.text.partition("\n")[0] for change in changes]}
     kept = json.loads(READ.read_text()) if READ.exists() else {}
@@ -112,9 +112,8 @@ def _since(old: Upstream, new: Upstream, changes: list[Change]) -> dict[str, Any
 
 
 def resolve(old: Upstream, version: str, found: dict[str, dict[str, Image]]) -> tuple[Upstream, list[str]]:
-    """The release with the digests that it has, and words on what it has not: a variant that upstream did not publish
-    this time stays at its version. found: its images by variant and platform. Raises Refused if the processor's is
-    not there."""
+    """The release with its digests, and a message for each variant that upstream did not publish with it, which stays
+    at its version. found: images by variant and platform. Raises Refused if the CPU image is missing."""
     variants, words = [], []
     for variant in old.variants:
         there = found[variant.name]
@@ -133,7 +132,7 @@ def resolve(old: Upstream, version: str, found: dict[str, dict[str, Image]]) -> 
 
 
 def read(release: Upstream, repository: str, found: dict[str, dict[str, Image]] | None) -> Release:
-    """The images of a release. found: where they were looked at already. Raises Refused."""
+    """Reads the images of a release. found: its images by variant and platform, if known. Raises Refused."""
     first = release.bases[0]
     reference = _in(repository, first.reference)
     contents, configuration = docker.contents(reference, first.platform)
@@ -148,7 +147,7 @@ def read(release: Upstream, repository: str, found: dict[str, dict[str, Image]] 
 
 
 def record(release: Release, since: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a release, and what it changed."""
+    """The content of patches/upstream.json. since: what the release changed."""
     configurations = {"cpu-amd64": release.configuration, **release.others}
     return {
         **since,
@@ -163,7 +162,7 @@ def record(release: Release, since: dict[str, Any]) -> dict[str, Any]:
 
 
 def _in(repository: str, reference: str) -> str:
-    """The reference in that repository, by its digest where it has one, as a mirror has no other tags for certain."""
+    """The reference in that repository, by digest if it has one, because a mirror may lack the tag."""
     tag = reference.rpartition("/")[2].partition(":")[2]
     name, _, digest = tag.partition("@")
     return f"{repository}@{digest}" if digest else f"{repository}:{name}"
@@ -174,7 +173,7 @@ def _report(old: Upstream, new: Upstream, words: list[str], changes: list[Change
     for variant in new.variants:
         lines += [f"{variant.name} {platform} {digest}" for platform, digest in variant.digests.items()]
     relied = [change for change in changes if change.relied]
-    added = [f"{end}: docs/maintaining.md says what a variant takes" for end in new.unused if end not in old.unused]
+    added = [f"{end}: docs/maintaining.md says how to add a variant" for end in new.unused if end not in old.unused]
     for title, told in (
         ("not published this time", words),
         ("published, and nothing is built on it", added),
@@ -185,8 +184,8 @@ def _report(old: Upstream, new: Upstream, words: list[str], changes: list[Change
         if told:
             lines += ["", f"{title}:", *(f"- {text}" for text in told)]
     if not changes:
-        lines += ["", "sources, configuration and libraries are as they were"]
-    lines += ["", "then: docs/maintaining.md, Bump day"]
+        lines += ["", "sources, configuration and libraries are unchanged"]
+    lines += ["", "next: docs/maintaining.md, Bump day"]
     return "\n".join(lines)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Compares two releases of the base image, and tells what ours relies on from what is only good to know."""
+"""Compares two releases of the base image, and separates changes in what we rely on from all others."""
 
 import difflib
 import re
@@ -16,16 +16,17 @@ NAMES = {
     "immich_ml/sessions/ann/__init__.py": ("AnnSession",),
     "immich_ml/sessions/rknn/__init__.py": ("RknnSession",),
 }
-"""All that we use of upstream's package: files, and the names in them. main.py is upstream_main in our image."""
+"""Everything that we use of upstream's package: names by file. main.py is upstream_main in our image."""
 CONFIGURATION = {"WorkingDir": "/usr/src", "Entrypoint": ["tini", "--"], "User": ""}
-"""What the image must be like. CMD and HEALTHCHECK are ours, but what they were is worth a look."""
+"""Values that the base image must have."""
 REPLACED = ("Cmd", "Healthcheck")
+"""Our image has its own, but a maintainer should see what upstream changed."""
 ENVIRONMENT = (
     *("PATH", "PYTHONPATH", "VIRTUAL_ENV", "DEVICE", "LD_PRELOAD"),
     *("MACHINE_LEARNING_CACHE_FOLDER", "MACHINE_LEARNING_MODEL_ARENA"),
 )
 NEEDED = {"PYTHONPATH": "/usr/src", "MACHINE_LEARNING_CACHE_FOLDER": "/cache"}
-"""Of the environment, what must stay."""
+"""Environment variables that must keep these values."""
 ALSO_IMPORTED = ("gunicorn", "onnxruntime", "pydantic", "protobuf", "h11", "uvloop")
 """Libraries that the image uses besides those of pyproject.toml. onnxruntime stands for every build of it."""
 OLDEST_PYTHON = (3, 11)
@@ -36,7 +37,7 @@ _LONGEST_DIFF = 200
 
 @dataclass(frozen=True)
 class Change:
-    """gone: we can't do without it. relied: ours stands on it. text: in words, a difference below them."""
+    """gone: something that we need is missing. relied: we rely on it. text: a description, then the diff if any."""
 
     gone: bool
     relied: bool
@@ -45,7 +46,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Release:
-    """A base image, read: the contents and the configuration of the processor's, the configurations of the others."""
+    """A release of the base: contents and configuration of the CPU image, configurations of the others by target."""
 
     contents: Contents
     configuration: Mapping[str, Any]
@@ -53,7 +54,7 @@ class Release:
 
 
 def compare(old: Release, new: Release) -> list[Change]:
-    """What is otherwise, what we rely on first."""
+    """The changes, first what is gone, then what else we rely on."""
     changes = [*_files(old.contents.files, new.contents.files)]
     changes += _configuration("", old.configuration, new.configuration)
     for image in sorted(old.others.keys() & new.others.keys()):
@@ -68,7 +69,7 @@ def compare(old: Release, new: Release) -> list[Change]:
 
 
 def imported() -> dict[str, str]:
-    """The libraries that the overlay imports and the oldest version of each that it takes; "" if any will do."""
+    """The libraries that the overlay imports, with the oldest version that works; "" if any does."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found = dict.fromkeys(ALSO_IMPORTED, "")
     for requirement in (*project["dependencies"], *project["optional-dependencies"]["cpu"]):
@@ -94,7 +95,7 @@ def _files(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> Iterator[Chang
 
 
 def _declares(source: str, name: str) -> bool:
-    """Whether a module gives this name. By its text: it may be of a later Python than this one."""
+    """Whether a module defines or imports this name. Searches the text: its syntax may be newer than this Python."""
     declared = (
         rf"^\s*(?:async\s+def|def|class)\s+{name}\b|^{name}\s*(?::[^=\n]+)?=|^\s*(?:from\s.*)?import\b.*\b{name}\b"
     )

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Tests an image as its users have it: starts a container, waits until it is healthy and runs tests/contract against
-its published port. Prints the container's log if that fails; removes the container in any case."""
+"""Tests an image as users run it: starts a container, waits until it is healthy and runs tests/contract against its
+published port. Prints the container's log on failure; always removes the container."""
 
 import argparse
 import contextlib
@@ -22,18 +22,18 @@ from .upstream import ROOT, Refused
 _CLIP, _FACES, _OCR = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k", "buffalo_l", "PP-OCRv5_mobile"
 """The models that the image uses by default."""
 _WEIGHTS = {"detection": "PP-OCRv6_det_small.onnx", "recognition": "PP-OCRv6_rec_small.onnx"}
-"""What stands in for the OCR model: what RapidOCR's wheel carries."""
+"""Models in RapidOCR's wheel, used in place of the OCR model."""
 _LOG_LINES = 200
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.contract", description=__doc__, epilog="Others are pytest's.", allow_abbrev=False
+        prog="python -m scripts.contract", description=__doc__, epilog="Other options go to pytest.", allow_abbrev=False
     )
     parser.add_argument("image", metavar="IMAGE")
-    parser.add_argument("--platform", help="run the image for this one, such as linux/arm64 in emulation")
+    parser.add_argument("--platform", help="platform of the image, such as linux/arm64 in emulation")
     parser.add_argument("--healthy-within", type=float, default=180.0, metavar="SECONDS")
-    parser.add_argument("--cache", type=Path, help="the models' folder (default: tiny ones, made for the run)")
+    parser.add_argument("--cache", type=Path, help="folder of models (default: tiny models built for this run)")
     options, words = parser.parse_known_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the container is removed
     try:
@@ -44,7 +44,7 @@ def main() -> int:
             platform = [f"--platform={options.platform}"] if options.platform else []
             return _run(options.image, cache.absolute(), words, platform, options.healthy_within)
     except FileNotFoundError as error:
-        print(f"contract: there is no {error.filename} here", file=sys.stderr)
+        print(f"contract: {error.filename} was not found", file=sys.stderr)
     except Refused as error:
         print(f"contract: {error}", file=sys.stderr)
     return 1
@@ -52,13 +52,13 @@ def main() -> int:
 
 def build_cache(folder: Path) -> None:
     """Writes tiny models under the names that the image uses, in the layout of the cache."""
-    from demo.models import build_clip, build_faces  # they need onnx; a cache that is there does not
+    from demo.models import build_clip, build_faces  # only here, because it needs onnx
 
     build_clip(folder / "clip" / _CLIP)
     build_faces(folder / "facial-recognition" / _FACES)
     wheel = importlib.util.find_spec("rapidocr")
     if wheel is None or wheel.origin is None:
-        raise Refused("the weights for OCR are in RapidOCR's wheel: pip install 'rapidocr>=3.10,<4'")
+        raise Refused("the OCR models are in RapidOCR's wheel: pip install 'rapidocr>=3.10,<4'")
     for part, weights in _WEIGHTS.items():
         model = folder / "ocr" / _OCR / part / "model.onnx"
         model.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def _run(image: str, cache: Path, words: list[str], platform: list[str], healthy
 
 @contextlib.contextmanager
 def _started(image: str, cache: Path, key: str, platform: list[str]) -> Iterator[str]:
-    """A container of the image by its name, until the context ends."""
+    """Runs a container of the image until the context ends; yields its name."""
     name = f"mt-photos-ml-contract-{secrets.token_hex(4)}"
     options = ["--publish=127.0.0.1::3003", f"--env=API_AUTH_KEY={key}", f"--volume={cache}:/cache"]
     try:
@@ -97,7 +97,7 @@ def _started(image: str, cache: Path, key: str, platform: list[str]) -> Iterator
 
 
 def _wait(container: str, seconds: float) -> None:
-    """Until Docker's own health check says that it is healthy. Raises Refused."""
+    """Waits until Docker's health check reports healthy. Raises Refused."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         status, _, health = docker(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What images are in a registry, and what is in them, by Docker's own commands."""
+"""Finds images in a registry and reads their contents, with the docker command."""
 
 import json
 import re
@@ -19,7 +19,7 @@ _LARGEST_SOURCE = 1 << 20
 
 @dataclass(frozen=True)
 class Image:
-    """An image of a registry, for one platform. configuration: in the words of the image specification."""
+    """An image in a registry, for one platform. configuration: `config` of the OCI image specification."""
 
     digest: str
     platform: str
@@ -32,8 +32,8 @@ class Image:
 
 @dataclass(frozen=True)
 class Contents:
-    """files: below /usr/src, by their path there. libraries: versions, by name. python: its version. preloaded: what
-    /etc/ld.so.preload has every program load."""
+    """files: by path below /usr/src. libraries: versions by name. python: its version. preloaded: the libraries in
+    /etc/ld.so.preload."""
 
     files: dict[str, bytes]
     libraries: dict[str, str]
@@ -42,7 +42,7 @@ class Contents:
 
 
 def docker(*words: str) -> str:
-    """What a docker command prints. Raises Refused."""
+    """Runs a docker command and returns its output. Raises Refused if it fails."""
     ended = _run(*words)
     if ended.returncode:
         raise Refused(f"docker {' '.join(words[:3])} failed: {_last_line(ended.stderr)}")
@@ -50,13 +50,13 @@ def docker(*words: str) -> str:
 
 
 def digest(reference: str) -> str | None:
-    """What a tag of a registry holds; None if there is no such tag. Raises Refused."""
+    """The digest of a tag in a registry; None if there is no such tag. Raises Refused."""
     manifest = _inspected(reference, "Manifest")
     return str(manifest["digest"]) if manifest else None
 
 
 def images(reference: str) -> dict[str, Image]:
-    """What a tag or a digest of a registry holds, by platform; nothing if there is none. Raises Refused."""
+    """The images of a tag or digest in a registry, by platform; empty if there are none. Raises Refused."""
     manifest = _inspected(reference, "Manifest")
     if manifest is None:
         return {}
@@ -70,15 +70,15 @@ def images(reference: str) -> dict[str, Image]:
         platform = f"{of.get('os')}/{of.get('architecture')}"
         if platform == "unknown/unknown" or platform in found:  # attestations
             continue
-        # told by platform where there are several, the image alone where there is one
+        # buildx lists configurations by platform if there are several, else prints the only one
         config = about if "architecture" in about else next((a for p, a in about.items() if p.startswith(platform)), {})
         found[platform] = Image(entry["digest"], platform, config.get("config", {}))
     return found
 
 
 def contents(reference: str, platform: str) -> tuple[Contents, dict[str, Any]]:
-    """What an image holds, and its configuration with the health check, which a registry does not tell. Pulls it and
-    runs nothing of it."""
+    """An image's contents, and its configuration with the health check, which `images` does not get. Pulls the image
+    but runs nothing in it."""
     docker("pull", "--quiet", f"--platform={platform}", reference)
     configuration: dict[str, Any] = json.loads(docker("image", "inspect", reference))[0]["Config"]
     files: dict[str, bytes] = {}
@@ -106,7 +106,7 @@ def _run(*words: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise Refused("there is no docker command here") from None
+        raise Refused("the docker command was not found") from None
 
 
 def _inspected(reference: str, what: str) -> dict[str, Any] | None:
@@ -118,7 +118,7 @@ def _inspected(reference: str, what: str) -> dict[str, Any] | None:
     said = _last_line(ended.stderr)
     if said.endswith("not found"):
         return None
-    raise Refused(f"{reference} can't be looked at: {said}")
+    raise Refused(f"can't inspect {reference}: {said}")
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def _exported(reference: str, platform: str) -> Iterator[tarfile.TarFile]:
         ):
             yield archive
     except tarfile.TarError as error:
-        raise Refused(f"{reference} can't be read: {error}") from error
+        raise Refused(f"can't read {reference}: {error}") from error
     finally:
         subprocess.run(["docker", "rm", container], stdout=subprocess.DEVNULL, stderr=sys.stderr, check=False)
 
@@ -143,4 +143,4 @@ def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _last_line(said: str) -> str:
-    return (said.strip().splitlines() or ["it says nothing"])[-1].removeprefix("ERROR: ")
+    return (said.strip().splitlines() or ["no error message"])[-1].removeprefix("ERROR: ")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What Docker Hub needs besides images. login: whether DOCKERHUB_TOKEN of DOCKERHUB_USERNAME may push, and whether it
-ends soon, by the date in DOCKERHUB_TOKEN_EXPIRES. page: the description from README.md, and that tags like v2.5.6-r1
-are never changed. prune DIGEST…: deletes those of our images that no tag names."""
+"""Maintains our repository on Docker Hub. login: checks that DOCKERHUB_TOKEN of DOCKERHUB_USERNAME may push, and warns
+if it expires soon (DOCKERHUB_TOKEN_EXPIRES is the date). page: sets the description from README.md and makes tags like
+v2.5.6-r1 immutable. prune DIGEST…: deletes those of these images that have no tag."""
 
 import argparse
 import datetime
@@ -18,7 +18,7 @@ from .upstream import IMAGE, ROOT, Refused, warn
 
 HUB = os.environ.get("HUB") or "https://hub.docker.com"
 FIXED = r"v.*-r[0-9]+(-.*)?"
-"""The tags that never change, as Docker Hub's setting takes it."""
+"""The tags that never change, as a pattern for Docker Hub's setting."""
 _WARN_DAYS = 30
 _LONGEST = 25_000
 _PROJECT = "github.com/dev-fox-101/mt-photos-ml"
@@ -48,27 +48,28 @@ def main() -> int:
 
 
 def ends_soon(date: str, today: datetime.date) -> str:
-    """What to say of a token that ends on this date, such as 2027-01-31; empty if there is time. Raises Refused."""
+    """A warning if a token that expires on this date, such as 2027-01-31, expires soon; else "". Raises Refused."""
     if not date:
-        return "DOCKERHUB_TOKEN_EXPIRES is not set: nobody will be told before the token ends"
+        return "DOCKERHUB_TOKEN_EXPIRES is not set: there will be no warning before the token expires"
     try:
         days = (datetime.date.fromisoformat(date) - today).days
     except ValueError:
-        raise Refused(f"DOCKERHUB_TOKEN_EXPIRES is {date!r} and not a date like 2027-01-31") from None
-    return f"Docker Hub's token ends on {date}, in {days} days: docs/maintaining.md" if days <= _WARN_DAYS else ""
+        raise Refused(f"DOCKERHUB_TOKEN_EXPIRES is {date!r}, not a date like 2027-01-31") from None
+    said = f"Docker Hub's token expires on {date}, in {days} days: docs/maintaining.md says how to replace it"
+    return said if days <= _WARN_DAYS else ""
 
 
 def description(readme: str) -> str:
-    """The README with links that lead somewhere from Docker Hub too. Raises Refused if it is too long for it."""
+    """The README with absolute links, for Docker Hub. Raises Refused if it is too long."""
     links = re.sub(r"(?<=\]\()(?!https?:|#)", f"https://{_PROJECT}/blob/main/", readme)
     text = re.sub(rf"(!\[[^]]*\]\(https://{_PROJECT})/blob/", r"\1/raw/", links)
     if len(text.encode()) > _LONGEST:
-        raise Refused(f"README.md is too long for Docker Hub, which takes {_LONGEST} bytes")
+        raise Refused(f"README.md is too long for Docker Hub, whose limit is {_LONGEST} bytes")
     return text
 
 
 def prune(registry: Registry, digests: list[str]) -> list[str]:
-    """Deletes what no tag names, with what is in it; returns what was deleted. Warns of what could not be."""
+    """Deletes manifests, and those in them, that no tag refers to; returns the deleted ones. Warns of failures."""
     kept = {part for tag in registry.tags() for part in registry.parts(tag)}
     deleted = []
     for part in (part for digest in digests for part in registry.parts(digest) if part not in kept):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Copies what `publish` has given tags to another registry, the same digests under the same tags. Reads what `publish`
-printed. Whoever pushes is who `docker login` has logged in. What could not be copied is said at the end."""
+"""Copies published images to another registry, under the same tags and digests. Reads the output of `publish` on
+stdin. Run `docker login` for the registry first. If a tag can't be copied, prints why, copies the others and ends
+with 1."""
 
 import argparse
 import sys
@@ -13,7 +14,7 @@ from .upstream import IMAGE, Refused, Upstream
 
 @dataclass(frozen=True)
 class Mirror:
-    """A registry beside Docker Hub. without: variants that it does not take."""
+    """A registry besides Docker Hub. without: variants that are not copied."""
 
     repository: str
     without: tuple[str, ...] = ()
@@ -23,13 +24,13 @@ MIRRORS = {
     "ghcr": Mirror("ghcr.io/dev-fox-101/mt-photos-ml"),
     "acr": Mirror("registry.cn-hangzhou.aliyuncs.com/devfox101/mt-photos-ml", without=("rocm",)),
 }
-"""GitHub's, and Aliyun's, which is reached from mainland China and where an image of 30 GB has no place."""
+"""GitHub's, and Aliyun's, for mainland China; the ROCm image, 30 GB, is too large for Aliyun's."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.mirror", description=__doc__)
     parser.add_argument("mirror", choices=MIRRORS)
-    parser.add_argument("--to", metavar="REPOSITORY", help="in place of the mirror's own")
+    parser.add_argument("--to", metavar="REPOSITORY", help="copy to this one instead of the mirror's own")
     options = parser.parse_args()
     mirror, failures = MIRRORS[options.mirror], 0
     suffixes = Upstream.load().suffixes
@@ -46,7 +47,7 @@ def main() -> int:
 
 
 def _copy(tag: str, wanted: str, repository: str) -> None:
-    """Raises Refused if a tag that never changes has other content there."""
+    """Copies one tag. Raises Refused if it is a fixed tag and has other content there."""
     target = f"{repository}:{tag}"
     there = digest(target)
     if there and there != wanted and FORM.match(tag):
@@ -54,7 +55,7 @@ def _copy(tag: str, wanted: str, repository: str) -> None:
     if there != wanted:
         docker("buildx", "imagetools", "create", "--tag", target, f"{IMAGE}@{wanted}")
         if (there := digest(target)) != wanted:
-            raise Refused(f"{target} became {there} and not {wanted}")
+            raise Refused(f"{target} is {there} after the copy, not {wanted}")
     print(f"{target} -> {there}")
 
 

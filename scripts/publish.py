@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Publishes the images of a release, one variant after the other: the fixed tag (v2.5.6-r1), which never changes, then
-the one that moves (v2.5.6), which never goes back but by --retag. Only from a clean tree whose tag is VERSION. The
-images are in the registry already, pushed by `build`; a variant whose base is not known by its digest is left out.
-Whoever pushes is who `docker login` has logged in. Prints each tag and its digest; what could not be published is said
-at the end, and holds nothing else up."""
+"""Tags the images of a release that `build` has pushed. Each variant gets its fixed tag (v2.5.6-r1), which never
+changes, then its moving tag (v2.5.6), which goes back only with --retag. Needs a clean tree at the git tag that
+VERSION names, and `docker login` before. Skips a variant whose base digest is not known. Prints each tag and its
+digest. If a variant fails, publishes the others and reports the failure at the end."""
 
 import argparse
 import hashlib
@@ -18,19 +17,17 @@ from .docker import Image, digest, docker, images
 from .upstream import IMAGE, Base, Refused, Upstream, our_version, warn
 
 FORM = re.compile(r"v(\d+)\.(\d+)\.(\d+)-r(\d+)")
-"""A version of ours; a tag that begins so never changes."""
+"""Our version. A tag that begins with one never changes."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.publish", description=__doc__)
-    parser.add_argument("--variant", action="append", help="only this one; may be given again (default: all)")
-    said = (
-        "an image that `build --push-by-digest` pushed, by its target; others are taken from the tags of `build --push`"
-    )
+    parser.add_argument("--variant", action="append", help="only this variant; repeatable (default: all)")
+    said = "a target's image from `build --push-by-digest`; for other targets, the tags of `build --push` are used"
     parser.add_argument("--image", metavar="TARGET=DIGEST", action="append", default=[], help=said)
-    parser.add_argument("--retag", metavar="vX.Y.Z-rN", help="only let the moving tags name this release, on purpose")
-    parser.add_argument("--latest", metavar="vX.Y.Z-rN", help="only let `latest` and latest-VARIANT name this release")
-    parser.add_argument("--back", action="store_true", help="with --latest: also if they name a later one")
+    parser.add_argument("--retag", metavar="vX.Y.Z-rN", help="only point the moving tags to this release")
+    parser.add_argument("--latest", metavar="vX.Y.Z-rN", help="only point `latest` and latest-VARIANT to it")
+    parser.add_argument("--back", action="store_true", help="with --latest: even if they name a later release")
     options = parser.parse_args()
     upstream = Upstream.load()
     try:
@@ -48,7 +45,7 @@ def main() -> int:
 
 
 def _publish_all(upstream: Upstream, options: argparse.Namespace) -> list[str]:
-    """Every variant, or those that were asked for; returns what failed."""
+    """Publishes every variant, or those of --variant; returns the failures."""
     for base in (upstream.base(variant) for variant in options.variant or ()):
         if not base.digest:
             raise Refused(base.unknown_digest)
@@ -59,8 +56,8 @@ def _publish_all(upstream: Upstream, options: argparse.Namespace) -> list[str]:
 
 
 def _move(release: str, upstream: Upstream, options: argparse.Namespace) -> list[str]:
-    """Lets tags that move name a release that was published; returns what failed. A variant that the release has not is
-    left as it is, if not it was asked for."""
+    """Points moving tags to a published release; returns the failures. Skips a variant that is not in the release,
+    unless --variant asks for it."""
     if not FORM.fullmatch(release):
         raise Refused(f"{release!r} is not a release like v2.5.6-r1")
     there = {v: [s for s in ends if digest(f"{IMAGE}:{release}{s}")] for v, ends in upstream.suffixes.items()}
@@ -68,7 +65,7 @@ def _move(release: str, upstream: Upstream, options: argparse.Namespace) -> list
     if not wanted:
         raise Refused(f"{IMAGE}:{release} was never published")
     for variant in (variant for variant, ends in there.items() if not (ends or options.variant)):
-        warn(f"{variant} is left as it is: {IMAGE}:{release}{upstream.suffixes[variant][0]} was never published")
+        warn(f"{variant} is unchanged: {IMAGE}:{release}{upstream.suffixes[variant][0]} was never published")
 
     def move(variant: str) -> None:
         for suffix in upstream.suffixes[variant]:
@@ -81,8 +78,8 @@ def _move(release: str, upstream: Upstream, options: argparse.Namespace) -> list
 
 
 def _move_one(release: str, suffix: str, options: argparse.Namespace) -> None:
-    """--latest lets `latest` name the release. --retag the tag of its upstream, and `latest` too if that names another
-    release on this upstream. Raises Refused."""
+    """With --latest, points `latest` to the release. With --retag, points the tag of its upstream version to it, and
+    also `latest` if that names another release of the same upstream version. Raises Refused."""
     source, latest, moving = f"{IMAGE}:{release}{suffix}", f"{IMAGE}:latest{suffix}", release.partition("-")[0]
     if options.latest:
         if not options.back:
@@ -96,7 +93,7 @@ def _move_one(release: str, suffix: str, options: argparse.Namespace) -> None:
 
 
 def _each(variants: Iterable[str], do: Callable[[str], None]) -> list[str]:
-    """Does it for each; returns what failed."""
+    """Calls `do` for each variant; returns the failures."""
     failures = []
     for variant in variants:
         try:
@@ -107,7 +104,7 @@ def _each(variants: Iterable[str], do: Callable[[str], None]) -> list[str]:
 
 
 def _given(told: Sequence[str], bases: Sequence[Base]) -> dict[str, str]:
-    """Digests by target."""
+    """The digests in --image, by target. Raises Refused."""
     given = dict(image.partition("=")[::2] for image in told)
     for target, value in given.items():
         if target not in {base.target for base in bases}:
@@ -118,18 +115,18 @@ def _given(told: Sequence[str], bases: Sequence[Base]) -> dict[str, str]:
 
 
 def _clean_tag(version: str) -> str:
-    """The commit of the tree. Raises Refused if it is not what the tag of this version holds."""
+    """The commit of the tree. Raises Refused if the tree is not clean or not at this version's tag."""
     head = commit()
     if head.endswith("-dirty"):
-        raise Refused("the tree is not clean: what is published must be what the tag holds")
+        raise Refused("the tree has uncommitted changes: commit or undo them, then publish from the version tag")
     tags = subprocess.run(["git", "tag", "--points-at", "HEAD"], capture_output=True, text=True, check=False)
     if version not in tags.stdout.split():
-        raise Refused(f"this commit does not have the tag {version}, which VERSION says it is")
+        raise Refused(f"VERSION is {version}, but this commit does not have that tag")
     return head
 
 
 def _publish(bases: list[Base], given: Mapping[str, str], revision: str) -> None:
-    """A variant: its images under their tags. The plain tag of one with several platforms names all of them."""
+    """Publishes a variant. If it has several platforms, its plain tag covers all of them."""
     pushed = {base: f"{IMAGE}@{given[base.target]}" if base.target in given else pushed_name(base) for base in bases}
     for base, source in pushed.items():
         _check(base, source, revision)
@@ -148,33 +145,33 @@ def _check(base: Base, source: str, revision: str) -> None:
     there = images(source)
     if not there:
         made = f"python -m scripts.build --variant {base.variant} --platform {base.platform} --push"
-        raise Refused(f"there is no image {source}: {made}")
+        raise Refused(f"there is no image {source}; to build it: {made}")
     if base.platform not in there:
-        raise Refused(f"the image of {base.target} is for {', '.join(there)} and not for {base.platform}")
+        raise Refused(f"the image of {base.target} is for {', '.join(there)}, not for {base.platform}")
     label = there[base.platform].labels.get("org.opencontainers.image.revision")
     if label != revision:
-        raise Refused(f"{source} was built of commit {label} and not of this one, {revision}")
+        raise Refused(f"{source} was built from commit {label}, not from this one, {revision}")
 
 
 def _never_back(tag: str, version: str, on_purpose: str) -> None:
-    """Raises Refused if the tag names a later release."""
+    """Raises Refused if the tag is at a later release."""
     for image in images(tag).values():
         if FORM.fullmatch(there := _version(image)) and order(there) > order(version):
-            raise Refused(f"{tag} is at {there} already; `{on_purpose}` goes back on purpose")
+            raise Refused(f"{tag} is at {there}, which is later; to go back, use `{on_purpose}`")
 
 
 def _version(image: Image) -> str:
-    """Our version that the image says it is; empty if it says none."""
+    """Our version in the image's label; empty if there is none."""
     return image.labels.get("org.opencontainers.image.version", "")
 
 
 def order(version: str) -> list[int]:
-    """Of two versions of ours, the later has the greater one."""
+    """A key that sorts our versions, the latest last."""
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def _name(tag: str, sources: list[str], *, fixed: bool = False) -> None:
-    """Lets the tag name these images, with their attestations. fixed: and never others; raises Refused."""
+    """Points the tag to these images and their attestations. fixed: raises Refused if it has other content."""
     before = digest(tag)
     if fixed and before and sources != [tag]:
         planned = docker("buildx", "imagetools", "create", "--dry-run", "--tag", tag, *sources)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What Docker's commands don't do in a registry, by its HTTP API: list tags, try whether one may push, delete."""
+"""A registry's HTTP API, for what the docker command can't do: list tags, check the right to push, delete."""
 
 import base64
 import contextlib
@@ -21,8 +21,8 @@ _MOST_PAGES = 1000
 
 
 class Registry:
-    """One repository, such as ghcr.io/owner/name; without a user, as anybody may see it. Every method raises Refused
-    where the registry can't be reached or does not allow it."""
+    """One repository, such as ghcr.io/owner/name; anonymous if no user is given. Every method raises Refused if the
+    registry can't be reached or refuses."""
 
     def __init__(self, repository: str, user: str = "", password: str = "") -> None:
         host, _, name = repository.partition("/")
@@ -32,7 +32,7 @@ class Registry:
         self._url = f"{scheme}://{'registry-1.docker.io' if host == 'docker.io' else host}/v2/{name}"
 
     def tags(self) -> Iterator[str]:
-        """All of them, page by page."""
+        """All tags, read page by page."""
         url = f"{self._url}/tags/list?n=1000"
         for _ in range(_MOST_PAGES):
             body, headers = self._ask("GET", url, accept="application/json")
@@ -42,7 +42,7 @@ class Registry:
             url = urllib.parse.urljoin(url, following[1])
 
     def parts(self, reference: str) -> list[str]:
-        """The digest of what a tag or digest names, and of the manifests in it; nothing if there is none."""
+        """The digests of a tag's (or digest's) manifest and of the manifests in it; empty if there is none."""
         try:
             body, headers = self._ask("GET", f"{self._url}/manifests/{reference}", accept=f"{_INDEX}, {_MANIFEST}")
         except _NotFound:
@@ -54,9 +54,9 @@ class Registry:
         self._ask("DELETE", f"{self._url}/manifests/{digest}")
 
     def check_push(self) -> None:
-        """Begins an upload and gives it up: what a login alone does not show."""
+        """Starts an upload and cancels it, because a login alone does not prove the right to push."""
         _, headers = self._ask("POST", f"{self._url}/blobs/uploads/")
-        with contextlib.suppress(Refused):  # the registry gives it up by itself, later
+        with contextlib.suppress(Refused):  # the registry cancels it by itself later
             self._ask("DELETE", urllib.parse.urljoin(self._url, headers["Location"]))
 
     def _ask(self, method: str, url: str, accept: str = "*/*") -> tuple[bytes, Message]:
@@ -76,7 +76,7 @@ class Registry:
         return send(urllib.request.Request(url, method=method, headers=headers))
 
     def _log_in(self, challenge: str) -> str:
-        """What to authorize with, as the registry asks for it."""
+        """The Authorization header that the registry's challenge asks for."""
         basic = "Basic " + base64.b64encode(f"{self._user}:{self._password}".encode()).decode()
         if not (realm := re.search(r'realm="([^"]+)"', challenge)) or challenge.lower().startswith("basic"):
             return basic
@@ -87,12 +87,12 @@ class Registry:
         try:
             told: Mapping[str, Any] = json.loads(send(request)[0])
         except urllib.error.HTTPError as error:
-            raise Refused(f"{self.repository}: the login is refused: {error.code} {error.reason}") from None
+            raise Refused(f"{self.repository}: the registry refused the login: {error.code} {error.reason}") from None
         return f"Bearer {told.get('token') or told['access_token']}"
 
     def _refused(self, method: str, error: urllib.error.HTTPError) -> Refused:
         kind = _NotFound if error.code == 404 else Refused
-        return kind(f"{self.repository}: {method} is refused: {error.code} {error.reason}")
+        return kind(f"{self.repository}: the registry refused {method}: {error.code} {error.reason}")
 
 
 class _NotFound(Refused):

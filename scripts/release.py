@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What a release is on GitHub. notes: its text, from CHANGELOG.md, from what bump recorded of upstream, and from the
-tags that `publish` printed, on stdin. due: reads GitHub's list of releases on stdin, and prints the one that `latest`
-should name and does not, with its images to test, as outputs of a workflow. images: what is published, as JSON, to be
-scanned."""
+"""Reads and describes releases on GitHub. notes: prints the release notes, from CHANGELOG.md, what bump recorded of
+upstream, and the output of `publish` on stdin. due: reads GitHub's list of releases on stdin; if `latest` should move,
+prints the release and its images to test, as outputs of a workflow step. images: prints the published images to scan,
+as JSON."""
 
 import argparse
 import datetime
@@ -18,9 +18,9 @@ from .publish import FORM, order
 from .upstream import IMAGE, READ, ROOT, Base, Refused, Upstream, our_version
 
 WAIT = datetime.timedelta(days=7)
-"""How old a release is before `latest` names it."""
+"""How old a release must be before `latest` names it."""
 TOO_LARGE = ("rocm",)
-"""Variants that a machine of the workflows can't unpack: 30 GB."""
+"""Variants whose image (30 GB) a workflow runner can't unpack."""
 _UPSTREAM = "https://github.com/immich-app/immich/releases/tag"
 
 
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def due(releases: Iterable[Mapping[str, Any]], now: datetime.datetime) -> str | None:
-    """The newest release that is a week old. One that is marked as a pre-release is held back."""
+    """The newest release that is at least a week old and neither a draft nor a pre-release."""
     names = [
         str(release["tag_name"])
         for release in releases
@@ -58,7 +58,8 @@ def due(releases: Iterable[Mapping[str, Any]], now: datetime.datetime) -> str | 
 
 
 def notes(version: str, changelog: str, read: Mapping[str, Any], tags: Iterable[str], upstream: Upstream) -> str:
-    """In Markdown. read: patches/upstream.json. tags: lines of `publish`. Raises Refused if the changelog is silent."""
+    """Release notes in Markdown. read: patches/upstream.json. tags: lines of `publish`. Raises Refused if CHANGELOG.md
+    has no section for the version."""
     section = re.search(rf"^## {re.escape(version)}\b.*?\n(.*?)(?=^## |\Z)", changelog, re.M | re.S)
     if not section or not section[1].strip():
         raise Refused(f"CHANGELOG.md has no section {version}")
@@ -69,17 +70,17 @@ def notes(version: str, changelog: str, read: Mapping[str, Any], tags: Iterable[
     ]
     if version.endswith("-r1") and (before := read.get("before")):
         parts[-1] += f", after {before}:"
-        parts += ["\n".join(f"- {change}" for change in read["changes"]) or "- nothing that the image shows"]
+        parts += ["\n".join(f"- {change}" for change in read["changes"]) or "- no changes in the image"]
     fixed = dict(line.strip().split(" -> ") for line in tags if FORM.match(line))
     rows = [f"| `{tag}` | `{value}` |" for tag, value in fixed.items()]
     parts += ["## Images", "\n".join(["| tag | digest |", "| --- | --- |", *rows])]
     if absent := [variant for variant, ends in upstream.suffixes.items() if f"{version}{ends[0]}" not in fixed]:
-        parts += [f"Not in this release: {', '.join(absent)}; their tags stay as they were."]
+        parts += [f"Not in this release: {', '.join(absent)}; their tags are unchanged."]
     return "\n\n".join(parts)
 
 
 def _there(bases: Iterable[Base], versions: Iterable[str]) -> list[dict[str, str]]:
-    """The images of these tags that a workflow can unpack."""
+    """The published images of these versions that a workflow runner can unpack."""
     found = []
     for version, base in product(versions, bases):
         if base.variant not in TOO_LARGE and (there := digest(f"{IMAGE}:{version}{base.suffix}")):

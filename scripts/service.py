@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Installs the service as a unit of systemd, and removes it: `make install`, `make upgrade`, `make uninstall`."""
+"""Installs, upgrades and removes the service as a systemd unit: `make install`, `make upgrade`, `make uninstall`."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from .upstream import ROOT
 
 TEMPLATE = ROOT / "deploy" / "systemd" / "mt-photos-ml.service"
 NAME = "mt-photos-ml"
-_SETTINGS = """# Settings of mt-photos-ml, one a line; docs/settings.md has them all.
+_SETTINGS = """# Settings of mt-photos-ml, one per line; docs/settings.md lists all of them.
 # After a change: systemctl restart mt-photos-ml
 #API_AUTH_KEY=a key of your own
 #HF_ENDPOINT=https://hf-mirror.com
@@ -20,7 +20,7 @@ _SETTINGS = """# Settings of mt-photos-ml, one a line; docs/settings.md has them
 
 
 def unit(folder: Path) -> str:
-    """The unit for a checkout in this folder, whose graphics groups are those that the machine has."""
+    """The unit for a checkout in this folder, with the graphics groups that this machine has."""
     groups = subprocess.run(["getent", "group", "video", "render"], capture_output=True, text=True, check=False).stdout
     there = " ".join(line.partition(":")[0] for line in groups.splitlines())
     lines = TEMPLATE.read_text().replace("FOLDER/", f"{folder}/")
@@ -40,7 +40,7 @@ def install(root: Path) -> None:
 
 
 def upgrade(root: Path) -> None:
-    """After `git pull` and the new libraries: the unit as it is now, and the service started afresh."""
+    """After `git pull` and an update of the libraries: installs the current unit and restarts the service."""
     install(root)
     _systemctl(root, ["restart", NAME])
 
@@ -56,7 +56,7 @@ def _systemctl(root: Path, *commands: list[str]) -> None:
     if root != Path("/"):
         return
     if not Path("/run/systemd/system").exists():
-        sys.exit("systemd does not run here")
+        sys.exit("systemd is not running on this machine")
     for command in commands:
         subprocess.run(["systemctl", *command], check=True)
 
@@ -64,10 +64,10 @@ def _systemctl(root: Path, *commands: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.service", description=__doc__)
     parser.add_argument("what", choices=("install", "upgrade", "uninstall"))
-    parser.add_argument("--root", type=Path, default=Path("/"), help="another file system, for packages and tests")
+    parser.add_argument("--root", type=Path, default=Path("/"), help="install below this folder (packages, tests)")
     options = parser.parse_args()
     if options.root == Path("/") and os.geteuid() != 0:
-        sys.exit("it needs root: sudo make " + options.what)
+        sys.exit("this needs root: sudo make " + options.what)
     {"install": install, "upgrade": upgrade, "uninstall": uninstall}[options.what](options.root)
 
 

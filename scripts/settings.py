@@ -22,7 +22,7 @@ TEXTS = {
         "可信的反向代理地址，用逗号隔开；由它们告知真正的客户端地址",
     ),
 }
-"""Settings that are no fields."""
+"""Settings that are not fields of Settings."""
 
 
 def settings_of_fields() -> Iterator[tuple[list[str], tuple[str, str]]]:
@@ -54,7 +54,7 @@ def table() -> Iterator[tuple[str, str, tuple[str, str]]]:
 
 
 def default_of(field: str) -> str:
-    """As a person types it; nothing for what depends on the machine."""
+    """The default as a user types it; empty if it depends on the machine."""
     default = Settings.model_fields[field].default
     if field in ("request_threads", "model_intra_op_threads", "instance_name") or default is None:
         return ""
@@ -68,7 +68,7 @@ def names(words: Iterable[str]) -> str:
 
 
 def render(page: Path) -> str:
-    """The page with its present introduction and a new table."""
+    """The page with its existing introduction and a new table."""
     chinese = PAGES.index(page)
     rows = [
         f"| {given} | {default} |".replace(", ", "、" if chinese else ", ").replace("|  |", "| |")

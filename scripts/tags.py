@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The tags that users are told to take, and the section of the changelog: what a bump changes besides the record."""
+"""Updates the image tags in the docs and adds a section to the changelog, for a bump."""
 
 import re
 
@@ -9,25 +9,25 @@ PAGES = (
     *("README.md", "README.zh-CN.md", "compose.yaml", "deploy/unraid/mt-photos-ml.xml"),
     *("docs/nas.md", "docs/nas.zh-CN.md"),
 )
-"""Where tags stand: in backticks, or behind the name of the image."""
+"""Files with image tags, in backticks or after the image's name."""
 CHANGELOG = "CHANGELOG.md"
 
 
 def rename(old: Upstream, new: Upstream) -> None:
-    """Writes the new release's tags for the old one's. A variant that is not in the release keeps its tag."""
+    """Replaces the old release's tags by the new one's. A variant that is not in the release keeps its tag."""
     for page in PAGES:
         text = (ROOT / page).read_text()
         for was, now in zip(old.variants, new.variants, strict=True):
             first, then = was.version or old.version, now.version or new.version
             ends = "|".join(map(re.escape, old.suffixes[was.name]))
             text = re.sub(rf"(?<=[`:]){re.escape(first)}(?=({ends})(?![\w.-]))", then, text)
-            if was is old.variants[0] and first != then:  # what a fixed tag looks like
+            if was is old.variants[0] and first != then:  # the example of a fixed tag
                 text = re.sub(rf"(?<=[`:]){re.escape(first)}-r\d+(?![\w.-])", f"{then}-r1", text)
         (ROOT / page).write_text(text)
 
 
 def begin_section(version: str, text: str) -> None:
-    """A section of the changelog for this version of ours, if it has none."""
+    """Adds a section for our version to the changelog if it has none."""
     changelog = ROOT / CHANGELOG
     head, mark, rest = (before := changelog.read_text()).partition("\n## ")
     if f"\n## {version} " not in before:

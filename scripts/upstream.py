@@ -13,30 +13,30 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "patches" / "upstream.toml"
 READ = ROOT / "patches" / "upstream.json"
-"""What the recorded release was when it was bumped to: hashes of its sources, configuration, libraries, its changes."""
+"""What bump read of the recorded release: hashes of its sources, configuration, libraries, changes."""
 VERSION = ROOT / "VERSION"
 IMAGE = os.environ.get("IMAGE") or "docker.io/devfox101/mt-photos-ml"
-"""The repository that our images go to."""
+"""The repository of our images."""
 
 _HEADER = """\
-# The base image: what is laid over, by variant and platform. scripts/bump.py writes this file; no other names a
-# digest. A platform without one can be built on this machine, by its tag, and not be published: `make bump` finds it.
+# The base images, by variant and platform. scripts/bump.py writes this file; no other file has their digests. A
+# platform without a digest can be built locally, by its tag, but not published: `make bump` finds the digest.
 """
 
 
 class Refused(RuntimeError):
-    """What was asked can't be done; the message is one line that says why."""
+    """A command can't do what it was asked to; the message says why in one line."""
 
 
 def warn(text: str) -> None:
-    """Says it on stderr; in a workflow so that GitHub shows it with the run."""
+    """Prints a warning on stderr, in a workflow in the form that GitHub shows with the run."""
     print(f"{'::warning::' if os.environ.get('GITHUB_ACTIONS') else 'warning: '}{text}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """suffix: of the tag. digests: by platform, as far as they are known. version: where it is not the release's,
-    since upstream did not publish the variant with it."""
+    """suffix: of the tag. digests: by platform, only those that are known. version: set only if upstream did not
+    publish the variant with this release; the one that it stays at."""
 
     name: str
     suffix: str
@@ -57,22 +57,22 @@ class Base:
 
     @property
     def digest(self) -> str:
-        """Empty if it is not known."""
+        """The base's digest; empty if it is not known."""
         return self.reference.partition("@")[2]
 
     @property
     def unknown_digest(self) -> str:
-        """What to do where the digest is not known."""
+        """The message if the digest is not known."""
         version = self.reference.rpartition(":")[2].partition("-")[0]
         return (
-            f"the digest of {self.reference} is not known, so nobody could tell what was published: "
-            f"`make bump UPSTREAM={version}` on a machine that reaches the registry finds it"
+            f"the digest of {self.reference} is not known, so its image can't be published: "
+            f"run `make bump UPSTREAM={version}` on a machine that reaches the registry"
         )
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """A release of upstream. unused: endings of its tags for which there is no variant of ours."""
+    """A release of upstream. unused: suffixes of its tags for which we have no variant."""
 
     repository: str
     version: str
@@ -92,9 +92,7 @@ class Upstream:
         """The content of patches/upstream.toml."""
         lines = [f'{_HEADER}repository = "{self.repository}"', f'version = "{self.version}"']
         if self.unused:
-            lines.append(
-                f"unused = {json.dumps(self.unused)} # what other tags of upstream end in: nothing is built on them"
-            )
+            lines.append(f"unused = {json.dumps(self.unused)} # suffixes of upstream's tags on which we build nothing")
         for variant in self.variants:
             platforms = ", ".join(f'"{platform}"' for platform in variant.platforms)
             lines += ["", f"[variants.{variant.name}]", f'suffix = "{variant.suffix}"', f"platforms = [{platforms}]"]
@@ -104,13 +102,13 @@ class Upstream:
 
     @property
     def bases(self) -> list[Base]:
-        """Every image that is built: of the variants that this release has. Of one with several platforms, amd64 has
-        the tag and arm64 the tag -arm."""
+        """All images that we build: those of the variants in this release. If a variant has several platforms, arm64
+        has the suffix -arm and amd64 none."""
         current = [variant for variant in self.variants if variant.version is None]
         return [self._base(variant, platform) for variant in current for platform in variant.platforms]
 
     def publishable(self) -> list[Base]:
-        """Every image that can be published: of the variants whose digests are known. Warns of the others."""
+        """All images that can be published: those of variants whose digests are known. Warns of the others."""
         unknown = {base.variant: base for base in self.bases if not base.digest}
         for base in unknown.values():
             warn(f"{base.variant} is left out: {base.unknown_digest}")
@@ -118,12 +116,12 @@ class Upstream:
 
     @property
     def every(self) -> list[Base]:
-        """The images of all variants, also of one that this release has not."""
+        """The images of all variants, including those not in this release."""
         return [self._base(variant, platform) for variant in self.variants for platform in variant.platforms]
 
     @property
     def suffixes(self) -> dict[str, list[str]]:
-        """What our tags end in, by variant, the plain one first; also of a variant that this release has not."""
+        """The suffixes of our tags by variant, the plain one first; includes variants not in this release."""
         return {v.name: [base.suffix for base in self.every if base.variant == v.name] for v in self.variants}
 
     def _base(self, variant: Variant, platform: str) -> Base:
@@ -136,7 +134,7 @@ class Upstream:
         return Base(f"{variant.name}-{machine}", variant.name, platform, suffix, reference)
 
     def base(self, variant: str, platform: str | None = None) -> Base:
-        """The base of this variant, of its first platform where none is given. Raises Refused."""
+        """The base of this variant and platform (default: its first). Raises Refused."""
         for base in self.bases:
             if base.variant == variant and platform in (None, base.platform):
                 return base
@@ -151,5 +149,5 @@ def our_version(path: Path = VERSION) -> tuple[str, str]:
     """VERSION, and the upstream version in it: ("v2.5.6-r1", "v2.5.6"). Raises Refused."""
     version = path.read_text().strip()
     if not (form := re.fullmatch(r"(v\d+\.\d+\.\d+)-r\d+", version)):
-        raise Refused(f"VERSION says {version!r} and not vX.Y.Z-rN")
+        raise Refused(f"VERSION contains {version!r}, not vX.Y.Z-rN")
     return version, form[1]

@@ -70,7 +70,7 @@ def bump(work: Tree, version: str, *words: str, code: int = 0) -> dict[str, list
 
 def test_a_release_that_changes_nothing_is_written_with_its_digests(work: Tree, host: str) -> None:
     said = bump(work, "v2.5.8")
-    assert "sources, configuration and libraries are as they were" in said
+    assert "sources, configuration and libraries are unchanged" in said
     upstream = work.upstream
     assert upstream.version == "v2.5.8"
     assert (work.folder / "VERSION").read_text() == "v2.5.8-r1\n"
@@ -90,7 +90,7 @@ def test_to_the_same_version_it_finds_what_is_late_and_raises_the_revision_if_ou
     push(f"{work.image}:v2.5.6-r1", "linux/amd64")
     bump(work, "v2.5.6")
     assert (work.folder / "VERSION").read_text() == "v2.5.6-r2\n"
-    assert "\n## v2.5.6-r2 - not released\n\n### Changed\n\n- Images that" in (work.folder / "CHANGELOG.md").read_text()
+    assert "\n## v2.5.6-r2 - not released\n\n### Changed\n\n- Images of" in (work.folder / "CHANGELOG.md").read_text()
 
 
 TAG = re.compile(r"(?<=[`:])v\d+\.\d+\.\d+[\w-]*")
@@ -127,7 +127,7 @@ def test_a_variant_that_upstream_adds_is_recorded_and_then_nothing_is_new(
     to_v3_3: tuple[Tree, dict[str, list[str]]],
 ) -> None:
     work, said = to_v3_3
-    assert said["published, and nothing is built on it:"] == ["-cuda13: docs/maintaining.md says what a variant takes"]
+    assert said["published, and nothing is built on it:"] == ["-cuda13: docs/maintaining.md says how to add a variant"]
     assert work.upstream.unused == ("-cuda13",)
     assert work.upstream.text() == (work.folder / "patches" / "upstream.toml").read_text()
     before = work.git("diff")
@@ -231,5 +231,5 @@ def test_a_mirror_of_upstreams_registry_is_asked_instead(work: Tree, host: str) 
 def test_a_registry_that_cannot_be_reached_is_named(work: Tree) -> None:
     ended = work.run("bump", "v2.5.7", "--registry", "127.0.0.1:9")
     assert ended.returncode == 1
-    assert ended.stderr.startswith(f"bump: 127.0.0.1:9/{REPOSITORY}:v2.5.7 can't be looked at: ")
+    assert ended.stderr.startswith(f"bump: can't inspect 127.0.0.1:9/{REPOSITORY}:v2.5.7: ")
     assert ended.stderr.count("\n") == 1

@@ -148,7 +148,7 @@ def refused(work: Tree, *words: str) -> str:
 def test_a_variant_that_fails_does_not_hold_back_the_rest(said: dict[str, str], work: Tree) -> None:
     ended = work.run("publish", "--image", f"openvino={said[f'{VERSION}-arm']}")
     assert ended.returncode == 1
-    assert "publish: openvino: the image of openvino is for linux/arm64 and not for linux/amd64\n" in ended.stderr
+    assert "publish: openvino: the image of openvino is for linux/arm64, not for linux/amd64\n" in ended.stderr
     done = dict(line.split(" -> ") for line in ended.stdout.splitlines())
     assert done == {tag: value for tag, value in said.items() if "openvino" not in tag}
 
@@ -168,7 +168,8 @@ def test_a_fixed_tag_stays_what_it_is(said: dict[str, str], work: Tree) -> None:
 
 def test_what_is_not_the_commit_of_the_tag_is_refused(said: dict[str, str], work: Tree) -> None:
     (added := work.folder / "overlay" / "added.py").touch()
-    assert refused(work) == "the tree is not clean: what is published must be what the tag holds"
+    line = "the tree has uncommitted changes: commit or undo them, then publish from the version tag"
+    assert refused(work) == line
     ended = work.run("build", "--tag", f"{work.image}:changed")
     added.unlink()
     assert ended.returncode == 0, ended.stderr
@@ -176,11 +177,11 @@ def test_what_is_not_the_commit_of_the_tag_is_refused(said: dict[str, str], work
     assert docker("image", "inspect", f"--format={revision}", f"{work.image}:changed").endswith("-dirty")
 
     work.git("tag", "--delete", VERSION)
-    assert refused(work) == f"this commit does not have the tag {VERSION}, which VERSION says it is"
+    assert refused(work) == f"VERSION is {VERSION}, but this commit does not have that tag"
     work.git("commit", "--quiet", "--allow-empty", "--message=Another")
     work.git("tag", VERSION)
     line = refused(work, "--variant", "openvino")
-    assert line.startswith(f"openvino: {work.image}:{VERSION}-openvino was built of commit ")
+    assert line.startswith(f"openvino: {work.image}:{VERSION}-openvino was built from commit ")
     work.git("reset", "--quiet", "--hard", "HEAD~1")
     work.git("tag", "--force", VERSION)
 
@@ -189,7 +190,7 @@ def test_an_image_whose_base_is_not_known_by_its_digest_is_refused_where_it_is_a
     for words in (["build", "--variant", "rocm", "--push"], ["publish", "--variant", "rocm"]):
         ended = work.run(*words)
         assert ended.returncode == 1
-        assert "is not known, so nobody could tell what was published: `make bump UPSTREAM=v2.5.6`" in ended.stderr
+        assert "is not known, so its image can't be published: run `make bump UPSTREAM=v2.5.6`" in ended.stderr
         assert ended.stderr.count("\n") == 1
 
 
@@ -219,7 +220,8 @@ def test_latest_names_a_release_and_goes_back_only_on_purpose_with_the_tags_that
     moving, latest = (f"--tag={work.image}:{tag}-cuda" for tag in ("v2.5.6", "latest"))
     docker("buildx", "build", "--push", "--provenance=false", moving, latest, str(tmp_path))
     line = refused(work, "--variant", "cuda", "--latest", VERSION)
-    assert line.endswith(f"latest-cuda is at {LATER} already; `publish --latest {VERSION} --back` goes back on purpose")
+    said_why = f"latest-cuda is at {LATER}, which is later; to go back, use `publish --latest {VERSION} --back`"
+    assert line.endswith(said_why)
     back = of_workflow(work, "retag", "retag", "Let the moving tags name it", RELEASE=VERSION, LATEST="false")
     expected = {f"v2.5.6{end}": first[f"latest{end}"] for end in ENDS}
     assert named(back) == {**expected, "latest-cuda": first["latest-cuda"]}
@@ -280,7 +282,7 @@ def test_a_moving_tag_goes_on_and_never_back_but_on_purpose(said: dict[str, str]
     assert moved[f"{NEXT}-cuda"] != said[f"{VERSION}-cuda"]
 
     work.git("checkout", "--quiet", VERSION)
-    line = f"cuda: {work.image}:v2.5.6-cuda is at {NEXT} already; `publish --retag {VERSION}` goes back on purpose"
+    line = f"cuda: {work.image}:v2.5.6-cuda is at {NEXT}, which is later; to go back, use `publish --retag {VERSION}`"
     assert refused(work, "--variant", "cuda") == line
     back = publish(work, "--variant", "cuda", "--retag", VERSION)
     assert back.keys() == {"v2.5.6-cuda"}

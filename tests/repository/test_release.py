@@ -180,9 +180,7 @@ def test_a_login_is_tried_by_an_upload_that_is_given_up(hub: Hub) -> None:
     assert [asked[:2] for asked in hub.asked] == [("POST", uploads), ("DELETE", f"{uploads}12")]
 
 
-@pytest.mark.parametrize(
-    ("token", "said"), [("wrong", "the login is refused: 401"), ("", "DOCKERHUB_TOKEN is not set")]
-)
+@pytest.mark.parametrize(("token", "said"), [("wrong", "refused the login: 401"), ("", "DOCKERHUB_TOKEN is not set")])
 def test_a_login_that_is_refused_is_said_in_one_line(token: str, said: str, hub: Hub) -> None:
     ended = run(hub, "login", token=token)
     assert ended.returncode == 1

@@ -91,7 +91,7 @@ def test_an_image_that_is_pushed_by_digest_is_named_by_it(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("path", "line"),
-    [("", "there is no docker command here"), ("docker", "docker buildx version failed: no such command")],
+    [("", "the docker command was not found"), ("docker", "docker buildx version failed: no such command")],
 )
 def test_without_docker_or_its_buildx_there_is_one_line(path: str, line: str, tmp_path: Path) -> None:
     there = fake_docker(tmp_path, "echo no such command >&2; exit 1")
