@@ -79,7 +79,7 @@ def named(ended: subprocess.CompletedProcess[str]) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def said(work: Tree) -> dict[str, str]:
     """All images that the workflow plans, built and pushed, and what its step says that gives the tags."""
-    planned = of_workflow(work, "images", "plan", "List the images, of bases whose digest is known")
+    planned = of_workflow(work, "images", "plan", "List the images whose base digest is known")
     assert planned.returncode == 0, planned.stderr
     assert [line.split()[1] for line in planned.stderr.splitlines()] == list(UNKNOWN)
     listed = (work.folder.parent / "output").read_text().splitlines()[0].removeprefix("images=")
@@ -89,7 +89,7 @@ def said(work: Tree) -> dict[str, str]:
         ended, name = build(work, base), f"{work.image}:{VERSION}{PUSHED[target]}"
         assert (ended.returncode, ended.stdout) == (0, f"{name}\n"), ended.stderr
         (pushed / target).write_text(f"{target}={digest(name)}\n")
-    return named(of_workflow(work, "images", "publish", "Give the tags", GITHUB_REF_NAME=VERSION))
+    return named(of_workflow(work, "images", "publish", "Set the tags", GITHUB_REF_NAME=VERSION))
 
 
 def test_every_tag_is_there(said: dict[str, str], work: Tree) -> None:
@@ -198,7 +198,7 @@ def due(work: Tree) -> list[str]:
     """What the workflow `latest` finds, where VERSION was released long ago."""
     release = {"tag_name": VERSION, "draft": False, "prerelease": False, "published_at": "2026-01-01T00:00:00Z"}
     github = f"gh() {{ echo '{json.dumps([release])}'; }}\n"
-    find = github + step(JOBS["latest"]["due"], "Find the release that is due")
+    find = github + step(JOBS["latest"]["due"], "Find the release for latest")
     ended = workflow_steps.run(find, work.folder.parent, IMAGE=work.image, HOME=os.environ["HOME"])
     assert ended.returncode == 0, ended.stderr
     return (work.folder.parent / "output").read_text().splitlines()
@@ -211,7 +211,7 @@ def test_latest_names_a_release_and_goes_back_only_on_purpose_with_the_tags_that
     told = dict(line.split("=", 1) for line in due(work))
     assert told["release"] == VERSION
     assert [image["target"] for image in json.loads(told["images"])] == list(PUSHED)
-    move = ("latest", "move", "Let latest and latest-VARIANT name it")
+    move = ("latest", "move", "Move latest and latest-VARIANT")
     first = named(of_workflow(work, *move, RELEASE=VERSION))
     assert first == {f"latest{end}": said[f"{VERSION}{end}"] for end in ENDS}
     assert due(work) == []
@@ -222,7 +222,7 @@ def test_latest_names_a_release_and_goes_back_only_on_purpose_with_the_tags_that
     line = refused(work, "--variant", "cuda", "--latest", VERSION)
     said_why = f"latest-cuda is at {LATER}, which is later; to go back, use `publish --latest {VERSION} --back`"
     assert line.endswith(said_why)
-    back = of_workflow(work, "retag", "retag", "Let the moving tags name it", RELEASE=VERSION, LATEST="false")
+    back = of_workflow(work, "retag", "retag", "Move the moving tags", RELEASE=VERSION, LATEST="false")
     expected = {f"v2.5.6{end}": first[f"latest{end}"] for end in ENDS}
     assert named(back) == {**expected, "latest-cuda": first["latest-cuda"]}
     assert {line.split()[1] for line in back.stderr.splitlines()} == set(UNKNOWN)

@@ -96,7 +96,7 @@ def test_what_is_pushed_reaches_publish_and_its_tag_is_attested_though_another_c
         (tmp_path / "pushed" / target).write_text(f"{target}=sha256:{target}\n")
     said = "*sys.argv[1:], 'v2.5.6-r1-arm -> a', 'v2.5.6-r1 -> b'"
     script(tmp_path, "publish", f"print({said}, sep='\\n'); sys.exit({code})")
-    ended = run(step(IMAGES["publish"], "Give the tags"), tmp_path, GITHUB_REF_NAME="v2.5.6-r1")
+    ended = run(step(IMAGES["publish"], "Set the tags"), tmp_path, GITHUB_REF_NAME="v2.5.6-r1")
     assert ended.returncode == code
     assert ended.stdout.splitlines()[:-2] == ["--image=cpu-amd64=sha256:cpu-amd64", "--image=cuda=sha256:cuda"]
     assert (tmp_path / "output").read_text() == "digest=b\nnamed=yes\n"
@@ -149,7 +149,7 @@ def bump(folder: Path, code: int, writes: str = "sys.argv[2]") -> str:
     ended = run(step(WATCH["look"], "Bump"), folder, VERSION="v2.5.7")
     told = (folder / "output").read_text()
     git(tree, "reset", "--quiet", "--hard")
-    written = run(step(WATCH["propose"], "Write down what bump reports"), folder, VERSION="v2.5.7")
+    written = run(step(WATCH["propose"], "Write the text from bump's report"), folder, VERSION="v2.5.7")
     assert (ended.returncode, written.returncode) == (0 if told else code, 0), ended.stderr
     return told
 
@@ -177,7 +177,9 @@ def test_what_bump_changes_becomes_a_branch_with_its_report_and_is_brought_up_to
 def test_where_bump_refuses_an_issue_says_why(number: str, call: str, tmp_path: Path) -> None:
     assert bump(tmp_path, 1) == "bumped=refused\npropose=yes\n"
     assert (
-        run(step(WATCH["propose"], "Say that bump refuses"), tmp_path, VERSION="v2.5.7", GH_ISSUE=number).returncode
+        run(
+            step(WATCH["propose"], "Open an issue if bump refuses"), tmp_path, VERSION="v2.5.7", GH_ISSUE=number
+        ).returncode
         == 0
     )
     calls = (tmp_path / "calls").read_text()
@@ -198,7 +200,7 @@ def test_a_release_on_github_is_made_once_and_then_brought_up_to_date(there: boo
     script(tmp_path, "release", "print('notes of', sys.stdin.read())")
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "tags").write_text("v2.5.6-r1 -> b")
-    make = step(IMAGES["release"], "Make the release, or bring its text up to date")
+    make = step(IMAGES["release"], "Create the release, or update its text")
     view = f'gh() {{ if [ "$2" = view ]; then {str(there).lower()}; else command gh "$@"; fi; }}\n'
     ended = run(view + make, tmp_path, GITHUB_REF_NAME="v2.5.6-r1")
     assert ended.returncode == 0, ended.stderr
@@ -212,7 +214,7 @@ def test_a_token_that_ends_soon_or_is_refused_becomes_an_issue(
     code: int, said: str, opened: bool, tmp_path: Path
 ) -> None:
     script(tmp_path, "hub", f"print({said!r}, end='', file=sys.stderr); sys.exit({code})")
-    ended = run(step(JOBS["upkeep"]["token"], "Open an issue before it ends"), tmp_path, GH_ISSUE="0")
+    ended = run(step(JOBS["upkeep"]["token"], "Open an issue before the token expires"), tmp_path, GH_ISSUE="0")
     assert ended.returncode == code
     assert ("issue create" in (tmp_path / "calls").read_text() if said else False) == opened
 
@@ -225,11 +227,11 @@ def test_what_earlier_runs_have_pushed_is_given_to_prune(tmp_path: Path) -> None
       mkdir -p "${@: -1}/pushed-cuda" && echo "cuda=sha256:$3" > "${@: -1}/pushed-cuda/cuda"
     }
     """
-    ended = run(runs + step(JOBS["upkeep"]["page"], "Delete what got no tag within a week"), tmp_path)
+    ended = run(runs + step(JOBS["upkeep"]["page"], "Delete images that got no tag within a week"), tmp_path)
     assert ended.returncode == 0, ended.stderr
     asked, *digests = ended.stdout.split()
     assert (asked, sorted(digests)) == ("prune", ["sha256:7", "sha256:9"])
-    nothing = "gh() { :; }\n" + step(JOBS["upkeep"]["page"], "Delete what got no tag within a week")
+    nothing = "gh() { :; }\n" + step(JOBS["upkeep"]["page"], "Delete images that got no tag within a week")
     (tmp_path / "another" / "tree").mkdir(parents=True)
     assert run(nothing, tmp_path / "another").returncode == 0
 
@@ -237,7 +239,7 @@ def test_what_earlier_runs_have_pushed_is_given_to_prune(tmp_path: Path) -> None
 def test_what_a_scan_finds_is_shown_by_its_image(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "sarif.json").write_text('{"runs": [{"results": []}]}')
-    show = step(JOBS["upkeep"]["scan"], "Show what is found")
+    show = step(JOBS["upkeep"]["scan"], "Show the results")
     where = {"GITHUB_REPOSITORY": "a/b", "GITHUB_SHA": "12", "GITHUB_REF": "refs/heads/main", "IMAGE_NAME": "cuda"}
     ended = run(show, tmp_path, SARIF=str(tmp_path / "sarif.json"), **where)
     assert ended.returncode == 0, ended.stderr
