@@ -1,14 +1,13 @@
-# The image of every variant: upstream's, with ours laid over it. COPY --link only: every platform builds without
-# emulation, and the base, which for AMD has 30 GB, is never unpacked. BASE: the upstream image by digest, as
-# patches/upstream.toml has it. SOURCE: the small one for the processor, of the same version and platform.
-# scripts/build gives both.
+# The image of every variant: upstream's image plus our files. Only COPY --link is used, so that every platform builds
+# without emulation and the base image (30 GB for AMD) is never unpacked. BASE: the upstream image, by its digest in
+# patches/upstream.toml. SOURCE: the small CPU image of the same version and platform. scripts/build.py sets both.
 ARG BASE
 ARG SOURCE=${BASE}
 FROM ${SOURCE} AS source
 FROM ${BASE}
 
-# Upstream's own main.py stays importable beside the one that replaces it. It is the same file in all variants:
-# upstream's Dockerfile ends all of them with one stage, `COPY immich_ml immich_ml`.
+# Upstream's main.py, which ours replaces, stays importable as upstream_main. It is the same file in all variants,
+# because the last stage of upstream's Dockerfile, with `COPY immich_ml immich_ml`, is common to them.
 COPY --link --from=source /usr/src/immich_ml/main.py /usr/src/immich_ml/upstream_main.py
 COPY --link patches/immich_ml /usr/src/immich_ml
 COPY --link overlay /usr/src
@@ -32,5 +31,5 @@ EXPOSE 3003
 
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["bash", "healthcheck.bash"]
 
-# gunicorn itself instead of upstream's parent, which keeps signals from it
+# gunicorn itself instead of upstream's parent process, which does not pass signals on to it
 CMD ["python", "-m", "gunicorn", "-c", "python:mt_photos_ml.server.gunicorn_conf"]

@@ -1,5 +1,5 @@
-# The one door. `make run` and `make test` set up what they need by themselves, in .venv (.venv-cuda, … for a device's
-# build of onnxruntime, since two builds can't live in one).
+# `make help` lists the targets. They install what they need into .venv, or .venv-cuda and so on for another device,
+# because one environment can't hold two builds of onnxruntime.
 
 EXTRA  ?= cpu
 FITS   := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
@@ -15,18 +15,18 @@ VARIANT ?= cpu
 
 help:
 	@echo "make run    run the service (EXTRA=cuda or openvino for another device)"
-	@echo "make demo   run it with tiny models of its own, offline"
-	@echo "make install   run it for good, by systemd, as root; after git pull make upgrade; make uninstall"
+	@echo "make demo   run the service offline with tiny demo models"
+	@echo "make install   install it as a systemd service, as root (make upgrade after git pull; make uninstall)"
 	@echo "make test   run the tests"
-	@echo "make test-trust   provoke faults, load and bad input (LONG=1: for an hour)"
-	@echo "make test-scale   fail machines behind HAProxy, as root (LONG=1: more photos, and throughput)"
+	@echo "make test-trust   test faults, load and bad input (LONG=1: for an hour)"
+	@echo "make test-scale   test failing machines behind HAProxy, as root (LONG=1: more photos, and throughput)"
 	@echo "make lint   check style, types, imports and workflows"
-	@echo "make audit  look for known weaknesses of the installed libraries (needs a network)"
-	@echo "make bench  measure it against bare models, for docs/benchmarks.md (QUICK=1: in two minutes, only printed)"
+	@echo "make audit  look for known vulnerabilities in the installed libraries (needs a network)"
+	@echo "make bench  compare it with bare models and update docs/benchmarks.md (QUICK=1: two minutes, print only)"
 	@echo "make image  build the image (VARIANT=cuda, openvino, armnn, rknn or rocm for another device)"
-	@echo "make test-image               test the image on a stand-in for upstream's (needs Docker, as root; LONG=1: on every one)"
+	@echo "make test-image               test the image on a stand-in for its base, with Docker, as root (LONG=1: on all)"
 	@echo "make bump UPSTREAM=v2.5.7     move to another version of upstream"
-	@echo "make publish                  give the images of a release their tags, from a clean version tag"
+	@echo "make publish                  tag the pushed images of a release, from a clean version tag"
 
 run: $(VENV)/run.done
 	@exec $(BIN)/mt-photos-ml serve
@@ -50,9 +50,9 @@ lint: $(VENV)/test.done
 	$(BIN)/zizmor --offline --persona pedantic --quiet .github
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
-	@if command -v actionlint >/dev/null; then actionlint; else echo "no actionlint here: not run"; fi
+	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint was not found: skipped"; fi
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml deploy/haproxy/compose.yaml
-	@if ! command -v kubectl >/dev/null; then echo "no kubectl here: deploy/kubernetes not checked"; else \
+	@if ! command -v kubectl >/dev/null; then echo "kubectl was not found: deploy/kubernetes is not checked"; else \
 	  mkdir -p build; for each in deploy/kubernetes/overlays/* tests/kubernetes; do \
 	    kubectl kustomize $$each -o build/kubernetes.yaml && \
 	    $(BIN)/kubernetes-validate --strict --quiet build/kubernetes.yaml || exit 1; done; fi
@@ -105,17 +105,18 @@ $(VENV)/bench.done: $(VENV)/run.done
 	@echo "installing what the benchmark needs, once"
 	@$(PIP) install -c constraints.txt -e '.[$(EXTRA),heic,ocr,bench]' && touch $@
 
-# insightface, rapidocr 3.4 and cn-clip are the references of the tests. Without their dependencies, which would bring a second
-# OpenCV that overwrites ours and wants a screen's libraries; the ones that they do need are in the extra dev.
+# The tests compare with insightface, rapidocr 3.4 and cn-clip. They are installed without their dependencies, which
+# include a second OpenCV that would overwrite ours and needs GUI libraries; the dependencies that they need are in the
+# extra dev.
 $(VENV)/test.done: $(VENV)/run.done
 	@echo "installing what the tests need, once"
 	@$(PIP) install -c constraints.txt -e '.[$(EXTRA),heic,ocr,dev]'
 	@$(PIP) install -c constraints.txt --no-deps insightface cn-clip
 	@$(PIP) install --no-deps --upgrade --target $(VENV)/rapidocr-3.4 'rapidocr==3.4.*' && touch $@
 
-# The service on what the oldest base image has, which is older than constraints.txt: tests/unit/test_oldest.py
+# The service with the libraries of the oldest base image, older than constraints.txt: tests/unit/test_oldest.py
 .venv-oldest/oldest.done: $(VENV)/venv.done pyproject.toml VERSION tests/image/base/v2.5.6.txt
-	@echo "installing the oldest libraries that the service takes, once"
+	@echo "installing the oldest libraries that the service supports, once"
 	@rm -rf .venv-oldest && $(BIN)/python -m venv .venv-oldest
 	@.venv-oldest/bin/python -m pip --disable-pip-version-check --quiet install \
 	  -c tests/image/base/v2.5.6.txt -e '.[cpu]' && touch $@

@@ -1,13 +1,13 @@
-// A target for each image. scripts/build.py sets the variables and the base, from VERSION and
-// patches/upstream.toml: python -m scripts.build --help. The tag with UPSTREAM moves, the one with VERSION stays what it is.
-// In the registry the tags of cpu-amd64 become the manifest of both platforms: python -m scripts.publish --help.
+// A target for each image. scripts/build.py sets the variables and the base from VERSION and patches/upstream.toml
+// (python -m scripts.build --help). The tag with UPSTREAM moves; the tag with VERSION never changes. In the registry
+// the tags of cpu-amd64 cover both platforms (python -m scripts.publish --help).
 
 variable "IMAGE" { default = "docker.io/devfox101/mt-photos-ml" }
-variable "UPSTREAM" { default = "v2.5.6" } // bump keeps it
+variable "UPSTREAM" { default = "v2.5.6" } // set by scripts/bump.py
 variable "VERSION" { default = "${UPSTREAM}-dev" }
 variable "REVISION" { default = "" }
 
-// the base by its tag, for a build by hand: docker buildx bake cpu-amd64. scripts/build.py gives it by digest
+// for a manual build, `docker buildx bake cpu-amd64`, which uses the base's tag; scripts/build.py uses its digest
 variable "UPSTREAMS" { default = "ghcr.io/immich-app/immich-machine-learning" }
 
 group "default" {

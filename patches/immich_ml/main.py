@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Replaces upstream's main.py, which stays as upstream_main: upstream's own start command serves our app."""
+"""Replaces upstream's main.py, so that upstream's start command serves our app; upstream_main.py is the original."""
 
 from mt_photos_ml.server.service import app
 
