@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Steps of the workflows, run as a runner runs them, with a stand-in for GitHub's command."""
+"""Runs steps of the workflows like a GitHub runner, with a stand-in for the gh command."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ WORKFLOWS: dict[str, dict[Any, Any]] = {
     path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "workflows").iterdir()
 }
 JOBS: dict[str, dict[str, dict[str, Any]]] = {name: workflow["jobs"] for name, workflow in WORKFLOWS.items()}
-"""By workflow and name."""
+"""The jobs, by workflow and job name."""
 
 _GH = """#!/bin/sh
 echo "$@" >> "$GH_CALLS"
@@ -31,12 +31,12 @@ esac
 
 
 def step(job: dict[str, Any], title: str) -> str:
-    """The program of the job's step with this name."""
+    """The script of the job's step with this name."""
     return next(str(step["run"]) for step in job["steps"] if step.get("name") == title)
 
 
 def run(program: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    """A step as a runner would run it, in folder/tree, with a `gh` that notes in folder/calls what it is asked."""
+    """Runs a step's script in folder/tree, with a `gh` that writes its arguments to folder/calls."""
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
     (tools / "gh").write_text(_GH)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The benchmark compares fairly: in turns, with services that do the same work, against targets as they are written."""
+"""The benchmark compares fairly: services take turns, do the same work, and are held to the written targets."""
 
 import mmap
 import os
@@ -24,7 +24,7 @@ from photos import jpeg
 WORDS = ["Departures from platform", "Hamburg on time", "Please keep your luggage"]
 
 
-def test_all_take_turns_and_another_is_first_each_time() -> None:
+def test_all_take_turns_and_each_round_starts_with_another() -> None:
     order: list[str] = []
     times = measure.in_turn({name: partial(order.append, name) for name in "abc"}, rounds=3, warm_up=1)
     assert [order[i : i + 3] for i in range(3, 12, 3)] == [list("abc"), list("bca"), list("cab")]
@@ -77,7 +77,7 @@ def services(launcher: Launcher) -> Iterator[list[Service]]:
         yield [ours, straightforward]
 
 
-def test_all_three_see_find_and_read_the_same(services: list[Service], launcher: Launcher) -> None:
+def test_the_floor_and_both_services_give_the_same_results(services: list[Service], launcher: Launcher) -> None:
     floor = Floor(launcher.settings, 1)
     photo, group = jpeg(colour_photo("red", (800, 600))), jpeg(group_photo((1600, 1200), [3, 7, 11])[0])
     page = jpeg(text_page(WORDS, (1600, 1200))[0])
@@ -89,7 +89,7 @@ def test_all_three_see_find_and_read_the_same(services: list[Service], launcher:
         assert service.client.ask(photo_request("/ocr", page))["texts"] == floor.ocr(page) == WORDS
 
 
-def test_the_client_takes_no_failure_for_an_answer(services: list[Service]) -> None:
+def test_the_client_raises_if_a_request_fails(services: list[Service]) -> None:
     for service in services:
         with pytest.raises(RuntimeError, match="404"):
             service.client.ask(photo_request("/nowhere", b""))

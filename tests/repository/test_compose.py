@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The image as it is started, by the README's `docker run` lines, by compose.yaml and on unRAID: all say the same."""
+"""The README's `docker run` lines, compose.yaml and the unRAID template start the image in the same way."""
 
 import argparse
 import json
@@ -28,11 +28,11 @@ IMAGES = {
     f"docker.io/devfox101/mt-photos-ml:{STAYED.get(base.variant, UPSTREAM.version)}{base.suffix}": base
     for base in UPSTREAM.every
 }
-"""What is published under the tags that move; a variant that upstream did not publish this time stays where it was."""
+"""Bases by the moving tag of our image; a variant that upstream did not publish this time keeps its old tag."""
 REGISTRY = re.compile(r"\$\{REGISTRY:-([^}]+)\}")
-"""The registry and the owner in it, docker.io/devfox101 if it is not set."""
+"""The registry with the owner; docker.io/devfox101 if REGISTRY is not set."""
 FIXED = {"HTTP_PORT", "IMMICH_PORT", "IMMICH_HOST", "DEVICE", "MACHINE_LEARNING_CACHE_FOLDER"}
-"""Settings that the image or the mapping of the port gives."""
+"""Settings that the image or the port mapping determines."""
 UNRAID = (ROOT / "deploy/unraid/mt-photos-ml.xml").read_text()
 TEMPLATE = ElementTree.fromstring(UNRAID)
 CONFIGS = TEMPLATE.findall("Config")
@@ -48,13 +48,13 @@ RUN.add_argument("image")
 
 
 def of_the_readme() -> list[argparse.Namespace]:
-    """The options of each `docker run` line, the variants' before the one with few rights."""
+    """The options of each `docker run` line: one per variant, then the one with the fewest rights."""
     lines = re.findall(r"^docker run (.*)", (ROOT / "README.md").read_text(), re.M)
     return [RUN.parse_args(shlex.split(REGISTRY.sub(r"\1", line))) for line in lines]
 
 
 def image_of(service: dict[str, Any]) -> str:
-    """Without REGISTRY."""
+    """The service's image with the default registry."""
     return REGISTRY.sub(r"\1", service["image"])
 
 
@@ -77,7 +77,7 @@ def test_there_is_a_service_for_each_variant_and_its_profile_alone_starts_it() -
     assert started == {variant.name: variant.name for variant in UPSTREAM.variants}
 
 
-def test_the_registry_can_be_another_in_every_line_and_the_docs_name_those_that_there_are() -> None:
+def test_every_line_takes_another_registry_and_the_docs_name_all_of_them() -> None:
     lines = [*re.findall(r"^docker run .*", (ROOT / "README.md").read_text(), re.M)]
     lines += [service["image"] for service in SERVICES.values()]
     assert all(REGISTRY.search(line) for line in lines)
@@ -106,7 +106,7 @@ def test_a_service_has_time_to_finish(variant: str) -> None:
     assert int(SERVICES[variant]["stop_grace_period"].removesuffix("s")) > int(graceful)
 
 
-def test_the_example_sets_what_there_is_to_set() -> None:
+def test_the_example_sets_every_variable_that_compose_uses() -> None:
     given = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", EXAMPLE, re.M))
     assert given["COMPOSE_PROFILES"] in SERVICES
     compose = set(re.findall(r"\$\{(\w+)", (ROOT / "compose.yaml").read_text())) | {"COMPOSE_PROFILES"}
@@ -119,12 +119,12 @@ def test_every_setting_reaches_the_container_from_env(variant: str) -> None:
     given = SERVICES[variant]["environment"]
     of_libraries = {"FORWARDED_ALLOW_IPS", "HTTPS_PROXY", "NO_PROXY", "TZ"}
     assert sorted(given) == sorted({*SETTINGS - FIXED, "API_AUTH_KEY_FILE", *of_libraries})
-    assert "env_file" not in SERVICES[variant]  # an older compose stops where there is none
+    assert "env_file" not in SERVICES[variant]  # an older compose fails if the file is missing
 
 
 @pytest.mark.parametrize("variant", SERVICES)
-def test_compose_starts_the_variant_that_is_named_alone_with_all_defaults(variant: str, tmp_path: Path) -> None:
-    """As the real one reads it. tests/image starts one, and sets something in .env."""
+def test_compose_starts_only_the_named_variant_with_all_defaults(variant: str, tmp_path: Path) -> None:
+    """Asks the real docker compose. tests/image starts a service and sets variables in .env."""
     if subprocess.run(["sh", "-c", "docker compose version"], capture_output=True, check=False).returncode:
         pytest.skip("no docker compose on this machine")
     shutil.copy(ROOT / "compose.yaml", tmp_path)
@@ -136,7 +136,7 @@ def test_compose_starts_the_variant_that_is_named_alone_with_all_defaults(varian
 
 
 def configs(kind: str) -> dict[str, ElementTree.Element]:
-    """By what it is in the container: a port, a path, a variable."""
+    """The entries of this type (Port, Path or Variable), by what they set in the container."""
     return {config.attrib["Target"]: config for config in CONFIGS if config.attrib["Type"] == kind}
 
 
@@ -150,7 +150,7 @@ def test_the_template_for_unraid_starts_the_container_of_compose() -> None:
     assert (TEMPLATE.findtext("Network"), TEMPLATE.findtext("Privileged")) == ("bridge", "false")
 
 
-def test_the_variables_of_unraid_are_settings_and_it_has_no_key_that_would_be_everybodys() -> None:
+def test_the_variables_of_unraid_are_settings_and_the_key_has_no_default() -> None:
     variables = configs("Variable")
     assert variables.keys() <= SETTINGS & set(SERVICES["cpu"]["environment"])
     Settings.model_validate({name: config.text for name, config in variables.items() if config.text})
@@ -159,7 +159,7 @@ def test_the_variables_of_unraid_are_settings_and_it_has_no_key_that_would_be_ev
 
 
 def test_a_config_of_unraid_is_one_line_with_nine_attributes() -> None:
-    """Community Applications reads no other form, says its wiki."""
+    """According to its wiki, Community Applications accepts only this form."""
     lines = re.findall(r'^  <Config(?: \w+="[^"]*"){9}>[^<]*</Config>$', UNRAID, re.M)
     assert len(lines) == len(CONFIGS)
     assert all((config.text or "") == config.attrib["Default"] for config in CONFIGS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The unit of systemd: as systemd itself reads it, installed, upgraded and removed."""
+"""The systemd unit: systemd accepts it, and the scripts install, upgrade and remove it."""
 
 import re
 import shutil
@@ -35,14 +35,14 @@ def test_it_is_installed_upgraded_and_removed_and_the_settings_stay(tmp_path: Pa
     assert (tmp_path / ENVIRONMENT).exists()
 
 
-def test_it_has_a_file_descriptor_for_each_connection_and_more() -> None:
+def test_the_unit_allows_enough_file_descriptors_for_all_connections() -> None:
     (most,) = re.findall(
         r"^LimitNOFILE=(\d+)$", (ROOT / "deploy/systemd/mt-photos-ml.service").read_text(), re.MULTILINE
     )
-    assert int(most) >= 2 * MOST_CONNECTIONS, "half of them are for connections"
+    assert int(most) >= 2 * MOST_CONNECTIONS, "only half of the descriptors are for connections"
 
 
-def test_the_settings_that_it_names_are_ones_of_ours(tmp_path: Path) -> None:
+def test_the_settings_file_names_only_our_settings(tmp_path: Path) -> None:
     service("install", tmp_path)
     known = {str(field.validation_alias) for field in Settings.model_fields.values()}
     lines = (tmp_path / ENVIRONMENT).read_text().splitlines()
@@ -50,10 +50,10 @@ def test_the_settings_that_it_names_are_ones_of_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd on this machine")
-def test_systemd_finds_nothing_wrong_with_it(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     service("install", tmp_path)
     unit = tmp_path / UNIT
-    there = shutil.which("true") or "/bin/true"  # systemd looks whether the program is there
+    there = shutil.which("true") or "/bin/true"  # systemd checks that the program exists
     unit.write_text(unit.read_text().replace(f"{ROOT}/.venv/bin/mt-photos-ml", there))
     ended = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
     said = [line for line in ended.stderr.splitlines() if "mt-photos-ml" in line]

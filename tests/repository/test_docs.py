@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The README and the docs: their commands are run, both languages say the same, and it is so."""
+"""The README and the docs: their commands work, both languages agree, and what they say matches the code."""
 
 import re
 import shlex
@@ -28,7 +28,7 @@ GUIDES = (
     "troubleshooting",
 )
 PAGES = ("README", *(f"docs/{name}" for name in GUIDES))
-"""For users: each in English, and beside it in Chinese."""
+"""The pages for users, each in English and in Chinese."""
 ENGLISH, CHINESE = ([f"{page}{ending}" for page in PAGES] for ending in (".md", ".zh-CN.md"))
 DEVELOPERS = ("CONTRIBUTING.md", "SECURITY.md", *(f"docs/{name}.md" for name in ("architecture", "maintaining")))
 DEVELOPERS += ("docs/reliability.md",)
@@ -68,23 +68,23 @@ def test_the_readme_is_one_page_and_leads_to_all_others(readme: str) -> None:
 
 
 @pytest.mark.parametrize("command", dict.fromkeys(line for page in (*ENGLISH, *DEVELOPERS) for line in commands(page)))
-def test_a_command_of_the_docs_can_be_given(command: str, service: Service) -> None:
+def test_a_command_in_the_docs_works(command: str, service: Service) -> None:
     folder = service.log.parent
     match shlex.split(command.replace("http://127.0.0.1:8060", service.url)):
-        case ["make", *words]:  # these tests run in it; that the target can be made is what can be seen from here
+        case ["make", *words]:  # these tests run inside make, so only check that the target exists
             output("make", "--dry-run", *words)
         case ["git", "clone", address, *_, entered]:
             assert entered == address.rpartition("/")[2]
         case ["cp", source, target]:
             shutil.copy(ROOT / source, folder / target)
-        case ["docker", *words]:  # test_compose.py reads what is run and compose.yaml
-            if words[0] == "exec":  # in the container the command is a module
+        case ["docker", *words]:  # test_compose.py checks `docker run` and compose.yaml
+            if words[0] == "exec":  # in the container the command is run as a module
                 shown = words[words.index("models") : -1]
                 assert run_command(demo_environment(folder / "cache"), *shown, "--help").returncode == 0
             else:
                 known = words[0] in ("run", "create", "cp", "rm") or words == ["compose", "pull"]
                 assert known or words == ["compose", "up", "-d"]
-        case ["kubectl", *words]:  # test_kubernetes.py renders what is applied
+        case ["kubectl", *words]:  # test_kubernetes.py renders the manifests
             assert {"create", "apply", "get", "patch", "rollout", "port-forward"} & set(words)
             assert all((ROOT / word).is_dir() for word in words if word.startswith("deploy/"))
         case ["curl", *words]:
@@ -114,7 +114,7 @@ def output(*command: str, folder: Path = ROOT) -> str:
 
 
 def names_of_upstream() -> dict[str, tuple[str, ...]]:
-    """What we rely on, by the name of the module in our image."""
+    """The names that we rely on, by module in our image."""
     modules = {path.removesuffix("/__init__.py").removesuffix(".py").replace("/", "."): n for path, n in NAMES.items()}
     return {module.replace("immich_ml.main", "immich_ml.upstream_main"): names for module, names in modules.items()}
 
@@ -128,8 +128,8 @@ def test_every_file_that_replaces_one_of_upstream_and_every_name_in_use_is_accou
             assert f"`{module.removeprefix('immich_ml.')}.{name}`" in text, name
 
 
-def test_no_other_file_knows_upstreams_package() -> None:
-    """The tests and the scripts may; what runs in the image has three names."""
+def test_no_other_file_names_upstreams_package() -> None:
+    """Tests and scripts may name it; code in the image may use only the names in compare.NAMES."""
     found: dict[str, set[str]] = {}
     for path in (*(ROOT / "overlay").rglob("*.py"), *(ROOT / "patches").rglob("*.py")):
         if used := re.findall(r"\bimmich_ml[.\w]*", path.read_text()):
@@ -140,7 +140,7 @@ def test_no_other_file_knows_upstreams_package() -> None:
 
 @pytest.mark.parametrize("name", ["docs/troubleshooting.md", "docs/troubleshooting.zh-CN.md"])
 def test_every_message_of_the_service_is_explained(name: str) -> None:
-    """As far as they stand in one piece in the code: what the classes of errors are raised with, and fixed replies."""
+    """Covers messages that are one string in the code: arguments of our exceptions, and fixed replies."""
     source = "\n".join(path.read_text() for path in (ROOT / "overlay" / "mt_photos_ml").rglob("*.py"))
     raised = r"raise (?:PhotoError|BadForm|Busy|TaskOff|DecoderMissing|ModelUnavailable|InferenceError|NotAVector)\(\s*"
     said = re.findall(raised + r'f?"([^"]+)"', source) + re.findall(r'nothing\(\d+, "([^"]+)"', source)
@@ -153,7 +153,7 @@ def test_every_message_of_the_service_is_explained(name: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES_OF_SETTINGS, ids=lambda page: page.name)
-def test_the_pages_of_settings_are_as_settings_py_says(page: Path) -> None:
+def test_the_settings_pages_match_settings_py(page: Path) -> None:
     assert page.read_text() == render(page), "run python -m scripts.settings"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The dashboard for Grafana shows what the service tells."""
+"""The Grafana dashboard shows only metrics that the service exports."""
 
 import re
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""HAProxy in front of several machines: its file as HAProxy reads it, and what reaches it from .env."""
+"""HAProxy in front of several machines: HAProxy accepts the configuration, and .env sets its variables."""
 
 import os
 import re
@@ -21,7 +21,7 @@ needs_haproxy = pytest.mark.skipif(shutil.which("haproxy") is None, reason="no h
 
 
 def check(**variables: str) -> subprocess.CompletedProcess[str]:
-    """What HAProxy says of the file; a warning is an error."""
+    """Checks the file with HAProxy, which treats warnings as errors."""
     command = ["haproxy", "-c", "-dW", "-f", str(FOLDER / "haproxy.cfg")]
     given = {"PATH": os.environ["PATH"], **variables}
     return subprocess.run(command, env=given, capture_output=True, text=True, check=False)
@@ -38,13 +38,13 @@ def check(**variables: str) -> subprocess.CompletedProcess[str]:
     ],
     ids=["one", "five", "cluster", "example"],
 )
-def test_haproxy_finds_nothing_wrong_with_it(variables: dict[str, str]) -> None:
+def test_haproxy_accepts_the_configuration(variables: dict[str, str]) -> None:
     ended = check(**variables)
     assert (ended.returncode, "WARNING" in ended.stderr) == (0, False), ended.stderr
 
 
 @needs_haproxy
-def test_it_says_so_if_it_is_given_no_machine() -> None:
+def test_haproxy_reports_that_no_machine_is_set() -> None:
     ended = check(MACHINE_1="", API_AUTH_KEY="", CLIP_VISUAL_MODEL_NAME="")
     assert ended.returncode == 1
     assert "Neither MACHINE_1 nor REPLICAS_DNS is set" in ended.stderr
@@ -62,7 +62,7 @@ def test_photos_and_searches_go_to_the_same_machines() -> None:
     assert len(photos) == 6
 
 
-def test_compose_hands_it_what_the_example_of_env_has() -> None:
+def test_compose_passes_on_every_variable_of_the_example() -> None:
     named = set(re.findall(r"^#?([A-Z_0-9]+)=", EXAMPLE, re.M))
     assert {f"MACHINE_{number}" for number in range(1, 6)} < {*COMPOSE["environment"]}
     assert named <= {*COMPOSE["environment"], "BALANCER_PORT"}
@@ -70,11 +70,11 @@ def test_compose_hands_it_what_the_example_of_env_has() -> None:
     assert COMPOSE["volumes"] == ["./haproxy.cfg:/usr/local/etc/haproxy/haproxy.cfg:ro"]
 
 
-def test_it_publishes_the_photos_to_all_and_the_statistics_to_its_own_machine() -> None:
+def test_only_the_machine_itself_reaches_the_statistics() -> None:
     assert COMPOSE["ports"] == ["${BALANCER_PORT:-8061}:8061", "127.0.0.1:8404:8404"]
     assert {*re.findall(r'bind "\*:\$\{\w+-(\d+)\}"', CONFIGURATION)} == {"8061", "8404"}
 
 
-def test_photos_in_progress_have_time_when_it_is_stopped() -> None:
+def test_photos_in_progress_have_time_to_finish_when_haproxy_stops() -> None:
     (seconds,) = re.findall(r"hard-stop-after (\d+)s", CONFIGURATION)
     assert int(COMPOSE["stop_grace_period"].removesuffix("s")) > int(seconds)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""deploy/kubernetes as kustomize renders it: what Kubernetes, HAProxy and the service themselves say of it."""
+"""deploy/kubernetes, rendered by kustomize and checked with Kubernetes' schemas, HAProxy and the service."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kube
 
 @cache
 def rendered(kind: str) -> str:
-    """What `kubectl apply -k` sends. kind: an overlay, or the one of a user whose nodes share the cache."""
+    """The manifests that `kubectl apply -k` sends. kind: one of KINDS."""
     if kind in OVERLAYS:
         return kubectl_kustomize(HERE / "overlays" / kind)
     folder = ROOT / "build" / "kubernetes"
@@ -54,7 +54,7 @@ def kubectl_kustomize(folder: Path) -> str:
 
 
 def resources(kind: str, of: str) -> dict[str, Resource]:
-    """By name."""
+    """The resources of a kind (`of`), by name."""
     found = [resource for resource in yaml.safe_load_all(rendered(kind)) if resource["kind"] == of]
     return {resource["metadata"]["name"]: resource for resource in found}
 
@@ -71,7 +71,7 @@ def container(kind: str, of: str = "mt-photos-ml") -> Resource:
 
 
 def environment(kind: str, of: str) -> dict[str, str]:
-    """What the container is given, with what Kubernetes fills in."""
+    """The container's environment, with the values that Kubernetes fills in."""
     given: dict[str, str] = {"NAMESPACE": "photos"}
     for source in container(kind, of)["envFrom"]:
         given |= resources(kind, "ConfigMap")[source["configMapRef"]["name"]]["data"]
@@ -105,20 +105,20 @@ def test_an_overlay_runs_the_image_of_its_variant(overlay: str) -> None:
     assert {each["image"] for each in [container(overlay), *pod(overlay)["initContainers"]]} == {image}
 
 
-def test_haproxy_is_the_one_of_compose() -> None:
+def test_haproxy_has_the_same_image_as_in_compose() -> None:
     compose = yaml.safe_load((ROOT / "deploy/haproxy/compose.yaml").read_text())
     assert container("cpu", "mt-photos-ml-haproxy")["image"] in [each["image"] for each in compose["services"].values()]
 
 
 def configuration(kind: str) -> str:
-    """The haproxy.cfg that the pod has."""
+    """The pod's haproxy.cfg."""
     (volume,) = pod(kind, "mt-photos-ml-haproxy")["volumes"]
     told: str = resources(kind, "ConfigMap")[volume["configMap"]["name"]]["data"]["haproxy.cfg"]
     return told
 
 
 @needs_haproxy
-def test_haproxy_takes_its_configuration_and_reads_all_that_it_is_given(tmp_path: Path) -> None:
+def test_haproxy_accepts_its_configuration_and_reads_every_variable(tmp_path: Path) -> None:
     (tmp_path / "haproxy.cfg").write_text(told := configuration("cpu"))
     given = environment("cpu", "mt-photos-ml-haproxy")
     command = ["haproxy", "-c", "-f", str(tmp_path / "haproxy.cfg")]
@@ -131,7 +131,7 @@ def test_haproxy_takes_its_configuration_and_reads_all_that_it_is_given(tmp_path
     assert {int(given["PORT"]), int(given["STATISTICS_PORT"])} == bound
 
 
-def test_haproxy_finds_every_replica_and_gives_each_one_photo_more_than_it_works_at() -> None:
+def test_haproxy_finds_every_replica_and_sends_it_one_photo_more_than_it_processes() -> None:
     given = environment("cpu", "mt-photos-ml-haproxy")
     headless = resources("cpu", "Service")["mt-photos-ml-replicas"]["spec"]
     assert headless["clusterIP"] == "None"
@@ -143,16 +143,16 @@ def test_haproxy_finds_every_replica_and_gives_each_one_photo_more_than_it_works
     assert (threads, threads) == (int(given["REPLICA_PHOTOS"]) - 1, int(container("cpu")["resources"]["limits"]["cpu"]))
 
 
-def test_only_the_processor_is_scaled_by_its_use_and_a_card_is_one_replicas_own() -> None:
+def test_only_cpu_replicas_autoscale_and_each_card_has_one_replica() -> None:
     assert [len(resources(overlay, "HorizontalPodAutoscaler")) for overlay in ("cpu", "cuda")] == [1, 0]
     cpu, cuda = (resources(overlay, "Deployment")["mt-photos-ml"]["spec"] for overlay in ("cpu", "cuda"))
-    assert "replicas" not in cpu  # else each `apply` would undo what the autoscaler did
+    assert "replicas" not in cpu  # else each `apply` would reset the autoscaler's number
     assert container("cuda")["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert cuda["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_one_names_of_another_is_there(kind: str) -> None:
+def test_every_reference_between_resources_resolves(kind: str) -> None:
     deployments = resources(kind, "Deployment")
     labels = {name: each["spec"]["template"]["metadata"]["labels"] for name, each in deployments.items()}
     ports = {name: {port["name"] for port in container(kind, name)["ports"]} for name in deployments}
@@ -171,7 +171,7 @@ def test_what_one_names_of_another_is_there(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_key_is_in_it_and_both_sides_take_the_users(kind: str) -> None:
+def test_the_key_comes_only_from_the_users_secret(kind: str) -> None:
     assert resources(kind, "Secret") == {}
     (volume,) = (volume["secret"] for volume in pod(kind)["volumes"] if "secret" in volume)
     (variable,) = (each for each in container(kind, "mt-photos-ml-haproxy")["env"] if each["name"] == "API_AUTH_KEY")
@@ -191,7 +191,7 @@ def test_only_haproxy_reaches_a_replica(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("deployment", ["mt-photos-ml", "mt-photos-ml-haproxy"])
 def test_a_pod_has_the_fewest_rights(kind: str, deployment: str) -> None:
-    """As the Pod Security Standard `restricted` has it; but a cache on the node is made the service's own by root."""
+    """Meets the Pod Security Standard `restricted`, except that root changes the owner of a cache on the node."""
     spec = pod(kind, deployment)
     assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"]) == (False, False)
     assert spec["securityContext"]["runAsNonRoot"] is True
@@ -222,7 +222,7 @@ def test_a_replica_has_time_to_finish(kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service with the replica's own settings, tiny models and the key in a file."""
+    """The service with a replica's settings, tiny models and the key in a file."""
     folder = tmp_path_factory.mktemp("replica")
     build_cache(folder / "cache")
     (folder / "key").write_text(KEY)
@@ -233,15 +233,15 @@ def replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
-def test_a_probe_is_answered_by_the_service_as_it_is_set_there(probe: str, replica: Service) -> None:
+def test_the_service_answers_each_probe(probe: str, replica: Service) -> None:
     assert httpx.get(replica.url + container("cpu")[probe]["httpGet"]["path"]).status_code == 200
 
 
 @needs_haproxy
-def test_who_guesses_keys_is_slowed_down_whatever_address_he_claims(replica: Service, tmp_path: Path) -> None:
+def test_a_forged_client_address_does_not_evade_the_limit_on_wrong_keys(replica: Service, tmp_path: Path) -> None:
     port, statistics = free_port(), free_port()
     given = environment("cpu", "mt-photos-ml-haproxy") | {"PORT": str(port), "STATISTICS_PORT": str(statistics)}
-    given["MACHINE_1"] = replica.url.removeprefix("http://")  # besides those that it finds by name, which are none here
+    given["MACHINE_1"] = replica.url.removeprefix("http://")  # DNS finds no replicas here
     (tmp_path / "haproxy.cfg").write_text(configuration("cpu"))
     process = subprocess.Popen(["haproxy", "-db", "-f", str(tmp_path / "haproxy.cfg")], env=os.environ | given)
     try:
@@ -260,7 +260,7 @@ def is_ready(url: str) -> bool:
     return False
 
 
-def test_what_a_replica_is_given_are_settings() -> None:
+def test_a_replica_gets_only_known_settings() -> None:
     known = SETTINGS | {"API_AUTH_KEY_FILE", "FORWARDED_ALLOW_IPS", "REPLICA_PHOTOS"}
     for overlay, besides in (("cpu", set()), ("cuda", {"CUDA_CACHE_PATH"})):
         assert environment(overlay, "mt-photos-ml").keys() - {"NAMESPACE"} <= known | besides

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The Makefile: each target is one, and `make help` names it."""
+"""The Makefile: every target exists once, and `make help` lists it."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_target_does_something_is_written_once_and_named_by_help() -> None:
-    """make warns of a target that is written twice, and is content with one that is only named."""
+    """make warns of a target that is defined twice, but not of a phony one that is never defined."""
     targets = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[0].split()
     would = make("--dry-run", *targets)
     assert (would.stderr, "Nothing to be done" in would.stdout) == ("", False)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What a release is besides its images: when `latest` takes it up, its notes, Docker Hub's page and token, by a server
-that asks for tokens as a registry does."""
+"""Everything about a release except its images: when `latest` moves to it, its notes, Docker Hub's page and token. A
+test server asks for tokens like a registry."""
 
 import base64
 import datetime
@@ -26,7 +26,7 @@ NOW = datetime.datetime(2027, 1, 31, tzinfo=datetime.UTC)
 
 
 def released(tag: str, days: float, **more: bool) -> dict[str, Any]:
-    """As GitHub lists a release of so many days ago."""
+    """A release published this many days ago, as in GitHub's list."""
     when = (NOW - datetime.timedelta(days=days)).isoformat().replace("+00:00", "Z")
     return {"tag_name": tag, "draft": False, "prerelease": False, "published_at": when, **more}
 
@@ -42,7 +42,7 @@ def released(tag: str, days: float, **more: bool) -> dict[str, Any]:
         ([], None),
     ],
 )
-def test_latest_takes_up_the_newest_release_that_is_a_week_old_and_not_held_back(
+def test_latest_moves_to_the_newest_release_that_is_a_week_old_and_not_held_back(
     releases: list[dict[str, Any]], expected: str | None
 ) -> None:
     assert due(releases, NOW) == expected
@@ -60,7 +60,7 @@ TAGS = [
 ]
 
 
-def test_the_notes_have_what_we_and_upstream_changed_and_what_is_published() -> None:
+def test_the_notes_list_our_changes_upstreams_changes_and_the_images() -> None:
     told = notes("v2.5.7-r1", CHANGELOG, READ, TAGS, Upstream.load())
     assert told.startswith("### Changed\n\n- Ours.\n\n## Upstream\n")
     assert "- library: pillow 10.4.0 -> 12.2.0" in told
@@ -73,7 +73,7 @@ def test_the_notes_have_what_we_and_upstream_changed_and_what_is_published() -> 
     assert "Older" not in told
 
 
-def test_a_revision_of_ours_does_not_tell_again_what_upstream_changed_and_none_is_without_a_section() -> None:
+def test_notes_of_a_later_revision_omit_upstreams_changes_and_need_a_changelog_section() -> None:
     assert "pillow" not in notes("v2.5.7-r2", CHANGELOG.replace("v2.5.7-r1", "v2.5.7-r2"), READ, TAGS, Upstream.load())
     with pytest.raises(Refused, match=r"no section v2\.5\.7-r3"):
         notes("v2.5.7-r3", CHANGELOG, READ, TAGS, Upstream.load())
@@ -83,18 +83,18 @@ def test_a_revision_of_ours_does_not_tell_again_what_upstream_changed_and_none_i
     ("date", "said"),
     [("2027-04-01", ""), ("2027-02-20", "in 20 days"), ("2027-01-01", "in -30 days"), ("", "is not set")],
 )
-def test_of_a_token_it_is_said_in_time_that_it_ends(date: str, said: str) -> None:
+def test_there_is_a_warning_before_a_token_expires(date: str, said: str) -> None:
     told = ends_soon(date, NOW.date())
     assert said in told
     assert bool(told) == bool(said)
 
 
-def test_a_date_that_is_none_is_refused() -> None:
+def test_an_invalid_date_is_refused() -> None:
     with pytest.raises(Refused, match="not a date like"):
         ends_soon("next year", NOW.date())
 
 
-def test_the_readme_leads_somewhere_from_docker_hub_too() -> None:
+def test_the_readme_on_docker_hub_has_absolute_links() -> None:
     told = description((ROOT / "README.md").read_text())
     links = re.findall(r"\]\(([^)]+)\)", told)
     assert all(link.startswith(("https://", "#")) for link in links)
@@ -112,7 +112,7 @@ def test_only_the_fixed_tags_are_protected(tag: str) -> None:
 
 @dataclass
 class Hub:
-    """Docker Hub and its registry as far as the scripts ask them. asked: method, path and body of what was allowed."""
+    """A stand-in for Docker Hub and its registry. asked: method, path and body of each authorized request."""
 
     url: str = ""
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
@@ -173,7 +173,7 @@ def run(hub: Hub, *words: str, token: str = "secret") -> subprocess.CompletedPro
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **given}, capture_output=True, text=True, check=False)
 
 
-def test_a_login_is_tried_by_an_upload_that_is_given_up(hub: Hub) -> None:
+def test_the_login_check_starts_an_upload_and_cancels_it(hub: Hub) -> None:
     ended = run(hub, "login")
     assert (ended.returncode, ended.stderr) == (0, "")
     uploads = "/v2/a/b/blobs/uploads/"
@@ -181,7 +181,7 @@ def test_a_login_is_tried_by_an_upload_that_is_given_up(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize(("token", "said"), [("wrong", "refused the login: 401"), ("", "DOCKERHUB_TOKEN is not set")])
-def test_a_login_that_is_refused_is_said_in_one_line(token: str, said: str, hub: Hub) -> None:
+def test_a_refused_login_is_reported_in_one_line(token: str, said: str, hub: Hub) -> None:
     ended = run(hub, "login", token=token)
     assert ended.returncode == 1
     assert said in ended.stderr
@@ -189,7 +189,7 @@ def test_a_login_that_is_refused_is_said_in_one_line(token: str, said: str, hub:
     assert hub.asked == []
 
 
-def test_all_pages_of_tags_are_read_and_a_token_is_asked_for_by_what_is_done(hub: Hub) -> None:
+def test_all_pages_of_tags_are_read_and_each_request_gets_a_token_of_its_scope(hub: Hub) -> None:
     registry = Registry(f"{hub.url.removeprefix('http://')}/a/b", "fox", "secret")
     assert list(registry.tags()) == ["x", "y"]
     registry.delete("sha256:12")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The scripts of maintainers and CI, and the files that they keep together."""
+"""The scripts of maintainers and CI, and the files that they keep consistent."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def test_the_record_of_upstream_is_as_bump_writes_it() -> None:
     reason="no docker buildx on this machine",
 )
 def test_there_is_a_target_for_every_image_with_its_base_and_tags() -> None:
-    """As one would type it: it reads compose.yaml too."""
+    """Runs the command that a user would type, which reads compose.yaml too."""
     given = {**os.environ, "IMAGE": "mt", "VERSION": "fixed"}
     command = ["docker", "buildx", "bake", "default", "--print"]
     ended = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=True)
@@ -59,7 +59,7 @@ def test_a_release_has_the_images_whose_bases_are_known_and_names_the_others() -
     assert {line.split(" ", 2)[1] for line in ended.stderr.splitlines()} == unknown
 
 
-def test_a_variant_that_is_not_there_is_named() -> None:
+def test_an_unknown_variant_is_named_in_the_error() -> None:
     with pytest.raises(Refused, match="no variant cuda for linux/arm64; there are cpu linux/amd64, "):
         UPSTREAM.base("cuda", "linux/arm64")
 
@@ -93,7 +93,7 @@ def test_an_image_that_is_pushed_by_digest_is_named_by_it(tmp_path: Path) -> Non
     ("path", "line"),
     [("", "the docker command was not found"), ("docker", "docker buildx version failed: no such command")],
 )
-def test_without_docker_or_its_buildx_there_is_one_line(path: str, line: str, tmp_path: Path) -> None:
+def test_without_docker_or_buildx_the_error_is_one_line(path: str, line: str, tmp_path: Path) -> None:
     there = fake_docker(tmp_path, "echo no such command >&2; exit 1")
     there["PATH"] = str(tmp_path) if path else "/nowhere"
     ended = build(there)
@@ -123,7 +123,7 @@ def released(
     preloaded: str = "",
     **configuration: Any,
 ) -> Release:
-    """The release above with these changes; None removes a file, a library."""
+    """The release above with these changes; None removes a file or library."""
     texts = {path: text.encode() for path, text in {**FILES, **(files or {})}.items() if text is not None}
     versions = {name: version for name, version in {**LIBRARIES, **(libraries or {})}.items() if version}
     told = {**CONFIGURATION, **configuration}
@@ -166,7 +166,7 @@ CHANGES: list[tuple[dict[str, Any], tuple[bool, bool], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "mark", "text"), CHANGES, ids=[text for _, _, text in CHANGES])
-def test_what_we_rely_on_is_told_from_what_is_only_good_to_know(
+def test_changes_in_what_we_rely_on_are_separated_from_others(
     changes: dict[str, Any], mark: tuple[bool, bool], text: str
 ) -> None:
     told = compare(released(), released(**changes))

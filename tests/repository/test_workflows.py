@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The workflows: who may publish what, and their steps run with a stand-in for GitHub's command."""
+"""The workflows: what each may publish, and how their steps run, with a stand-in for the gh command."""
 
 import base64
 import gzip
@@ -18,13 +18,13 @@ IMAGES, WATCH = JOBS["images"], JOBS["upstream-watch"]
 
 
 def script(folder: Path, name: str, source: str) -> None:
-    """Stands in for one of scripts/, in the folder that steps run in."""
+    """Writes a stand-in for one of scripts/ into the folder in which steps run."""
     (folder / "tree" / "scripts").mkdir(parents=True, exist_ok=True)
     (folder / "tree" / "scripts" / f"{name}.py").write_text(f"import sys\n{source}\n")
 
 
 def test_only_a_version_tag_or_a_person_publishes_and_only_in_our_repository() -> None:
-    events = {name: workflow[True] for name, workflow in WORKFLOWS.items()}  # YAML 1.1 reads `on` so
+    events = {name: workflow[True] for name, workflow in WORKFLOWS.items()}  # YAML 1.1 reads `on` as true
     assert events["images"] == {"push": {"tags": ["v*"]}}
     assert events["retag"].keys() == {"workflow_dispatch"}
     for name in ("images", "retag", "latest", "upkeep", "upstream-watch"):
@@ -32,8 +32,8 @@ def test_only_a_version_tag_or_a_person_publishes_and_only_in_our_repository() -
             assert job.get("needs") or "github.repository == 'dev-fox-101/mt-photos-ml'" in job["if"], job["name"]
 
 
-def test_to_go_back_waits_for_no_release_and_needs_no_tag() -> None:
-    """An environment may be limited to tags, as that of the release is; and a group lets one run in at a time."""
+def test_retag_shares_no_group_and_no_environment_with_a_release() -> None:
+    """The release's environment is limited to tags, and only one run of a concurrency group runs at a time."""
     groups = [workflow["concurrency"]["group"] for workflow in WORKFLOWS.values() if "concurrency" in workflow]
     assert len(set(groups)) == len(groups)
     of_releases = {job.get("environment") for job in IMAGES.values()}
@@ -41,14 +41,14 @@ def test_to_go_back_waits_for_no_release_and_needs_no_tag() -> None:
     assert JOBS["latest"]["move"]["environment"] not in of_releases
 
 
-def test_the_login_is_tried_before_anything_is_built() -> None:
+def test_the_login_is_checked_before_anything_is_built() -> None:
     before = str(IMAGES["plan"]["steps"])
     assert "scripts.hub login" in before
     assert IMAGES["plan"]["environment"] == IMAGES["push"]["environment"]
     assert IMAGES["test"]["needs"] == "plan"
 
 
-def test_latest_waits_for_the_contract_on_what_is_published() -> None:
+def test_latest_waits_for_the_contract_tests_on_the_published_images() -> None:
     latest = JOBS["latest"]
     assert "contract" in latest["move"]["needs"]
     assert "if" not in latest["move"]  # a job whose needs fail is skipped
@@ -56,7 +56,7 @@ def test_latest_waits_for_the_contract_on_what_is_published() -> None:
 
 
 @pytest.mark.parametrize(("workflow", "job"), [("images", "publish"), ("retag", "retag"), ("latest", "move")])
-def test_whatever_names_tags_has_them_copied_to_the_other_registries(workflow: str, job: str) -> None:
+def test_every_workflow_that_sets_tags_copies_them_to_the_other_registries(workflow: str, job: str) -> None:
     mirror = JOBS[workflow]["mirror"]
     assert (mirror["needs"], mirror["uses"]) == (job, "./.github/workflows/mirror.yml")
     (copy,) = JOBS["mirror"].values()
@@ -67,7 +67,7 @@ def test_whatever_names_tags_has_them_copied_to_the_other_registries(workflow: s
     assert all(step["if"] == "env.PASSWORD != ''" for step in copy["steps"][2:])
 
 
-def test_what_comes_from_pypi_runs_without_any_right_or_secret() -> None:
+def test_a_job_that_installs_from_pypi_has_no_secret_and_can_write_nothing() -> None:
     installing = []
     for job in (job for workflow in WORKFLOWS.values() for job in workflow["jobs"].values()):
         does = yaml.safe_dump(job, width=10_000)
@@ -88,7 +88,7 @@ def test_an_image_is_pushed_only_if_its_own_test_passed() -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_what_is_pushed_reaches_publish_and_its_tag_is_attested_though_another_could_not_be_given(
+def test_publish_gets_every_pushed_image_and_its_digest_is_attested_even_if_a_tag_fails(
     code: int, tmp_path: Path
 ) -> None:
     (tmp_path / "pushed").mkdir()
@@ -109,11 +109,11 @@ OURS = Upstream.load().version
     ("newest", "closed", "expected"),
     [
         *[("v99.0.0", "0", "version=v99.0.0\n"), ("v99.0.0", "1", "")],
-        *[(older, "0", f"version={OURS}\n") for older in ("v1.0.0", OURS)],  # what has been missing of ours
+        *[(older, "0", f"version={OURS}\n") for older in ("v1.0.0", OURS)],  # to find missing images of our version
         ("v9; rm -rf .", "0", None),
     ],
 )
-def test_the_newest_release_is_taken_up_if_nobody_has_closed_its_pull_request(
+def test_the_newest_release_is_proposed_unless_its_pull_request_was_closed(
     newest: str, closed: str, expected: str | None, tmp_path: Path
 ) -> None:
     (tmp_path / "tree" / "patches").mkdir(parents=True)
@@ -132,9 +132,9 @@ def git(folder: Path, *words: str) -> str:
 
 
 def bump(folder: Path, code: int, writes: str = "sys.argv[2]") -> str:
-    """Runs the steps of a bump that ends with this code; gives what the first says came of it. writes: into VERSION.
+    """Runs the steps around a stand-in for bump with this exit code; returns the outputs of the first step.
 
-    The tree is a checkout then, whose origin has an older branch of the same bump.
+    writes: an expression for bump's new VERSION. The tree is a checkout whose origin has an older branch of this bump.
     """
     source = f"pathlib.Path('VERSION').write_text({writes}); print('bump reports {code}'); sys.exit({code})"
     script(folder, "bump", f"import pathlib\n{source}")
@@ -157,7 +157,7 @@ def bump(folder: Path, code: int, writes: str = "sys.argv[2]") -> str:
 @pytest.mark.parametrize(
     ("code", "came", "number", "call"), [(0, "yes", "", "pr create"), (3, "gone", "12", "pr edit 12")]
 )
-def test_what_bump_changes_becomes_a_branch_with_its_report_and_is_brought_up_to_date(
+def test_bumps_changes_become_a_pull_request_that_later_runs_update(
     code: int, came: str, number: str, call: str, tmp_path: Path
 ) -> None:
     assert bump(tmp_path, code) == f"bumped={came}\npropose=yes\n"
@@ -174,7 +174,7 @@ def test_what_bump_changes_becomes_a_branch_with_its_report_and_is_brought_up_to
 
 
 @pytest.mark.parametrize(("number", "call"), [("", "issue create"), ("7", "issue edit 7")])
-def test_where_bump_refuses_an_issue_says_why(number: str, call: str, tmp_path: Path) -> None:
+def test_if_bump_refuses_an_issue_says_why(number: str, call: str, tmp_path: Path) -> None:
     assert bump(tmp_path, 1) == "bumped=refused\npropose=yes\n"
     assert (
         run(
@@ -187,16 +187,16 @@ def test_where_bump_refuses_an_issue_says_why(number: str, call: str, tmp_path: 
     assert "bump reports 1" in calls
 
 
-def test_an_end_of_bump_that_nobody_expects_stops_the_watch(tmp_path: Path) -> None:
+def test_an_unexpected_exit_code_of_bump_stops_the_watch(tmp_path: Path) -> None:
     assert bump(tmp_path, 2) == ""
 
 
-def test_a_bump_that_changes_nothing_is_proposed_to_nobody(tmp_path: Path) -> None:
+def test_a_bump_that_changes_nothing_opens_no_pull_request(tmp_path: Path) -> None:
     assert bump(tmp_path, 0, writes="'v2.5.6'") == "bumped=yes\n"
 
 
 @pytest.mark.parametrize(("there", "call"), [(False, "release create"), (True, "release edit")])
-def test_a_release_on_github_is_made_once_and_then_brought_up_to_date(there: bool, call: str, tmp_path: Path) -> None:
+def test_a_release_on_github_is_created_once_and_then_updated(there: bool, call: str, tmp_path: Path) -> None:
     script(tmp_path, "release", "print('notes of', sys.stdin.read())")
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "tags").write_text("v2.5.6-r1 -> b")
@@ -219,11 +219,11 @@ def test_a_token_that_ends_soon_or_is_refused_becomes_an_issue(
     assert ("issue create" in (tmp_path / "calls").read_text() if said else False) == opened
 
 
-def test_what_earlier_runs_have_pushed_is_given_to_prune(tmp_path: Path) -> None:
+def test_prune_gets_the_images_that_earlier_runs_pushed(tmp_path: Path) -> None:
     script(tmp_path, "hub", "print(*sys.argv[1:])")
     runs = """gh() {
       if [ "$1" = api ]; then printf '7\\n8\\n9\\n'; return; fi
-      if [ "$3" = 8 ]; then return 1; fi # whose artifacts are gone
+      if [ "$3" = 8 ]; then return 1; fi # its artifacts have expired
       mkdir -p "${@: -1}/pushed-cuda" && echo "cuda=sha256:$3" > "${@: -1}/pushed-cuda/cuda"
     }
     """
@@ -236,7 +236,7 @@ def test_what_earlier_runs_have_pushed_is_given_to_prune(tmp_path: Path) -> None
     assert run(nothing, tmp_path / "another").returncode == 0
 
 
-def test_what_a_scan_finds_is_shown_by_its_image(tmp_path: Path) -> None:
+def test_scan_results_are_uploaded_under_the_name_of_the_image(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "sarif.json").write_text('{"runs": [{"results": []}]}')
     show = step(JOBS["upkeep"]["scan"], "Show the results")
