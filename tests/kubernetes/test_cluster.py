@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""deploy/kubernetes on a cluster of containers (kind): photos are indexed while replicas are deleted, killed, replaced.
+"""deploy/kubernetes on a kind cluster: indexes photos while replicas are deleted, killed and replaced.
 
 Not part of `make test`: the workflow `kubernetes` runs it every week, with the image to test in IMAGE.
 """
@@ -40,7 +40,7 @@ def kubectl(*words: object, check: bool = True, given: str | None = None) -> str
 
 
 def replicas() -> list[str]:
-    """The pods of the service that are ready and not about to end."""
+    """The service's pods that are ready and not being deleted."""
     pods = json.loads(kubectl("get", "pods", "--selector=app=mt-photos-ml", "--output=json"))["items"]
     staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     return [pod["metadata"]["name"] for pod in staying if _is_ready(pod["status"])]
@@ -52,7 +52,7 @@ def _is_ready(status: dict[str, Any]) -> bool:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """HAProxy's address. Three replicas on two nodes, which have the models in the folder of the node."""
+    """HAProxy's address, in front of three replicas on two nodes, which have the models in a folder."""
     folder, port = tmp_path_factory.mktemp("cluster"), free_port()
     build_cache(folder / "models")
     mount = {"hostPath": str(folder / "models"), "containerPath": "/var/lib/mt-photos-ml"}

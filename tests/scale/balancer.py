@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""HAProxy with the file in deploy/, on a machine of the network."""
+"""Runs HAProxy with the configuration in deploy/haproxy, on a machine of the test network."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ _NAME = "replicas.test"
 
 @dataclass(frozen=True)
 class Balancer:
-    """HAProxy as it runs. url: for MT Photos."""
+    """A running HAProxy."""
 
     machine: Machine
 
@@ -31,7 +31,7 @@ class Balancer:
         return f"http://{self.machine.address}:8061"
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric over what has these labels."""
+        """The sum of a metric over all series with these labels."""
         text = httpx.get(f"http://{self.machine.address}:8404/metrics").text
         lines = re.findall(rf"^haproxy_{name}{{(.*)}} (\d+)", text, re.MULTILINE)
         wanted = {f'{label}="{value}"' for label, value in labels.items()}
@@ -42,7 +42,7 @@ class Balancer:
         return int(self.metric("server_sessions_total", proxy="photos", server=server))
 
     def up(self) -> int:
-        """How many machines HAProxy takes for up, for photos and for searches."""
+        """How many machines HAProxy considers up, for photos and for searches."""
         return min(int(self.metric("server_status", proxy=proxy, state="UP")) for proxy in ("photos", "searches"))
 
     def client(self, key: str = KEY) -> httpx.Client:
@@ -51,7 +51,7 @@ class Balancer:
 
 @contextlib.contextmanager
 def balancing(machine: Machine, folder: Path, *words: str, **variables: str) -> Iterator[Balancer]:
-    """HAProxy for machines with these words in .env. variables: that are set besides."""
+    """Runs HAProxy with these values of MACHINE_1 and following. variables: further environment variables."""
     machines = {f"MACHINE_{number}": word for number, word in enumerate(words, 1)}
     given = {**os.environ, "API_AUTH_KEY": KEY, "CLIP_VISUAL_MODEL_NAME": CLIP, **machines, **variables}
     process = machine.run(["haproxy", "-db", "-f", CONFIGURATION], given, folder, "haproxy.log")
@@ -70,7 +70,7 @@ def balancing(machine: Machine, folder: Path, *words: str, **variables: str) -> 
 
 @contextlib.contextmanager
 def balancing_by_name(machine: Machine, folder: Path, replicas: Sequence[Replica]) -> Iterator[Balancer]:
-    """HAProxy for the replicas that a name server names, as in a cluster."""
+    """Runs HAProxy with replicas that it finds by DNS, as in a cluster."""
     hosts = folder / "hosts"
     hosts.write_text("".join(f"{replica.machine.address} {_NAME}\n" for replica in replicas))
     options = ["--keep-in-foreground", "--user=root", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"]

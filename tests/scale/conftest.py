@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""`make test-scale`: machines behind HAProxy, and what happens to them. As root, since it makes a network."""
+"""`make test-scale`: provokes failures of machines behind HAProxy. Needs root, to create a network."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ Start = Callable[..., Replica]
 def pytest_addoption(parser: pytest.Parser) -> None:
     with contextlib.suppress(ValueError):  # tests/trust has it too
         parser.addoption("--long", action="store_true", help="600 photos a fault, and throughput against the ideal")
-    parser.addoption("--required", action="store_true", help="fail, do not skip, if no network can be made")
+    parser.addoption("--required", action="store_true", help="fail instead of skipping if no network can be made")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -45,7 +45,7 @@ def long(pytestconfig: pytest.Config) -> bool:
 
 @pytest.fixture(scope="session")
 def least(long: bool) -> int:
-    """How many photos come with each fault, at least."""
+    """The least number of photos to send with each fault."""
     return 600 if long else 0
 
 
@@ -53,15 +53,15 @@ def least(long: bool) -> int:
 def network(pytestconfig: pytest.Config) -> Iterator[Network]:
     refuse = pytest.fail if pytestconfig.getoption("--required") else pytest.skip
     if missing := [program for program in ("haproxy", "dnsmasq", "ip") if shutil.which(program) is None]:
-        refuse(f"not on this machine: {', '.join(missing)}")
+        refuse(f"not installed on this machine: {', '.join(missing)}")
     if os.geteuid():
-        refuse("only root can make a network")
+        refuse("only root can create a network")
     made, before = Network(), signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it is closed
     try:
         try:
             made.machine()
         except (OSError, subprocess.CalledProcessError) as error:
-            refuse(f"no network can be made here: {getattr(error, 'stderr', error)}")
+            refuse(f"can't create a network: {getattr(error, 'stderr', error)}")
         yield made
     finally:
         made.close()
@@ -78,7 +78,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def start(network: Network, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Start:
-    """Starts the service on another machine: photos at once, how many may wait, settings."""
+    """Starts the service on a new machine. photos: processed at once. waiting: how many may wait."""
 
     def started(photos: int = 2, waiting: int = 100, **settings: str) -> Replica:
         folder = tmp_path_factory.mktemp("replica")
@@ -97,7 +97,7 @@ def three(start: Start) -> list[Replica]:
 
 @pytest.fixture
 def machines(network: Network, three: list[Replica]) -> list[Replica]:
-    """Three that run, the first of them twice as fast as the others."""
+    """Three running machines, the first twice as fast as the others."""
     for number, machine in enumerate(three):
         machine.pace(0.3 if number else 0.15)
         network.plug(machine.machine)
@@ -107,7 +107,7 @@ def machines(network: Network, three: list[Replica]) -> list[Replica]:
 
 @pytest.fixture(scope="session")
 def photos(three: list[Replica]) -> list[Request]:
-    """With the answers of one machine that is alone."""
+    """Requests with the answers of a single machine."""
     three[0].start()
     asked = mixed(each=8)
     colours = answered(three[0].url, [request for request in asked if request.route == "/clip/img"])
@@ -123,6 +123,6 @@ def shared(network: Network, three: list[Replica], tmp_path_factory: pytest.Temp
 
 @pytest.fixture
 def balancer(shared: Balancer, machines: list[Replica]) -> Balancer:
-    """For the three machines, which are all up."""
+    """HAProxy in front of the three machines, all up."""
     until(lambda: shared.up() == len(machines))
     return shared

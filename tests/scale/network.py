@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A network of the test's own: machines in namespaces on a bridge, whose cables can be pulled."""
+"""A test network: machines are network namespaces on a bridge, and can be unplugged."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ def ip(*words: str) -> str:
 
 @dataclass(frozen=True)
 class Machine:
-    """A namespace. cable: the bridge's end of its cable. started: on it by this test."""
+    """A network namespace. cable: the bridge's end of its link. started: processes that the test started in it."""
 
     name: str
     address: str
@@ -27,7 +27,7 @@ class Machine:
     def run(
         self, command: Sequence[str | Path], environment: Mapping[str, str], folder: Path, log: str
     ) -> subprocess.Popen[bytes]:
-        """Starts a process on it, whose output is appended to a log in the folder."""
+        """Starts a process in it; appends its output to a log in the folder."""
         with (folder / log).open("ab") as output:
             inside: list[str | Path] = ["ip", "netns", "exec", self.name, *command]
             self.started.append(subprocess.Popen(inside, env=environment, cwd=folder, stdout=output, stderr=output))
@@ -35,18 +35,18 @@ class Machine:
 
     @property
     def pids(self) -> list[int]:
-        """Of all that runs on it."""
+        """The process ids of everything that runs in it."""
         return [int(pid) for pid in ip("netns", "pids", self.name).split()]
 
     def signal(self, number: int) -> None:
-        """Sends it to all that runs on the machine."""
+        """Sends a signal to everything that runs in it."""
         for pid in self.pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
 
 class Network:
-    """Machines on a bridge. The first one has the bridge; this test reaches all."""
+    """Machines on a bridge, which belongs to the first one. The test can reach all of them."""
 
     def __init__(self) -> None:
         self._name, self._subnet = f"mt{os.getpid()}", f"198.18.{os.getpid() % 256}"
@@ -59,7 +59,7 @@ class Network:
         return self._machines[0]
 
     def close(self) -> None:
-        """Ends what runs on the machines, and removes them with all that belongs to them."""
+        """Kills everything that runs on the machines and removes the network."""
         for machine in self._machines:
             with contextlib.suppress(subprocess.CalledProcessError):
                 machine.signal(signal.SIGKILL)
@@ -69,7 +69,7 @@ class Network:
         shutil.rmtree(self._resolv, ignore_errors=True)
 
     def machine(self) -> Machine:
-        """Another one."""
+        """Adds a machine."""
         number = len(self._machines)
         machine = Machine(f"{self._name}m{number}", f"{self._subnet}.{10 + number}", f"m{number}")
         ip("netns", "add", machine.name)
@@ -87,7 +87,9 @@ class Network:
 
     def _lay_bridge(self, hub: Machine) -> None:
         self._resolv.mkdir(parents=True)
-        (self._resolv / "resolv.conf").write_text("nameserver 127.0.0.1\n")  # what `ip netns exec` shows it
+        (self._resolv / "resolv.conf").write_text(
+            "nameserver 127.0.0.1\n"
+        )  # `ip netns exec` mounts it as /etc/resolv.conf
         ip("-n", hub.name, "link", "add", "bridge", "type", "bridge")
         ip("-n", hub.name, "address", "add", f"{hub.address}/24", "dev", "bridge")
         ip("-n", hub.name, "link", "set", "bridge", "up")

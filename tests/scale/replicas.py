@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The service on a machine of the network, as slow as a test wants it."""
+"""Runs the service on a machine of the test network, with a chosen speed."""
 
 import contextlib
 import subprocess
@@ -19,7 +19,7 @@ _SLOW = Path(__file__).with_name("slow")
 
 @dataclass
 class Replica:
-    """settings: of the service. photos: at once. waiting: how many may wait."""
+    """The service on a machine. photos: how many it processes at once. waiting: how many may wait."""
 
     machine: Machine
     folder: Path
@@ -34,7 +34,7 @@ class Replica:
 
     @property
     def words(self) -> str:
-        """What .env has for it."""
+        """Its value of MACHINE_n in .env."""
         return f"{self.machine.address}:{_PORT} maxconn {self.photos + 1}"
 
     @property
@@ -44,12 +44,12 @@ class Replica:
 
     @property
     def worker(self) -> int:
-        """The process that serves, a child of `parent`; 0 if there is none."""
+        """The pid of the worker process, a child of `parent`; 0 if there is none."""
         children = Path(f"/proc/{self.parent.pid}/task/{self.parent.pid}/children").read_text().split()
         return int(children[0]) if children else 0
 
     def pace(self, seconds: float | str) -> None:
-        """Each photo takes so long from now on; a word that is no number makes it fail."""
+        """Makes each photo take this long; with a value that is not a number, photos fail."""
         (self.folder / "pace").write_text(str(seconds))
 
     def begin(self) -> None:
@@ -61,7 +61,7 @@ class Replica:
         self.process = self.machine.run(command, given, self.folder, "service.log")
 
     def start(self) -> None:
-        """Begins if it does not run, and waits for its answer."""
+        """Starts the service if it is not running, and waits until it answers."""
         if self.process is None or self.process.poll() is not None:
             self.begin()
         until(self._answers)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Photos that come through HAProxy, each sent once, while something happens to the machines."""
+"""Sends photos through HAProxy, each once, while a test makes machines fail."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -11,8 +11,8 @@ from trust.traffic import Request, Traffic, running_traffic
 
 @contextlib.contextmanager
 def sending(fault: str, url: str, photos: Sequence[Request], clients: int = 12, least: int = 0) -> Iterator[Traffic]:
-    """Photos come before, while and after the context runs; none is lost, and each has its own answer. least: how many
-    come altogether, at least."""
+    """Sends photos before, during and after the context, and checks that each gets its own answer. least: the least
+    number to send in total."""
     with running_traffic(url, photos, clients) as seen:
         until(lambda: seen.right >= clients)
         yield seen

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What HAProxy passes on, what it sends again, and how fast it is."""
+"""What HAProxy passes on, what it retries, and how fast it is."""
 
 import contextlib
 import itertools
@@ -26,7 +26,7 @@ from trust.traffic import Request, form, running_traffic
 RED = {"file": jpeg(colour_photo("red", (320, 240)))}
 
 
-def test_answers_that_are_no_failure_of_a_machine_reach_the_client_and_are_not_asked_for_again(
+def test_an_error_that_no_other_machine_would_avoid_reaches_the_client_without_a_retry(
     balancer: Balancer, machines: list[Replica]
 ) -> None:
     before = balancer.metric("backend_retry_warnings_total")
@@ -63,11 +63,11 @@ def test_a_photo_whose_client_hangs_up_leaves_the_queue(balancer: Balancer, mach
             connection.close()
         until(lambda: balancer.metric("backend_current_queue", proxy="photos") == 0, 30)
     until(lambda: balancer.metric("backend_current_sessions", proxy="photos") == 0)
-    for machine in machines:  # a thread that has begun with a photo would end only with it
+    for machine in machines:  # else a thread would go on with its photo for a minute
         os.kill(machine.worker, signal.SIGKILL)
 
 
-def test_without_a_machine_a_photo_is_answered_503_as_the_service_says_it(
+def test_without_a_machine_a_photo_gets_a_503_in_the_services_form(
     network: Network, machines: list[Replica], tmp_path: Path
 ) -> None:
     network.unplug(machines[2].machine)
@@ -97,10 +97,10 @@ def test_a_search_does_not_wait_behind_photos(balancer: Balancer, photos: list[R
     assert p50 < seen.slowest / 3
 
 
-def test_machines_that_a_name_names_do_their_share(
+def test_machines_found_by_dns_share_the_photos(
     network: Network, machines: list[Replica], photos: list[Request], long: bool, tmp_path: Path
 ) -> None:
-    """And, with --long, 0.9 of what they do if nothing but their devices takes time."""
+    """With --long, the throughput is at least 0.9 of the devices' own."""
     seconds, pace, reached = 20 if long else 3, 0.4, []
     for machine in machines:
         machine.pace(pace)

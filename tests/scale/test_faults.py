@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Machines fail while photos come through HAProxy: every photo is answered, once, and by its own answer."""
+"""Machines fail while photos arrive through HAProxy: every photo gets exactly one answer, the right one."""
 
 import os
 import signal
@@ -61,7 +61,7 @@ def test_a_service_is_stopped(
         machines[number].start()
 
 
-def test_every_service_starts_afresh(
+def test_every_service_is_restarted(
     balancer: Balancer, machines: list[Replica], photos: list[Request], least: int
 ) -> None:
     with sending("/restart_v2 to each in turn", balancer.url, photos, least=least):
@@ -89,7 +89,7 @@ def test_a_link_is_cut(
         network.plug(machines[0].machine)
 
 
-def test_a_machine_is_asleep_from_the_start_and_another_one_stands_in_for_it(
+def test_a_backup_machine_gets_photos_only_while_the_other_sleeps(
     network: Network, machines: list[Replica], photos: list[Request], least: int, tmp_path: Path
 ) -> None:
     network.unplug(machines[0].machine)
@@ -105,7 +105,7 @@ def test_a_machine_is_asleep_from_the_start_and_another_one_stands_in_for_it(
 def test_queues_are_nearly_full(
     network: Network, start: Start, photos: list[Request], least: int, tmp_path: Path
 ) -> None:
-    """More clients than the machines take, of which HAProxy lets as many through as have a place."""
+    """There are more clients than places; HAProxy sends each machine only as many photos as it has places."""
     few = [start(waiting=2), start(waiting=2)]
     for machine in few:
         machine.start()
@@ -128,7 +128,7 @@ def test_a_machine_has_another_clip_model(
     least: int,
     tmp_path: Path,
 ) -> None:
-    """It gets no photo, not even in HAProxy's first seconds."""
+    """It gets no photos, not even in HAProxy's first seconds."""
     build_clip(cache / "clip" / "other", dim=768)
     other = start(CLIP_VISUAL_MODEL_NAME="other", CLIP_TEXTUAL_MODEL_NAME="other")
     other.start()
@@ -140,7 +140,7 @@ def test_a_machine_has_another_clip_model(
 
 
 def of_megabytes(size: int) -> Request:
-    """A photo, and bytes behind its end."""
+    """A photo with bytes appended to this size."""
     return Request("/clip/img", *form(jpeg(colour_photo("red", (320, 240))) + bytes(size * 1_000_000)))
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Python loads this at its start if PYTHONPATH has this folder. It makes photos take as long as on a slow device, or
-fail, and the queue of the service short."""
+"""Python loads this module at start if its folder is in PYTHONPATH. It slows photos down or makes them fail, and limits
+the service's queue."""
 
 import os
 import time
@@ -18,7 +18,7 @@ _pace, _compute = Path(os.environ["SLOW_PACE"]), ScheduledSession.run
 
 def _slowly(session: ScheduledSession, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
     if "textual" not in session.name:
-        time.sleep(float(_pace.read_text()))  # ValueError, an error that the service does not know, if it is no number
+        time.sleep(float(_pace.read_text()))  # if it is not a number: ValueError, an unexpected error
     return _compute(session, feed)
 
 
