@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The image on the stand-in base, tiny models for it, and containers of it with a published port."""
+"""Builds the image on the stand-in base and tiny models for it, and starts containers with a published port."""
 
 import contextlib
 import shutil
@@ -38,7 +38,7 @@ def long(pytestconfig: pytest.Config) -> bool:
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    """The image of the tests."""
+    """Builds the image under test and returns its name."""
     if shutil.which("docker") is None:
         pytest.skip("no docker on this machine")
     with locked(Path(tempfile.gettempdir(), "mt-photos-ml-test")):  # Docker fails if two processes build one image
@@ -49,7 +49,7 @@ def image() -> str:
 
 @pytest.fixture(scope="session")
 def start(image: str, cache: Path) -> Start:
-    """Starts a container with these settings and options of `docker run`, and waits for its answer."""
+    """Starts a container with settings and options of `docker run`, and waits until it answers."""
 
     @contextlib.contextmanager
     def started(*options: str, image: str = image, waits: bool = True, **settings: str) -> Iterator[Container]:
@@ -85,5 +85,5 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     build_cache(folder)
     for path in (folder, *folder.rglob("*")):
-        path.chmod(0o777 if path.is_dir() else 0o666)  # a container may run as anybody
+        path.chmod(0o777 if path.is_dir() else 0o666)  # a container may run as any user
     return folder

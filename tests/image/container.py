@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Containers of the image under test, by Docker's own command."""
+"""Builds and inspects containers of the image under test, with the docker command."""
 
 import contextlib
 import json
@@ -21,18 +21,18 @@ BASE = standin.name("v2.5.6")
 IMAGE = "mt-photos-ml-test:latest"
 HARDENED = ("--user=1000:1000", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 START: list[str] = json.loads((ROOT / "Dockerfile").read_text().rpartition("\nCMD ")[2])
-"""The image's command, which starts the service as a process too."""
+"""The image's command, with which tests also start the service without Docker."""
 
 
 def docker(*words: str, check: bool = True) -> str:
-    """What a docker command prints."""
+    """Runs a docker command and returns its output."""
     ended = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
     assert not check or ended.returncode == 0, ended.stderr
     return ended.stdout.strip()
 
 
 def build(base: str, tag: str, platform: str | None = None) -> None:
-    """Our image on this base, by the script that maintainers and CI use."""
+    """Builds our image on this base, with the script that maintainers and CI use."""
     command = [sys.executable, "-m", "scripts.build", "--base", base, "--tag", tag]
     command += ["--platform", platform] if platform else []
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -40,7 +40,7 @@ def build(base: str, tag: str, platform: str | None = None) -> None:
 
 
 def passes(*command: str, **settings: str) -> None:
-    """Runs the contract and prints pytest's closing line."""
+    """Runs the contract tests with this command, checks that they pass and prints pytest's last line."""
     given = {**os.environ, **settings}
     ended = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=given, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr
@@ -69,7 +69,7 @@ class Container:
         return state
 
     def processes(self) -> set[str]:
-        """The pids in it."""
+        """The pids of its processes, on the host."""
         return {line.split()[1] for line in docker("top", self.name).splitlines()[1:]}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A real registry on loopback, what upstream publishes into it, and copies of the tree to run the scripts in."""
+"""Runs a real registry on loopback, publishes stand-ins of upstream's images to it, and copies the tree for scripts."""
 
 import contextlib
 import json
@@ -24,9 +24,9 @@ from scripts.upstream import Upstream, our_version
 from service import free_port, until
 
 REPOSITORY = "immich-app/immich-machine-learning"
-"""Upstream's, below the host."""
+"""Upstream's repository, without the host."""
 OLD = "v2.5.6"
-"""The release that a tree of the tests is at, whatever the working tree is at."""
+"""The upstream release of a test's tree, whatever the working tree has."""
 NO_ARCHIVE = b"This is no archive."
 MANIFEST = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
 _CONFIG = """\
@@ -41,13 +41,13 @@ http: {{addr: "{host}"}}
 
 @dataclass(frozen=True)
 class Tree:
-    """A copy of the working tree, committed. image: what the scripts call our image, in the registry of the test."""
+    """A committed copy of the working tree. image: the name of our image, in the test's registry."""
 
     folder: Path
     image: str
 
     def run(self, script: str, *words: str) -> subprocess.CompletedProcess[str]:
-        """Runs one of scripts/ as people do."""
+        """Runs one of scripts/ as a user does."""
         command = [sys.executable, "-m", f"scripts.{script}", *words]
         environment = {**os.environ, "IMAGE": self.image, "GITHUB_ACTIONS": ""}
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
@@ -63,12 +63,12 @@ class Tree:
 
 
 def need_the_tools() -> None:
-    """Skips where there are none: a registry, and a Docker whose store keeps attestations and several platforms."""
+    """Skips if there is no registry, or no Docker whose store keeps attestations and several platforms."""
     for command in ("docker", "docker-registry"):
         if shutil.which(command) is None:
             pytest.skip(f"no {command} on this machine")
     if "containerd" not in docker("info", "--format={{.DriverStatus}}", check=False):
-        pytest.skip("this Docker does not keep its images in containerd's store; .ci/docker starts one that does")
+        pytest.skip("this Docker does not use containerd's image store; .ci/docker starts one that does")
     if not docker("buildx", "version", check=False):
         pytest.skip("this Docker has no buildx; .ci/docker starts one that has")
 
@@ -98,8 +98,8 @@ def _answers(host: str) -> bool:
 
 
 def push(reference: str, platforms: str, variant: str = "cpu", like: str = "v2.5.6", bare: bool = False) -> None:
-    """An image with upstream's files and the names of its libraries, of a few kilobytes: enough to be laid over and
-    looked at. bare: without the libraries and the sessions."""
+    """Pushes an image of a few kilobytes, with upstream's files and empty libraries: enough to build on and to inspect.
+    bare: without the libraries and the sessions."""
     with tempfile.TemporaryDirectory() as name:
         standin.lay_out_tiny(like, variant, folder := Path(name))
         if bare:
@@ -111,7 +111,7 @@ def push(reference: str, platforms: str, variant: str = "cpu", like: str = "v2.5
 
 
 def release(host: str, version: str, like: str = "v2.5.6", leave_out: tuple[str, ...] = (), bare: bool = False) -> None:
-    """What upstream publishes of a version. leave_out: variants that it does not publish this time."""
+    """Publishes a version as upstream does. leave_out: variants that it does not publish this time."""
     for variant in Upstream.load().variants:
         if variant.name not in leave_out:
             name = f"{host}/{REPOSITORY}:{version}{variant.suffix}"
@@ -119,12 +119,12 @@ def release(host: str, version: str, like: str = "v2.5.6", leave_out: tuple[str,
 
 
 def seal(host: str, tag: str) -> str:
-    """An image like this one of upstream's, with a last layer that is no archive: whoever unpacks it fails. Returns
-    what it is called."""
+    """Pushes a copy of this image of upstream's whose last layer is not an archive, so that unpacking it fails.
+    Returns its name."""
     with httpx.Client(base_url=f"http://{host}/v2/{REPOSITORY}", headers={"accept": MANIFEST}) as client:
 
         def kept(data: bytes) -> dict[str, object]:
-            """A blob of these bytes."""
+            """Uploads the bytes as a blob."""
             blob, place = f"sha256:{sha256(data).hexdigest()}", client.post("/blobs/uploads/").headers["location"]
             assert client.put(f"{place}&digest={blob}", content=data).status_code == 201
             return {"digest": blob, "size": len(data)}
@@ -143,8 +143,8 @@ def seal(host: str, tag: str) -> str:
 
 
 def tree(folder: Path, host: str, digests: Mapping[str, Mapping[str, str]] | None = None) -> Tree:
-    """A committed copy of the working tree in the folder as it would be at v2.5.6-r1, whose upstream is in the registry
-    there. digests: by variant and platform; none where they are not known."""
+    """Makes a committed copy of the working tree at v2.5.6-r1, with this registry as upstream's. digests: the known
+    ones, by variant and platform."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )

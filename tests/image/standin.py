@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Builds stand-ins for upstream's images: the package in them is written for the tests, all else is real. Needs root,
+"""Builds stand-ins for upstream's images: their package is written for the tests, everything else is real. Needs root,
 Docker with buildx, apt-get, dpkg and pip."""
 
 import platform as this_machine
@@ -15,27 +15,27 @@ from pathlib import Path
 
 BASE = Path(__file__).with_name("base")
 RELEASES = {"v2.5.6": "bookworm", "v3.0.3": "bookworm", "v3.3.0": "trixie", "v3.4.0": "trixie"}
-"""The releases that are stood in for, and the Debian of their processor variant."""
+"""The releases that have a stand-in, and the Debian of their CPU variant."""
 LATER = {"v3.4.0": ("v3.3.0", {"pillow": "13.0.0", "pillow-jxl-plugin": "1.3.8"})}
-"""Releases whose lock is not known: the one that it is like, and what is known to be otherwise."""
+"""Releases whose lock is not known: a similar release, and the known differences from it."""
 RUNTIMES = {"openvino": "onnxruntime-openvino==1.23.0", "cuda": "onnxruntime-gpu==1.23.2"}
-"""What a variant has in place of onnxruntime, as v2.5.6 has it."""
+"""The library that a variant has instead of onnxruntime, in v2.5.6."""
 MALLOCS = {"bookworm": "libmimalloc2.0", "trixie": "libmimalloc3/trixie-backports"}
-"""The package of the malloc that upstream's images on these preload, but for OpenVINO's."""
+"""The Debian package of the malloc that upstream's images preload, except OpenVINO's."""
 PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
 PUBLISHED_AS_SOURCE = ("antlr4-python3-runtime", "easydict")
-"""Libraries without a wheel in the index; they are pure Python, so any machine can make one."""
+"""Libraries without a wheel in the index. They are pure Python, so any machine can build one."""
 WITHOUT_A_WHEEL = {"3.13": ("kiwisolver", "watchfiles")}
-"""Libraries that upstream compiles for this Python. Nobody here imports them, and they are left out."""
+"""Libraries that upstream compiles for this Python. They are left out, because neither we nor the stand-in use them."""
 MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
 UNUSED = ("albumentations", "cython", "fonttools", "matplotlib", "networkx", "scikit-image", "scikit-learn", "scipy")
-"""Large libraries that neither we nor the stand-in import. The image of another machine does without."""
+"""Large libraries that neither we nor the stand-in import. Images for another platform leave them out."""
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 PACKAGES = (
     *("base-files", "bash", "coreutils", "dash", "findutils", "grep", "libc-bin", "sed"),
     *("libgomp1", "libstdc++6", "python3", "python3-venv", "tini"),
 )
-"""Of Debian. They are unpacked and not set up, which would take minutes in emulation."""
+"""Debian packages. They are unpacked but not configured, which would take minutes in emulation."""
 
 
 def here() -> str:
@@ -44,14 +44,14 @@ def here() -> str:
 
 
 def name(release: str, variant: str = "cpu", platform: str | None = None) -> str:
-    """What the image is called."""
+    """The image's name."""
     machine = "" if platform in (None, here()) else f"-{str(platform).partition('/')[2]}"
     return f"mt-photos-ml-standin:{release}{'' if variant == 'cpu' else '-' + variant}{machine}"
 
 
 def build(release: str = "v2.5.6", variant: str = "cpu", platform: str | None = None) -> str:
-    """Makes the image for this platform (default: of this machine) and returns its name. The first call downloads; what
-    it makes is kept as images, and later ones take seconds. Raises CalledProcessError where a tool fails."""
+    """Builds the image for this platform (default: this machine's) and returns its name. The first call downloads and
+    keeps the results as images; later calls take seconds. Raises CalledProcessError if a tool fails."""
     platform, tag = platform or here(), name(release, variant, platform)
     debian = debian_of(release, variant)
     lines = lock(release, variant).splitlines(keepends=True)
@@ -69,26 +69,26 @@ def debian_of(release: str, variant: str) -> str:
 
 
 def stage(release: str, variant: str) -> str:
-    """Of base/Dockerfile: how a release has its variant preload another malloc than glibc's."""
+    """The stage of base/Dockerfile, named after how this release and variant preload a malloc."""
     if variant in ("openvino", "rocm"):
         return "glibc"
     return {"bookworm": "by-variable", "trixie": "by-file"}[RELEASES[release]]
 
 
 def lay_out(release: str, folder: Path) -> None:
-    """Upstream's files below /usr/src: those of v2.5.6, with the lines that later releases have otherwise."""
+    """Writes the stand-in's files below /usr/src: those of v2.5.6, with the lines that the release changed."""
     ignored = shutil.ignore_patterns("__pycache__", "*.txt", "*.toml")
     shutil.copytree(BASE, folder, ignore=ignored, dirs_exist_ok=True)
     later = tomllib.loads((BASE / "later.toml").read_text())
     for name in list(RELEASES)[1 : list(RELEASES).index(release) + 1]:
         for line in later.get(name, ()):
             path = folder / line["file"]
-            assert path.read_text().count(line["old"]) == 1, f"{path} has not once {line['old']!r}"
+            assert path.read_text().count(line["old"]) == 1, f"{path} does not contain {line['old']!r} exactly once"
             path.write_text(path.read_text().replace(line["old"], line["new"]))
 
 
 def lay_out_tiny(release: str, variant: str, folder: Path) -> None:
-    """A build context of an image that is to be read and not run: the files, the names of the libraries, no more."""
+    """Writes the build context of an image that is only inspected: the files, and libraries without content."""
     lay_out(release, folder)
     python = PYTHONS[RELEASES[release]]
     libraries = folder / "venv/lib" / f"python{python}" / "site-packages"
@@ -102,7 +102,7 @@ def lay_out_tiny(release: str, variant: str, folder: Path) -> None:
 
 
 def lock(release: str, variant: str = "cpu", runtime: str | None = None) -> str:
-    """The libraries as requirements, a line each. runtime: in place of the variant's build of onnxruntime."""
+    """The libraries as requirements, one per line. runtime: replaces the variant's build of onnxruntime."""
     like, others = LATER.get(release, (release, {}))
     lines = (BASE / f"{like}.txt").read_text()
     for name, version in others.items():
@@ -151,7 +151,7 @@ def _os(debian: str, platform: str) -> str:
 
 
 def _mirror() -> str:
-    """The address of Debian's packages: by apt, or by debootstrap on another system."""
+    """The address of a Debian mirror: apt's, or on other systems debootstrap's."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     if found := re.search(r"^\S+/debian/?$", listed, re.MULTILINE):
@@ -173,11 +173,11 @@ def _libraries(debian: str, requirements: str, platform: str) -> str:
 
 
 def install(requirements: str, folder: Path, python: str, machine: str) -> None:
-    """The libraries into a folder, for a Debian of this Python and machine, whatever this one has."""
+    """Installs the libraries into a folder, for Debian with this Python and machine, whatever this machine has."""
     # the C library of Debian 12 and later
     abis = ["manylinux2014", *(f"manylinux_2_{minor}" for minor in range(17, 37))]
     target = [f"--python-version={python}", "--implementation=cp", "--only-binary=:all:", "--no-compile", "--no-deps"]
-    target.append("--ignore-requires-python")  # it asks for this machine's
+    target.append("--ignore-requires-python")  # it checks this machine's Python
     target += [f"--platform={abi}_{machine}" for abi in abis]
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     with tempfile.TemporaryDirectory() as temporary:
@@ -187,7 +187,7 @@ def install(requirements: str, folder: Path, python: str, machine: str) -> None:
         for source in (line for line in lines if line.partition("==")[0] in PUBLISHED_AS_SOURCE):
             _run(*pip, "wheel", "--no-deps", "--wheel-dir", temporary, source)
         _run(*pip, "install", *target, "--find-links", temporary, "--target", folder, "-r", listed)
-    shutil.rmtree(folder / "bin")  # their first lines name this machine's Python
+    shutil.rmtree(folder / "bin")  # the scripts' first lines name this machine's Python
 
 
 def _hash(*recipe: str) -> str:
@@ -195,7 +195,7 @@ def _hash(*recipe: str) -> str:
 
 
 def _kept(tag: str, make: Callable[[Path], None]) -> str:
-    """The image's tag; where there is none yet, `make` is given a folder to make it in."""
+    """The image's tag. If there is no such image yet, calls `make` with a temporary folder to build it."""
     if subprocess.run(["docker", "image", "inspect", tag], capture_output=True, check=False).returncode != 0:
         with tempfile.TemporaryDirectory() as folder:
             make(Path(folder))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A bump from one stand-in to the next, out of a registry: what has changed is said, what we rely on first."""
+"""Bumps from one stand-in in a registry to the next: the report lists the changes, those we rely on first."""
 
 import json
 import re
@@ -22,7 +22,7 @@ GONE, RELIED, BESIDES = "WE RELY ON THIS AND IT IS GONE:", "we rely on this and 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A registry with upstream's versions: 2.5.6, which is recorded, 2.5.8, which is the same, and later ones."""
+    """A registry with upstream's versions: 2.5.6, which is recorded; 2.5.8, the same images; and later ones."""
     need_the_tools()
     with registry(tmp_path_factory.mktemp("registry")) as host:
         release(host, "v2.5.6")
@@ -58,7 +58,7 @@ def to_v3_3(tmp_path_factory: pytest.TempPathFactory, host: str) -> tuple[Tree, 
 
 
 def bump(work: Tree, version: str, *words: str, code: int = 0) -> dict[str, list[str]]:
-    """What bump says, by its headings."""
+    """Runs bump and returns its report, by heading."""
     ended = work.run("bump", version, *words)
     assert ended.returncode == code, ended.stdout + ended.stderr
     parts: dict[str, list[str]] = {}
@@ -80,7 +80,7 @@ def test_a_release_that_changes_nothing_is_written_with_its_digests(work: Tree, 
         assert variant.digests == {platform: there[platform].digest for platform in variant.platforms}
 
 
-def test_to_the_same_version_it_finds_what_is_late_and_raises_the_revision_if_ours_is_published(work: Tree) -> None:
+def test_a_bump_to_the_same_version_finds_late_images_and_raises_a_published_revision(work: Tree) -> None:
     bump(work, "v2.5.6")
     assert all(base.digest for base in work.upstream.bases)
     assert (work.folder / "VERSION").read_text() == "v2.5.6-r1\n"
@@ -96,7 +96,7 @@ def test_to_the_same_version_it_finds_what_is_late_and_raises_the_revision_if_ou
 TAG = re.compile(r"(?<=[`:])v\d+\.\d+\.\d+[\w-]*")
 
 
-def test_the_tags_that_users_are_told_are_written_but_those_of_a_variant_that_is_missing(
+def test_the_tags_in_the_docs_are_updated_except_for_a_missing_variant(
     to_v3_3: tuple[Tree, dict[str, list[str]]],
 ) -> None:
     work, _ = to_v3_3
@@ -108,10 +108,10 @@ def test_the_tags_that_users_are_told_are_written_but_those_of_a_variant_that_is
         assert before
 
 
-def test_what_a_bump_leaves_passes_the_tests_of_the_repository(
+def test_the_tree_after_a_bump_passes_the_tests_of_the_repository(
     to_v3_3: tuple[Tree, dict[str, list[str]]], host: str
 ) -> None:
-    """Those that look at what it writes."""
+    """Runs those that check files that bump writes."""
     work, _ = to_v3_3
     record = work.folder / "patches" / "upstream.toml"
     record.write_text((before := record.read_text()).replace(host, "ghcr.io"))
@@ -123,7 +123,7 @@ def test_what_a_bump_leaves_passes_the_tests_of_the_repository(
     assert ended.returncode == 0, ended.stdout
 
 
-def test_a_variant_that_upstream_adds_is_recorded_and_then_nothing_is_new(
+def test_a_variant_that_upstream_adds_is_reported_once(
     to_v3_3: tuple[Tree, dict[str, list[str]]],
 ) -> None:
     work, said = to_v3_3
@@ -135,7 +135,7 @@ def test_a_variant_that_upstream_adds_is_recorded_and_then_nothing_is_new(
     assert work.git("diff") == before
 
 
-def test_what_it_read_is_kept(to_v3_0_3: tuple[Tree, dict[str, list[str]]]) -> None:
+def test_what_bump_read_is_recorded(to_v3_0_3: tuple[Tree, dict[str, list[str]]]) -> None:
     work, _ = to_v3_0_3
     kept = json.loads((work.folder / "patches" / "upstream.json").read_text())
     assert kept["libraries"]["pillow"] == "12.2.0"
@@ -149,7 +149,7 @@ def test_what_it_read_is_kept(to_v3_0_3: tuple[Tree, dict[str, list[str]]]) -> N
     assert kept["configuration"]["openvino"]["Cmd"] == ["python", "-m", "immich_ml"]
 
 
-def test_to_v3_0_3_the_libraries_that_we_import_come_first_and_each_file_with_its_difference(
+def test_libraries_that_we_import_come_first_and_a_changed_file_has_its_diff(
     to_v3_0_3: tuple[Tree, dict[str, list[str]]],
 ) -> None:
     work, said = to_v3_0_3
@@ -164,7 +164,7 @@ def test_to_v3_0_3_the_libraries_that_we_import_come_first_and_each_file_with_it
     assert work.upstream.version == "v3.0.3"
 
 
-def test_to_v3_3_whose_syntax_this_python_does_not_know_it_says_what_is_new_and_gone(
+def test_a_release_with_newer_python_syntax_is_compared_too(
     to_v3_3: tuple[Tree, dict[str, list[str]]],
 ) -> None:
     work, said = to_v3_3
@@ -179,7 +179,7 @@ def test_to_v3_3_whose_syntax_this_python_does_not_know_it_says_what_is_new_and_
     assert written["preloaded"] == "/usr/lib/libmimalloc.so.3"
 
 
-def test_a_variant_that_was_not_published_stays_where_it_is_and_stops_nothing(
+def test_a_variant_that_was_not_published_keeps_its_version_and_stops_no_bump(
     to_v3_3: tuple[Tree, dict[str, list[str]]],
 ) -> None:
     work, said = to_v3_3
@@ -198,11 +198,11 @@ def test_a_variant_that_was_not_published_stays_where_it_is_and_stops_nothing(
         1,
         "build: rocm is still at v2.5.6: upstream did not publish it with v3.3.0\n",
     )
-    bump(work, "v2.5.8")  # published again: it catches up
+    bump(work, "v2.5.8")  # upstream published it again
     assert not any(variant.version for variant in work.upstream.variants)
 
 
-def test_without_the_image_for_the_processor_there_is_no_release(work: Tree, host: str) -> None:
+def test_a_release_without_the_cpu_image_is_refused(work: Tree, host: str) -> None:
     push(f"{host}/{REPOSITORY}:v2.5.9-cuda", "linux/amd64")
     ended = work.run("bump", "v2.5.9")
     assert (ended.returncode, ended.stderr) == (1, "bump: upstream has not published v2.5.9\n")
@@ -213,7 +213,7 @@ def test_without_the_image_for_the_processor_there_is_no_release(work: Tree, hos
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_where_what_we_rely_on_is_gone_nothing_is_written_but_by_force(work: Tree, force: bool) -> None:
+def test_if_something_we_rely_on_is_gone_only_force_writes_files(work: Tree, force: bool) -> None:
     said = bump(work, "v2.6.0", *(["--force"] if force else []), code=3)
     assert "library gone: pillow 10.4.0" in said[GONE]
     assert "gone: immich_ml/sessions/ann/__init__.py" in said[GONE]
@@ -221,7 +221,7 @@ def test_where_what_we_rely_on_is_gone_nothing_is_written_but_by_force(work: Tre
     assert ("VERSION is v2.6.0-r1" in str(said)) == force
 
 
-def test_a_mirror_of_upstreams_registry_is_asked_instead(work: Tree, host: str) -> None:
+def test_a_mirror_can_replace_upstreams_registry(work: Tree, host: str) -> None:
     record = work.folder / "patches" / "upstream.toml"
     record.write_text(record.read_text().replace(host, "ghcr.io"))
     bump(work, "v2.5.8", "--registry", host)

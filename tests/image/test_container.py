@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What only a container shows: signals, restarts, health, users, memory, and upstream's own route behind the key."""
+"""What only a container can show: signals, restarts, health, users, memory, and upstream's route behind the key."""
 
 import errno
 import json
@@ -60,7 +60,7 @@ def predict(client: httpx.Client, photo: bytes) -> httpx.Response:
     return client.post("/predict", files={"image": photo}, data={"entries": json.dumps(PREDICT)})
 
 
-def test_the_api_is_what_the_contract_says(image: str, cache: Path) -> None:
+def test_the_container_passes_the_contract_tests(image: str, cache: Path) -> None:
     passes("scripts.contract", image, "--cache", str(cache), "-q")
 
 
@@ -75,7 +75,7 @@ def test_the_layers_that_we_add_are_small_and_nothing_was_run_in_them(image: str
     assert "\nRUN" not in (ROOT / "Dockerfile").read_text()
 
 
-def test_it_differs_from_its_base_as_the_docs_say_and_in_nothing_else(image: str) -> None:
+def test_the_image_differs_from_its_base_only_as_the_docs_say(image: str) -> None:
     ours, theirs = (json.loads(docker("inspect", "--format", "{{json .Config}}", name)) for name in (image, BASE))
     section = (ROOT / "docs" / "migration.md").read_text().partition("## What it changes in upstream")[2]
     table = dict(re.findall(r"^\| (.+?) \|.*\| (.+?) \|$", section, re.M))
@@ -125,7 +125,7 @@ def test_it_works_as_root_and_as_anybody_with_a_read_only_root(
         assert len(client.post("/clip/txt", json={"text": "红色"}).json()["result"]) == 512
 
 
-def test_docker_stop_lets_requests_in_flight_finish(start: Start, page: bytes) -> None:
+def test_docker_stop_lets_requests_in_progress_finish(start: Start, page: bytes) -> None:
     with start() as container, container.client() as client, ThreadPoolExecutor(5) as threads:
         post(client, "/ocr", page)
         answers = [threads.submit(post, client, "/ocr", page) for _ in range(4)]
@@ -135,7 +135,7 @@ def test_docker_stop_lets_requests_in_flight_finish(start: Start, page: bytes) -
         assert container.state["ExitCode"] == 0
 
 
-def test_restart_v2_brings_a_fresh_worker_after_what_is_in_flight(start: Start, page: bytes) -> None:
+def test_restart_v2_replaces_the_worker_after_requests_in_progress(start: Start, page: bytes) -> None:
     with start() as container, container.client() as client, ThreadPoolExecutor(3) as threads:
         post(client, "/ocr", page)
         before = container.processes()
@@ -155,7 +155,7 @@ def _works(container: Container, page: bytes) -> bool:
         return False
 
 
-def test_memory_comes_back_after_the_idle_time_and_the_process_stays(start: Start, page: bytes) -> None:
+def test_memory_is_released_after_the_idle_time_and_the_process_stays(start: Start, page: bytes) -> None:
     with start(MACHINE_LEARNING_MODEL_TTL="3") as container, container.client() as client:
         before = container.processes()
         for _ in range(6):
@@ -167,7 +167,7 @@ def test_memory_comes_back_after_the_idle_time_and_the_process_stays(start: Star
         assert container.processes() == before
 
 
-def test_upstreams_memory_comes_back_too_when_it_is_idle(start: Start) -> None:
+def test_upstreams_memory_is_released_too_when_it_is_idle(start: Start) -> None:
     photo = jpeg(colour_photo("red", (640, 480)))
     idle = {"MACHINE_LEARNING_MODEL_TTL": "3", "MACHINE_LEARNING_MODEL_TTL_POLL_S": "1"}
     with start(**idle) as container, container.client() as client:
@@ -180,7 +180,7 @@ def test_upstreams_memory_comes_back_too_when_it_is_idle(start: Start) -> None:
 
 
 def _memory_mb(container: Container) -> float:
-    """Anonymous memory of all processes in it."""
+    """Anonymous memory of all processes in the container."""
     total = 0.0
     for pid in container.processes():
         try:
@@ -204,7 +204,9 @@ def test_upstreams_route_is_behind_the_key_and_answers_as_ours(start: Start) -> 
 
 
 @pytest.mark.parametrize("source", ["import nothing_of_that_name", "def app[", "other = 1"])
-def test_an_upstream_that_is_broken_leaves_ours_whole(start: Start, page: bytes, tmp_path: Path, source: str) -> None:
+def test_our_routes_work_even_if_upstreams_app_is_broken(
+    start: Start, page: bytes, tmp_path: Path, source: str
+) -> None:
     (tmp_path / "main.py").write_text(source)
     with start(f"--volume={tmp_path}/main.py:/usr/src/immich_ml/upstream_main.py") as container:
         with container.client() as client:
@@ -215,10 +217,10 @@ def test_an_upstream_that_is_broken_leaves_ours_whole(start: Start, page: bytes,
         assert "upstream_main" in container.log
 
 
-def test_on_an_npu_upstreams_session_runs_the_models_that_have_a_file_for_it(
+def test_upstreams_npu_session_runs_the_models_that_have_a_file_for_it(
     start: Start, cache: Path, tmp_path: Path
 ) -> None:
-    """The libraries of the NPU and upstream's session are stood in for; what finds and asks them is not."""
+    """The NPU's libraries and upstream's session are stand-ins; the code that finds and calls them is real."""
     shutil.copytree(cache, tmp_path / "cache")
     for model in (tmp_path / "cache").glob("facial-recognition/*/*/model.onnx"):
         model.rename(model.with_suffix(".armnn"))
@@ -236,7 +238,7 @@ def test_on_an_npu_upstreams_session_runs_the_models_that_have_a_file_for_it(
         assert "can't be used" not in container.log
 
 
-def test_on_a_host_without_ipv6_it_listens_all_the_same(start: Start, tmp_path: Path) -> None:
+def test_the_service_listens_on_a_host_without_ipv6(start: Start, tmp_path: Path) -> None:
     refused = {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EAFNOSUPPORT}
     refused["args"] = [{"index": 0, "value": int(socket.AF_INET6), "op": "SCMP_CMP_EQ"}]
     profile = tmp_path / "no-ipv6.json"
@@ -246,9 +248,9 @@ def test_on_a_host_without_ipv6_it_listens_all_the_same(start: Start, tmp_path: 
         until(lambda: container.state["Health"]["Status"] == "healthy")
 
 
-def test_cards_are_dealt_out_to_the_workers(image: str) -> None:
+def test_each_worker_gets_a_card_in_turn(image: str) -> None:
     dealt = docker("run", "--rm", "--env=MACHINE_LEARNING_DEVICE_IDS=4, 7", image, "python", "-c", DEALT, *START)
-    assert dealt.split() == ["4", "7", "4", "4"], "the first and the third have the 4th card; the first then ends"
+    assert dealt.split() == ["4", "7", "4", "4"], "workers 1 and 3 have card 4; worker 1 then ends"
     kept = docker("run", "--rm", "--env=MACHINE_LEARNING_DEVICE_ID=5", image, "python", "-c", DEALT, *START)
     assert set(kept.split()) == {"5"}
 
@@ -291,19 +293,19 @@ def test_an_empty_setting_counts_as_unset(start: Start) -> None:
 
 
 @pytest.mark.parametrize("name", [PRELOAD, PRELOAD.lower()])
-def test_what_is_in_use_is_preloaded_by_us_and_not_by_upstream_as_well(start: Start, cache: Path, name: str) -> None:
+def test_our_models_are_preloaded_by_us_and_not_by_upstream_too(start: Start, cache: Path, name: str) -> None:
     with start(**{name: "PP-OCRv5_mobile"}) as container, container.client() as client:
         until(lambda: client.post("/check").json()["loaded"] == ["ocr/PP-OCRv5_mobile/detection"])
         assert OPENED_BY_UPSTREAM not in container.log
         until(lambda: bool(list(cache.glob("ocr/PP-OCRv5_mobile/detection/prepared/*/weights.bin"))))
 
 
-def test_where_immich_uses_it_too_upstream_preloads_what_it_is_told(start: Start) -> None:
+def test_upstream_preloads_models_if_immich_uses_the_service_too(start: Start) -> None:
     with start(**{PRELOAD: "PP-OCRv5_mobile", "IMMICH_API": "open"}) as container:
         until(lambda: OPENED_BY_UPSTREAM in container.log)
 
 
-def test_restart_gives_the_memory_back(start: Start, page: bytes) -> None:
+def test_restart_releases_the_memory(start: Start, page: bytes) -> None:
     with start() as container, container.client() as client:
         post(client, "/ocr", page)
         used = _memory_mb(container)
@@ -317,7 +319,7 @@ def test_compose_starts_it_without_an_env_file_and_with_the_settings_of_one(
     if not docker("compose", "version", check=False):
         pytest.skip("no docker compose on this machine")
     name = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["cpu"]["image"]
-    assert not docker("images", "--quiet", name), f"{name} is here already, and the test must not take its name"
+    assert not docker("images", "--quiet", name), f"there is an image {name} already, and the test must not replace it"
     docker("tag", image, name)
     shutil.copy(ROOT / "compose.yaml", tmp_path)
     port = free_port()

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The overlay, unedited, on all that it is laid over: other releases of upstream, the libraries of other devices,
-another machine. tests/image/test_container.py has the first of them, v2.5.6 on the processor. By default arm64 is
-tried with a photo of each kind; --long tries all."""
+"""The unchanged overlay on other releases of upstream, with the libraries of other devices, and on arm64.
+tests/image/test_container.py covers v2.5.6 on the CPU. These tests need --long."""
 
 import contextlib
 import os
@@ -34,18 +33,18 @@ def image_on(release: str, variant: str) -> str:
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("image")  # which skips where there is no Docker
+@pytest.mark.usefixtures("image")  # skips if there is no Docker
 @pytest.mark.parametrize(("release", "variant"), CONTAINERS)
 def test_the_contract_holds_in_a_container(release: str, variant: str, cache: Path, tmp_path: Path) -> None:
     models = shutil.copytree(cache, tmp_path / "cache")
     passes("scripts.contract", image_on(release, variant), "--cache", str(models), "-q")
     if variant in WORDS_OF_A_DEVICE:
-        assert list(models.rglob("prepared/*/weights.bin")), "the processor's prepared models are used"
+        assert list(models.rglob("prepared/*/weights.bin")), "no prepared models: the CPU was not used"
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("variant", WORDS_OF_A_DEVICE)
-def test_a_device_that_is_not_there_is_said_once(variant: str, start: Start) -> None:
+def test_a_missing_device_is_logged_once(variant: str, start: Start) -> None:
     with start(image=image_on("v2.5.6", variant)) as container, container.client() as client:
         for text in ("red", "blue"):
             assert client.post("/clip/txt", json={"text": text}).status_code == 200
@@ -68,7 +67,7 @@ def test_arm64_is_built_and_answers_in_emulation(cache: Path) -> None:
 
 
 def python_of_this_machine(version: str) -> str:
-    """A Python of this version. Skips if there is none."""
+    """The path of a Python of this version. Skips the test if there is none."""
     found = [shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}")]
     works = (
         str(path) for path in found if path and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0
@@ -87,8 +86,7 @@ def process(
     command: Sequence[str],
     **more: str,
 ) -> Iterator[str]:
-    """The overlay on a release's libraries, started by this command; its address, until the context ends. more:
-    settings."""
+    """Starts the overlay with a release's libraries and this command; yields its address. more: settings."""
     venv, source, port = folder / "venv", folder / "src", free_port()
     subprocess.run([python_of_this_machine(python), "-m", "venv", "--without-pip", venv], check=True)
     libraries = standin.lock(release, runtime=runtime)
@@ -131,11 +129,11 @@ def _answers(url: str, service: subprocess.Popen[bytes], log: Path) -> bool:
     [
         pytest.param("v3.3.0", "3.13", None, "cpu", id="v3.3.0", marks=pytest.mark.long),
         pytest.param("v3.4.0", "3.13", None, "cpu", id="v3.4.0", marks=pytest.mark.long),
-        # whose base is 30 GB
+        # without a container, because its base is 30 GB
         pytest.param("v2.5.6", "3.12", "onnxruntime==1.22.1", "rocm", id="rocm", marks=pytest.mark.long),
     ],
 )
-def test_it_answers_on_the_libraries_of(
+def test_the_contract_holds_on_the_libraries_of(
     release: str, python: str, runtime: str | None, device: str, cache: Path, tmp_path: Path, long: bool
 ) -> None:
     models = shutil.copytree(cache, tmp_path / "cache")
@@ -145,7 +143,7 @@ def test_it_answers_on_the_libraries_of(
 
 
 @pytest.mark.long
-def test_openvino_compiles_few_shapes_and_answers_as_the_contract_says(cache: Path, tmp_path: Path) -> None:
+def test_openvino_passes_the_contract_tests_on_every_task(cache: Path, tmp_path: Path) -> None:
     models, runtime = shutil.copytree(cache, tmp_path / "cache"), standin.RUNTIMES["openvino"]
     named = dict.fromkeys(("OCR_DEVICE", "CLIP_DEVICE", "FACE_DEVICE"), "openvino:cpu")
     with process(tmp_path, models, "v2.5.6", "3.11", runtime, "openvino", START, **named) as url:

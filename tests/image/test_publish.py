@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A release goes to a registry: every image whose base is known, what names both platforms, the tags; only from a clean
-tree. By the steps of the workflows where they have some. The bases are small images, since nothing of them is run."""
+"""Publishes a release to a registry, with the workflows' own steps if they have some: every image whose base digest is
+known, the manifest of both platforms, and the tags; only from a clean tree. The bases are tiny, because none is run."""
 
 import json
 import os
@@ -27,12 +27,12 @@ UNKNOWN = ("armnn", "rknn", "rocm")
 """Variants whose bases are not known by their digests."""
 ENDS = ("", "-arm", "-cuda", "-openvino")
 PUSHED = {"cpu-amd64": "-amd64", "cpu-arm64": "-arm", "cuda": "-cuda", "openvino": "-openvino"}
-"""What the tags end in that images are pushed under, by target."""
+"""Suffixes of the tags under which images are pushed, by target."""
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A registry with upstream's version."""
+    """A registry with upstream's v2.5.6."""
     need_the_tools()
     with registry(tmp_path_factory.mktemp("registry")) as host:
         release(host, "v2.5.6")
@@ -41,7 +41,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, host: str) -> Tree:
-    """A tree with the tag VERSION."""
+    """A tree with the git tag VERSION."""
     digests: dict[str, dict[str, str]] = {}
     for variant in Upstream.load().variants:
         there = images(f"{host}/{REPOSITORY}:v2.5.6{variant.suffix}")
@@ -58,27 +58,27 @@ def build(work: Tree, base: Base) -> subprocess.CompletedProcess[str]:
 
 
 def publish(work: Tree, *words: str) -> dict[str, str]:
-    """The digest of each tag, as `publish` says it."""
+    """Runs `publish`; returns the digest of each tag that it prints."""
     ended = work.run("publish", *words)
     assert ended.returncode == 0, ended.stderr
     return dict(line.split(" -> ") for line in ended.stdout.splitlines())
 
 
 def of_workflow(work: Tree, workflow: str, job: str, title: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """A step of a workflow, run in the tree."""
+    """Runs a step of a workflow in the tree."""
     given = {"IMAGE": work.image, "HOME": os.environ["HOME"], **settings}
     return workflow_steps.run(step(JOBS[workflow][job], title), work.folder.parent, **given)
 
 
 def named(ended: subprocess.CompletedProcess[str]) -> dict[str, str]:
-    """The digest of each tag that a step has given."""
+    """The digest of each tag that a step has set."""
     assert ended.returncode == 0, ended.stderr
     return dict(line.split(" -> ") for line in ended.stdout.splitlines())
 
 
 @pytest.fixture(scope="module")
 def said(work: Tree) -> dict[str, str]:
-    """All images that the workflow plans, built and pushed, and what its step says that gives the tags."""
+    """Builds and pushes all images that the workflow plans, and sets the tags with its step. Digests by tag."""
     planned = of_workflow(work, "images", "plan", "List the images whose base digest is known")
     assert planned.returncode == 0, planned.stderr
     assert [line.split()[1] for line in planned.stderr.splitlines()] == list(UNKNOWN)
@@ -101,11 +101,11 @@ def test_every_tag_is_there(said: dict[str, str], work: Tree) -> None:
 
 
 def test_a_base_is_not_unpacked(work: Tree, host: str) -> None:
-    """AMD's has 30 GB. That of the test can't be unpacked."""
+    """AMD's base is 30 GB. The test's base can't be unpacked, so the build would fail if it were."""
     archive, name = work.folder.with_suffix(".tar"), f"{host}/{REPOSITORY}:v2.5.6"
     given = {"args.BASE": seal(host, "v2.5.6-rocm"), "args.SOURCE": name, "output": f"type=oci,dest={archive}"}
     words = [f"--set=rocm.{key}={value}" for key, value in given.items()]
-    # not by scripts.build: Docker's own driver unpacks what it has pushed
+    # without scripts.build, because buildx's docker driver unpacks what it pushes
     subprocess.run(["docker", "buildx", "bake", *words, "rocm"], cwd=work.folder, check=True)
     with tarfile.open(archive) as built:
         assert sha256(NO_ARCHIVE).hexdigest() in {path.rpartition("/")[2] for path in built.getnames()}
@@ -132,13 +132,13 @@ def test_the_plain_tag_is_for_both_platforms_with_the_provenance_of_each(said: d
         assert image.labels["org.opencontainers.image.base.digest"].startswith("sha256:")
 
 
-def test_to_publish_again_changes_nothing_wherever_the_images_were_pushed(said: dict[str, str], work: Tree) -> None:
+def test_publishing_again_changes_nothing_however_the_images_were_pushed(said: dict[str, str], work: Tree) -> None:
     given = [f"--image={target}={digest(f'{work.image}:{VERSION}{end}')}" for target, end in PUSHED.items()]
     assert publish(work) == publish(work, *given) == said
 
 
 def refused(work: Tree, *words: str) -> str:
-    """What `publish` says, in one line besides warnings."""
+    """Runs `publish`, which must fail; returns its only line on stderr besides warnings."""
     ended = work.run("publish", *words)
     assert ended.returncode == 1
     (line,) = (line for line in ended.stderr.splitlines() if not line.startswith("warning: "))
@@ -159,14 +159,14 @@ def test_an_image_that_is_published_is_not_pushed_again(said: dict[str, str], wo
     assert ended.stderr == f"build: {work.image}:{VERSION}-cuda is published already: raise the revision in VERSION\n"
 
 
-def test_a_fixed_tag_stays_what_it_is(said: dict[str, str], work: Tree) -> None:
+def test_a_fixed_tag_never_changes(said: dict[str, str], work: Tree) -> None:
     other = digest(f"{work.image}:{VERSION}-openvino")
     line = refused(work, "--variant", "cuda", "--image", f"cuda={other}")
     assert line.startswith(f"cuda: {work.image}:{VERSION}-cuda is published with other content, sha256:")
     assert digest(f"{work.image}:{VERSION}-cuda") == said[f"{VERSION}-cuda"]
 
 
-def test_what_is_not_the_commit_of_the_tag_is_refused(said: dict[str, str], work: Tree) -> None:
+def test_a_commit_other_than_the_tags_is_refused(said: dict[str, str], work: Tree) -> None:
     (added := work.folder / "overlay" / "added.py").touch()
     line = "the tree has uncommitted changes: commit or undo them, then publish from the version tag"
     assert refused(work) == line
@@ -186,7 +186,7 @@ def test_what_is_not_the_commit_of_the_tag_is_refused(said: dict[str, str], work
     work.git("tag", "--force", VERSION)
 
 
-def test_an_image_whose_base_is_not_known_by_its_digest_is_refused_where_it_is_asked_for(work: Tree) -> None:
+def test_an_image_whose_base_digest_is_unknown_is_refused(work: Tree) -> None:
     for words in (["build", "--variant", "rocm", "--push"], ["publish", "--variant", "rocm"]):
         ended = work.run(*words)
         assert ended.returncode == 1
@@ -195,7 +195,7 @@ def test_an_image_whose_base_is_not_known_by_its_digest_is_refused_where_it_is_a
 
 
 def due(work: Tree) -> list[str]:
-    """What the workflow `latest` finds, where VERSION was released long ago."""
+    """The outputs of the workflow `latest` if VERSION was released long ago."""
     release = {"tag_name": VERSION, "draft": False, "prerelease": False, "published_at": "2026-01-01T00:00:00Z"}
     github = f"gh() {{ echo '{json.dumps([release])}'; }}\n"
     find = github + step(JOBS["latest"]["due"], "Find the release for latest")
@@ -204,10 +204,10 @@ def due(work: Tree) -> list[str]:
     return (work.folder.parent / "output").read_text().splitlines()
 
 
-def test_latest_names_a_release_and_goes_back_only_on_purpose_with_the_tags_that_move(
+def test_latest_moves_to_a_release_and_goes_back_only_with_retag_or_back(
     said: dict[str, str], work: Tree, tmp_path: Path
 ) -> None:
-    """By the workflows' own steps. A later release is stood in for by one image with its label."""
+    """Uses the workflows' own steps. The later release is a single image with that version's label."""
     told = dict(line.split("=", 1) for line in due(work))
     assert told["release"] == VERSION
     assert [image["target"] for image in json.loads(told["images"])] == list(PUSHED)
@@ -231,7 +231,7 @@ def test_latest_names_a_release_and_goes_back_only_on_purpose_with_the_tags_that
     assert publish(work, "--variant", "cuda", "--latest", VERSION, "--back") == {"latest-cuda": first["latest-cuda"]}
 
 
-def test_the_same_digests_are_copied_to_another_registry_but_for_what_it_does_not_take(
+def test_the_same_digests_are_copied_to_another_registry_except_for_excluded_variants(
     said: dict[str, str], work: Tree, host: str
 ) -> None:
     there = f"{host}/mirror/mt-photos-ml"
@@ -257,7 +257,7 @@ def test_the_same_digests_are_copied_to_another_registry_but_for_what_it_does_no
     assert digest(f"{there}:v2.5.6-openvino") == other
 
 
-def test_what_no_tag_names_is_deleted_and_nothing_else(said: dict[str, str], work: Tree, tmp_path: Path) -> None:
+def test_prune_deletes_only_images_without_a_tag(said: dict[str, str], work: Tree, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM scratch\nLABEL never=published\n")
     name = f"{work.image}:failed"
     docker("buildx", "build", "--push", f"--tag={name}", str(tmp_path))
@@ -272,7 +272,7 @@ def test_what_no_tag_names_is_deleted_and_nothing_else(said: dict[str, str], wor
     assert images(f"{work.image}@{kept}")
 
 
-def test_a_moving_tag_goes_on_and_never_back_but_on_purpose(said: dict[str, str], work: Tree) -> None:
+def test_a_moving_tag_goes_back_only_with_retag(said: dict[str, str], work: Tree) -> None:
     (work.folder / "VERSION").write_text(f"{NEXT}\n")
     work.git("commit", "--quiet", "--all", "--message=The next")
     work.git("tag", NEXT)

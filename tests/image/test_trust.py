@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What the container promises on an open port, under faults and restarts."""
+"""The container on an open port, under faults and restarts."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ RESTARTS = int(os.environ.get("RESTARTS", "10"))
 
 
 def fresh(container: Container, than: set[str]) -> bool:
-    """Whether a worker answers that was not there before."""
+    """Whether a new worker answers."""
     with contextlib.suppress(httpx.TransportError):
         return not container.processes() <= than and httpx.get(f"{container.url}/ping").text == "pong"
     return False
@@ -62,7 +62,7 @@ def test_a_thousand_silent_connections_keep_nobody_out_and_do_not_fill_the_log(s
 
 
 @pytest.mark.long
-def test_a_mapped_model_that_goes_away_is_not_mapped_again(start: Start, cache: Path) -> None:
+def test_after_a_mapped_model_disappears_models_are_not_mapped(start: Start, cache: Path) -> None:
     page = jpeg(text_page(["First line"], (1200, 400))[0])
     with start() as container, container.client() as client:
 
@@ -101,7 +101,7 @@ def test_nothing_can_be_written_but_the_cache_and_tmp(start: Start) -> None:
         assert written == []
 
 
-def test_no_secret_is_in_a_layer_or_in_what_docker_tells(image: str, start: Start, tmp_path: Path) -> None:
+def test_no_secret_is_in_a_layer_or_in_dockers_output(image: str, start: Start, tmp_path: Path) -> None:
     secret = tmp_path / "key"
     secret.write_text(KEY)
     secret.chmod(0o444)

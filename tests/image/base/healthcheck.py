@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A stand-in for upstream's script of this name: ends with 1 where the service does not answer."""
+"""A stand-in for upstream's script of this name: exits with 1 if the service does not answer."""
 
 import os
 import sys

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Starts gunicorn as a child and passes on no SIGTERM, as upstream's does."""
+"""Starts gunicorn as a child process and, like upstream's, does not pass SIGTERM on to it."""
 
 import os
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Answers /predict for CLIP's photos, loads what it is told to preload, and ends its process when it is idle."""
+"""Answers /predict for CLIP images, preloads models by setting, and exits when idle."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ PRELOADED = {"OCR__DETECTION": "ocr/{}/detection", "CLIP__VISUAL": "clip/{}/visu
 
 sessions: dict[str, onnxruntime.InferenceSession] = {}
 last_called: float | None = None
-memory = b"1" * (50 << 20)  # for the libraries that upstream imports
+memory = b"1" * (50 << 20)  # like the libraries that upstream imports
 
 
 def open_model(path: str) -> onnxruntime.InferenceSession:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A session on an NPU: the file of the model is an onnx file under the other name, which onnxruntime runs."""
+"""A stand-in for an NPU session: runs the model with onnxruntime, because its file is an onnx file renamed."""
 
 from pathlib import Path
 from typing import Any
