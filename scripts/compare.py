@@ -28,7 +28,7 @@ ENVIRONMENT = (
 NEEDED = {"PYTHONPATH": "/usr/src", "MACHINE_LEARNING_CACHE_FOLDER": "/cache"}
 """Environment variables that must keep these values."""
 ALSO_IMPORTED = ("gunicorn", "onnxruntime", "pydantic", "protobuf", "h11", "uvloop")
-"""Libraries that the image uses besides those of pyproject.toml. onnxruntime stands for every build of it."""
+"""Libraries that the image uses in addition to those in pyproject.toml. onnxruntime means any build of it."""
 OLDEST_PYTHON = (3, 11)
 
 _NOISE = re.compile(r"IMMICH_(BUILD|SOURCE|REPOSITORY|THIRD_PARTY).*|GPG_KEY|PYTHON_SHA256")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The base images that patches/upstream.toml records, and the images of ours that are built on them."""
+"""The base images that patches/upstream.toml records, and our images that are built on them."""
 
 import json
 import os

@@ -45,14 +45,14 @@ def work(tmp_path: Path, host: str) -> Tree:
 
 @pytest.fixture(scope="module")
 def to_v3_0_3(tmp_path_factory: pytest.TempPathFactory, host: str) -> tuple[Tree, dict[str, list[str]]]:
-    """A tree after the bump, and what was said."""
+    """A tree after the bump, and its report."""
     work = tree(tmp_path_factory.mktemp("tree"), host)
     return work, bump(work, "v3.0.3")
 
 
 @pytest.fixture(scope="module")
 def to_v3_3(tmp_path_factory: pytest.TempPathFactory, host: str) -> tuple[Tree, dict[str, list[str]]]:
-    """A tree after the bump, and what was said."""
+    """A tree after the bump, and its report."""
     work = tree(tmp_path_factory.mktemp("tree"), host)
     return work, bump(work, "v3.3.0")
 

@@ -24,7 +24,7 @@ from workflow_steps import JOBS, step
 
 VERSION, NEXT, LATER = "v2.5.6-r1", "v2.5.6-r2", "v2.5.6-r3"
 UNKNOWN = ("armnn", "rknn", "rocm")
-"""Variants whose bases are not known by their digests."""
+"""Variants whose base digest is not known."""
 ENDS = ("", "-arm", "-cuda", "-openvino")
 PUSHED = {"cpu-amd64": "-amd64", "cpu-arm64": "-arm", "cuda": "-cuda", "openvino": "-openvino"}
 """Suffixes of the tags under which images are pushed, by target."""
