@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """Tags the images of a release that `build` has pushed. Each variant gets its fixed tag (v2.5.6-r1), which never
-changes, then its moving tag (v2.5.6), which goes back only with --retag. Needs a clean tree at the git tag that
-VERSION names, and `docker login` before. Skips a variant whose base digest is not known. Prints each tag and its
-digest. If a variant fails, publishes the others and reports the failure at the end."""
+changes, then its moving tag (v2.5.6), which goes back only with --retag. Run `docker login` first. Needs a clean tree
+at the git tag that VERSION names, except for --retag and --latest. Skips a variant whose base digest is not known.
+Prints each tag and its digest. If a variant fails, publishes the others and reports the failure at the end."""
 
 import argparse
 import hashlib

@@ -59,7 +59,7 @@ def image_of(service: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("run", of_the_readme(), ids=lambda run: run.image)
-def test_a_line_of_the_readme_starts_an_image_of_ours_so_that_mt_photos_reaches_it(run: argparse.Namespace) -> None:
+def test_a_line_of_the_readme_starts_our_image_with_its_port_and_its_cache(run: argparse.Namespace) -> None:
     assert run.image in IMAGES
     assert (run.d, run.p, run.v[0].split(":")[1:]) == (True, ["8060:3003"], ["/cache"])
     given = dict(setting.split("=", 1) for setting in run.e)

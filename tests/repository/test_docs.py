@@ -171,7 +171,7 @@ def test_the_version_is_the_one_in_the_file_and_in_the_changelog() -> None:
     assert f"## {version()}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_no_path_of_a_machine_and_no_host_of_a_registry_is_in_the_tree() -> None:
+def test_no_local_path_and_no_host_of_a_registry_is_in_the_tree() -> None:
     pattern = re.compile(r"/(?:root|home/\w+)/|https?://[\w.]*(?:pypi|npmjs|debian)[\w.]*/")
     for name in output("git", "ls-files").splitlines():
         path = ROOT / name

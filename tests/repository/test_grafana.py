@@ -15,7 +15,7 @@ from service import post, running
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana.json"
 
 
-def test_the_service_tells_every_metric_that_the_dashboard_shows(tmp_path: Path) -> None:
+def test_the_service_exports_every_metric_that_the_dashboard_shows(tmp_path: Path) -> None:
     build(tmp_path / "cache")
     with running(tmp_path, demo_environment(tmp_path / "cache")) as service, service.client() as client:
         post(service, "/ocr", jpeg(text_page(["A line"], (800, 600))[0]))

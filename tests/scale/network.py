@@ -87,9 +87,8 @@ class Network:
 
     def _lay_bridge(self, hub: Machine) -> None:
         self._resolv.mkdir(parents=True)
-        (self._resolv / "resolv.conf").write_text(
-            "nameserver 127.0.0.1\n"
-        )  # `ip netns exec` mounts it as /etc/resolv.conf
+        # `ip netns exec` mounts this as /etc/resolv.conf
+        (self._resolv / "resolv.conf").write_text("nameserver 127.0.0.1\n")
         ip("-n", hub.name, "link", "add", "bridge", "type", "bridge")
         ip("-n", hub.name, "address", "add", f"{hub.address}/24", "dev", "bridge")
         ip("-n", hub.name, "link", "set", "bridge", "up")

@@ -140,7 +140,7 @@ def test_a_machine_has_another_clip_model(
 
 
 def of_megabytes(size: int) -> Request:
-    """A photo with bytes appended to this size."""
+    """A photo with this many megabytes appended."""
     return Request("/clip/img", *form(jpeg(colour_photo("red", (320, 240))) + bytes(size * 1_000_000)))
 
 
