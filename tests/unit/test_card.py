@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""A graphics card of Nvidia: its memory, its driver, and why it can't be used. A C compiler makes stand-ins for the
-driver's library and for onnxruntime's for CUDA."""
+"""Nvidia cards: their memory, their driver, and why one can't be used. A C compiler builds stand-ins for the driver's
+library and for onnxruntime's CUDA library."""
 
 import os
 import shutil
@@ -42,7 +42,7 @@ CODE = """
 .quad 0
 .endr
 """
-"""As the CUDA compiler lays out code for three kinds of card."""
+"""Code for three kinds of card, as the CUDA compiler lays it out."""
 DOCTOR = """
 import os, sys
 import onnxruntime
@@ -64,7 +64,7 @@ pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compile
 
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with both."""
+    """A folder with both libraries."""
     folder = tmp_path_factory.mktemp("libraries")
     (folder / "onnxruntime" / "capi").mkdir(parents=True)
     for name, kind, source in (
@@ -83,7 +83,7 @@ def run(libraries: Path, program: str, **settings: str) -> str:
     return ended.stdout
 
 
-def test_the_memory_of_a_card_is_what_the_driver_says(libraries: Path) -> None:
+def test_the_used_memory_of_a_card_is_what_its_driver_reports(libraries: Path) -> None:
     program = "from mt_photos_ml.machine.card import used_mb; print(used_mb(0), used_mb(1), used_mb(2))"
     assert run(libraries, program).split() == ["1000", "1001", "None"]
 
@@ -93,7 +93,7 @@ def test_the_memory_of_a_card_is_what_the_driver_says(libraries: Path) -> None:
     [
         ("0", f"(the card is RTX 5060 Ti, of compute capability 12.0; {BUILT}, none made for this card)"),
         ("1", f"(the card is RTX 3060, of compute capability 8.6; {BUILT})"),
-        ("2", "(a container is given an Nvidia card by --gpus all, a bare machine by Nvidia's driver)"),
+        ("2", "(in Docker, pass --gpus all; without Docker, install Nvidia's driver)"),
     ],
 )
 def test_a_card_that_fails_is_named_with_what_onnxruntime_has_code_for(
@@ -104,11 +104,11 @@ def test_a_card_that_fails_is_named_with_what_onnxruntime_has_code_for(
     assert line.endswith(said)
 
 
-def test_a_card_that_fails_later_is_named_too(libraries: Path) -> None:
+def test_a_card_that_fails_during_a_request_is_named_too(libraries: Path) -> None:
     assert "no kernel image (the card is RTX 5060 Ti, of compute capability 12.0; " in run(libraries, DISTRUST)
 
 
-def test_another_driver_or_another_card_has_another_key(libraries: Path, tmp_path: Path) -> None:
+def test_the_key_changes_with_the_driver_and_the_card(libraries: Path, tmp_path: Path) -> None:
     program = "from mt_photos_ml.machine.card import driver_key; print(*map(driver_key, (0, 0, 1, 2)))"
     one, again, other_card, none = run(libraries, program).split()
     library = ["cc", "-shared", "-fPIC", "-DDRIVER='2'", "-o", str(tmp_path / "libnvidia-ml.so.1"), "-x", "c", "-"]
@@ -121,7 +121,7 @@ def test_another_driver_or_another_card_has_another_key(libraries: Path, tmp_pat
     "file",
     ["proc/driver/nvidia/version", "sys/class/drm/renderD128/device/uevent", "sys/class/accel/accel0/device/uevent"],
 )
-def test_what_the_kernel_says_of_cards_and_drivers_changes_the_key(file: str, tmp_path: Path) -> None:
+def test_the_key_changes_with_the_kernels_files_about_cards_and_drivers(file: str, tmp_path: Path) -> None:
     keys = {card.driver_key(0, tmp_path)}
     (path := tmp_path / file).parent.mkdir(parents=True)
     for text in ("one", "other"):
@@ -131,6 +131,6 @@ def test_what_the_kernel_says_of_cards_and_drivers_changes_the_key(file: str, tm
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a card")
-def test_without_a_card_there_is_none() -> None:
+def test_without_a_card_no_memory_is_reported() -> None:
     assert card.used_mb(0) is None
     assert card.about(0) is None

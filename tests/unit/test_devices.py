@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Which device a task gets, with which options. There is no card here: the tests add one to onnxruntime's list of
-providers, and it really fails; if it has to work, a stand-in replaces onnxruntime's session."""
+"""Which device a task gets, and with which options. The test machine has no card: the tests add one to onnxruntime's
+list of providers, where it really fails; if it has to work, a stand-in replaces onnxruntime's session."""
 
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def test_a_build_for_the_cpu_uses_the_cpu_and_logs_nothing(model: Path, caplog: 
     assert not caplog.records
 
 
-@pytest.mark.filterwarnings("ignore:Specified provider")  # onnxruntime warns of a provider that it was not built with
+@pytest.mark.filterwarnings("ignore:Specified provider")  # onnxruntime warns about a provider that it lacks
 @pytest.mark.parametrize("provider", [CUDA, ROCM, MIGRAPHX])
 def test_a_device_that_fails_is_logged_once_with_a_hint_and_the_cpu_is_used(
     provider: str, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -67,10 +67,10 @@ def test_a_device_that_fails_is_logged_once_with_a_hint_and_the_cpu_is_used(
     assert (devices.is_accelerated, devices.holds_memory) == (False, False)
     (line,), (refused,) = caplog.messages, devices.refused
     name = provider.removesuffix("ExecutionProvider")
-    assert line.startswith(f"{name} can't be used here, the processor is used instead: ")
+    assert line.startswith(f"{name} can't be used here; the processor is used instead: ")
     assert refused.startswith(f"{name}: ")
-    assert "(a container is given" in line
-    assert "(a container is given" in refused
+    assert "(in Docker, pass --" in line
+    assert "(in Docker, pass --" in refused
 
 
 CARD = {"arena_extend_strategy": "kSameAsRequested", "device_id": "2"}
@@ -84,7 +84,7 @@ AMD = {"device_id": "2", "migraphx_fp16_enable": "1", "migraphx_model_cache_dir"
         (CUDA, "clip", CARD | {"cudnn_conv_algo_search": "HEURISTIC"}),
         (ROCM, "clip", CARD),
         (OPENVINO, "clip", INTEL),
-        (OPENVINO, "ocr", INTEL | {"precision": "FP32"}),  # OCR reads nothing in half precision
+        (OPENVINO, "ocr", INTEL | {"precision": "FP32"}),  # OCR finds no text in half precision
         (MIGRAPHX, "clip", AMD),
         (MIGRAPHX, "ocr", {key: value for key, value in AMD.items() if "fp16" not in key}),
     ],
@@ -122,7 +122,7 @@ def test_each_task_runs_on_the_device_in_its_own_setting(
     models = {group: tmp_path / group / "name" / "detection" / "model.onnx" for group in wanted}
     names = {group: device.name for group, model in models.items() if (device := devices.device_of(model))}
     assert names == {"clip": "OpenVINO NPU"}
-    assert caplog.messages[0].startswith("CUDA can't be used here, the processor is used instead: this build of")
+    assert caplog.messages[0].startswith("CUDA can't be used here; the processor is used instead: this build of")
     wanted["ocr"] = "openvino:cpu"
     processor = devices.device_of(models["ocr"])
     assert processor

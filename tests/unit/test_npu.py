@@ -107,7 +107,7 @@ def test_if_the_npu_cannot_open_its_file_the_onnx_file_is_used(model: Path, capl
     (model.parent / "model.armnn").write_bytes(b"damaged")
     runtime = NpuRuntime(ARM_NN, OrtRuntime(1))
     assert len(runtime.open(model).outputs) == 1
-    assert "model.armnn, the processor is used instead: Cannot load model!" in caplog.text
+    assert "model.armnn; the processor is used instead: Cannot load model!" in caplog.text
     model.unlink()
     with pytest.raises(RuntimeError, match=r"ARM NN can't open .*model\.armnn: Cannot load model!"):
         runtime.open(model)

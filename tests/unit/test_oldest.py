@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The service on the libraries of the oldest base image: all of it imports, and the contract holds."""
+"""The service on the oldest base image's libraries: every module imports, and the contract holds."""
 
 import os
 import re
@@ -46,7 +46,7 @@ for path in sys.argv[1:]:
 """
 
 
-def test_a_damaged_model_file_is_known_as_one(tmp_path: Path) -> None:
+def test_a_damaged_model_file_raises_model_damaged(tmp_path: Path) -> None:
     contents = {"empty": b"", "zeros": bytes(1000), "error page": b"<html>404</html>", "cut": DOUBLE[:40]}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)

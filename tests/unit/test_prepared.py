@@ -169,7 +169,7 @@ def test_answers_may_differ_only_by_rounding(tmp_path: Path, answers: list[Any],
     arrays: dict[str, Any] = {"in x": np.zeros(1), "out 0": np.array([1000], "f4")}
     np.savez(tmp_path / "tried.npz", **arrays)
     session = cast(Session, SimpleNamespace(run=lambda feed: [np.array(a, "f4") for a in answers]))
-    with nullcontext() if is_right else pytest.raises(ValueError, match="answers otherwise"):
+    with nullcontext() if is_right else pytest.raises(ValueError, match="answers differ"):
         check_answer(session, tmp_path)
 
 
@@ -178,7 +178,7 @@ def test_a_prepared_form_that_answers_differently_is_not_kept(tmp_path: Path, mo
         weights.write_bytes(bytes(weights.stat().st_size))
 
     monkeypatch.setattr(write, "align", spoil)
-    with pytest.raises(PrepareError, match=r"^prepared, it answers otherwise than the original$"):
+    with pytest.raises(PrepareError, match=r"^the prepared model's answers differ from the original's$"):
         write.prepare(model, tmp_path, 1, SHAPE)
 
 
@@ -271,7 +271,7 @@ def test_stale_folders_are_found_and_old_unfinished_ones_are_removed(model: Path
     [
         ("model.onnx", "other", "a file has changed"),
         ("weights.bin", "shorter", "a file has changed"),
-        ("weights.bin", "unseen", "it answers otherwise than the original"),
+        ("weights.bin", "unseen", "its answers differ from the original's"),
         ("tried.npz", "gone", "No such file"),
         ("record.json", "shorter", ""),
     ],
@@ -290,7 +290,7 @@ def test_a_damaged_form_is_removed_and_written_again(
         (folder / "record.json").write_text(json.dumps({**record, file: fingerprint(folder / file)}))
     assert files_opened(model)[-2:] == [model, folder / "model.onnx"]
     assert (folder / file).stat().st_size == len(content)
-    assert not reason or (f"{folder} was damaged and is removed: " in caplog.text and reason in caplog.text)
+    assert not reason or (f"deleted the damaged prepared model {folder}: " in caplog.text and reason in caplog.text)
 
 
 def test_a_form_that_cannot_be_opened_is_written_again_unless_memory_ran_out(
@@ -300,12 +300,12 @@ def test_a_form_that_cannot_be_opened_is_written_again_unless_memory_ran_out(
         prepared(model, Recording(error=MemoryError()))
     assert (folder / "weights.bin").is_file()
     prepared(model, Recording(error=OSError("no\nway")))
-    assert caplog.messages == [f"{folder} was damaged and is removed: no"]
+    assert caplog.messages == [f"deleted the damaged prepared model {folder}: no"]
     assert folders(model) == [folder]
 
 
-AS_IT_IS = "clip/mine/visual is used as it is, with more memory and time to load"
-NEVER = "clip/mine/visual can't be prepared and is used as it is"
+AS_IT_IS = "clip/mine/visual is not prepared and takes more memory and time to load"
+NEVER = "clip/mine/visual can't be prepared and takes more memory and time to load"
 
 
 @pytest.mark.parametrize("is_full", [True, False])
@@ -325,7 +325,7 @@ def test_a_prepared_form_that_cannot_be_written_is_logged_once(
     assert (runtime.opened, folders(model)) == ([model] * 3, [])
     (line,) = caplog.messages
     assert line.startswith(AS_IT_IS)
-    assert not is_full or line.endswith("prepared has 4 MB free, 4 are needed")
+    assert not is_full or line.endswith("prepared has 4 MB free, 4 MB are needed")
 
 
 def test_a_model_that_can_never_be_prepared_is_tried_once(model: Path, caplog: Log) -> None:
@@ -354,7 +354,7 @@ def writer(tmp_path: Path, monkeypatch: Patch) -> Writer:
         ("echo one >&2; echo two >&2; exit 3", f"{AS_IT_IS}: two", False),
         ("kill -9 $$", f"{AS_IT_IS}: there was not enough memory to prepare it", False),
         ("kill -SEGV $$", f"{NEVER}: the attempt crashed", True),
-        ("kill -ILL $$", f"{NEVER}: it ended with -4", True),
+        ("kill -ILL $$", f"{NEVER}: the attempt ended with status -4", True),
     ],
 )
 def test_a_failed_preparation_is_logged_and_tried_again_if_that_may_help(

@@ -112,7 +112,7 @@ async def test_ready_is_503_while_a_model_of_an_enabled_task_is_unavailable(cach
             await client.post("/represent", files={"file": RED})
             status, told, _ = await ready(client)
             assert status == expected
-            assert expected == 200 or told == "faces: the model demo-faces can't be had now"
+            assert expected == 200 or told == "faces: the model demo-faces is unavailable"
 
 
 async def test_ready_is_503_while_a_model_is_downloaded(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ async def test_ready_is_503_while_a_model_is_downloaded(tmp_path: Path) -> None:
             assert (await ready(client))[0] == 200
             await client.post("/api/models/clip/visual/pull")
             async with asyncio.timeout(60):
-                while (await ready(client))[:2] != (503, f"clip: the model {DEFAULT_CLIP} can't be had now"):
+                while (await ready(client))[:2] != (503, f"clip: the model {DEFAULT_CLIP} is unavailable"):
                     await asyncio.sleep(0.05)
 
 

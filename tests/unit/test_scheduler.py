@@ -100,7 +100,7 @@ def test_an_inference_on_a_device_waits_for_no_core() -> None:
     [
         (RuntimeError("BFCArena: Failed to allocate memory for 9 bytes"), MemoryError, ""),
         (MemoryError(), MemoryError, ""),
-        (ValueError("a wrong shape"), InferenceError, "ocr/small can't compute this; the log of the service says why"),
+        (ValueError("a wrong shape"), InferenceError, "ocr/small: inference failed; see the service's log"),
     ],
 )
 def test_a_failed_inference_names_its_model_or_a_lack_of_memory(

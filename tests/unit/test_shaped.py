@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Devices that plan each shape of a model's inputs: there are few shapes, no photo waits for a plan, and a device that
-answers wrongly is not used. The processor stands in for a device."""
+"""Devices plan each shape of a model's inputs: there are few shapes, no photo waits until one is planned, and a device
+with wrong answers is not used. The processor stands in for a device."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.anyio
 
 SIZES = 1000
 ALL = {"ocr/tiny": 11, "facial-recognition/demo-faces": 3, "clip/demo-colours": 2}
-"""How many shapes, and so sessions, each model has."""
+"""The number of shapes, and so of sessions, of each model."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def device() -> CountingDevice:
 
 
 def page(size: tuple[int, int], lines: int = 1) -> bytes:
-    """A white page with dark bars for lines."""
+    """A white page with dark bars instead of lines of text."""
     image = Image.new("RGB", size, "white")
     for i in range(lines):
         top = size[1] * (i + 0.3) / lines
@@ -101,7 +101,7 @@ async def test_photos_of_any_size_need_few_sessions_of_one_shape_each(cache: Pat
     assert len(device.sessions) <= 16
 
 
-async def test_no_photo_waits_for_a_plan(cache: Path, device: CountingDevice) -> None:
+async def test_no_photo_waits_until_its_shape_is_planned(cache: Path, device: CountingDevice) -> None:
     device.may_plan.clear()
     with engine_on(cache, device) as engine:
         lines = await engine.read_text(page((900, 700), 3), Trace())
@@ -125,7 +125,7 @@ async def test_preloaded_models_are_planned_at_once(cache: Path, device: Countin
 
 
 @pytest.mark.parametrize("type", ["detection", "recognition"])
-async def test_a_device_that_answers_wrongly_is_not_used_for_that_task(
+async def test_a_device_with_wrong_answers_is_not_used_for_that_task(
     cache: Path, device: CountingDevice, type: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     device.lies.add(type)
@@ -136,7 +136,7 @@ async def test_a_device_that_answers_wrongly_is_not_used_for_that_task(
             await engine.store.prepare()
         assert engine.runs_on() == {"ocr": "CPU", "clip": "TestDevice"}
         (unused,) = engine.status().refused
-        assert unused.startswith(f"TestDevice: ocr/tiny/{type}: it answers otherwise than the processor")
+        assert unused.startswith(f"TestDevice: ocr/tiny/{type}: its answers differ from the processor's")
     assert len([line for line in caplog.messages if "is not used for ocr any more" in line]) == 1
 
 
@@ -166,7 +166,7 @@ async def test_a_slow_device_is_used_only_if_it_is_named(cache: Path, tmp_path: 
     assert len(slow.sessions) == 2, "it is kept that it is slow"
 
 
-async def test_a_device_is_measured_again_with_another_driver_and_another_version(
+async def test_a_device_is_measured_again_after_its_driver_or_the_version_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = CountingDevice(pause_s=0.3)
@@ -180,7 +180,7 @@ async def test_a_device_is_measured_again_with_another_driver_and_another_versio
         assert len(slow.sessions) == measured
 
 
-def test_a_device_that_failed_is_used_again_once_it_answers_as_the_processor_does(
+def test_a_device_that_failed_is_used_again_once_its_answers_match_the_processors(
     cache: Path, device: CountingDevice, caplog: pytest.LogCaptureFixture
 ) -> None:
     devices = TestDevices(device)
@@ -192,7 +192,7 @@ def test_a_device_that_failed_is_used_again_once_it_answers_as_the_processor_doe
     texts.declare([(1, 77)])
 
     def ready() -> list[int]:
-        photos.run(feed)  # has it planned
+        photos.run(feed)  # starts planning
         return [plans.ready for model in models if (plans := runtime.plans(model))]
 
     for model in models:
@@ -201,10 +201,10 @@ def test_a_device_that_failed_is_used_again_once_it_answers_as_the_processor_doe
     device.breaks.add("visual")
     with pytest.raises(RuntimeError, match="the driver is gone"):
         photos.run(feed)
-    photos = runtime.open(models[0])  # a model that is opened meanwhile is tried again, too
+    photos = runtime.open(models[0])  # the retry also covers a model opened meanwhile
     photos.declare([(1, 3, 224, 224)])
     until(lambda: ready() == [] and len(device.sessions) >= 3)
-    assert "it is tried again in" in caplog.text
+    assert "(retry in 0 minutes)" in caplog.text
     device.breaks.clear()
     until(lambda: ready() == [1, 0])
     assert [runtime.runs_on(model) for model in models] == ["TestDevice", "TestDevice"]
@@ -213,10 +213,10 @@ def test_a_device_that_failed_is_used_again_once_it_answers_as_the_processor_doe
         photos.run(feed)
     device.breaks.clear()
     device.lies.add("visual")
-    until(lambda: ready() == [] and "otherwise than the processor" in devices.distrusted.get("clip", ""))
+    until(lambda: ready() == [] and "differ from the processor's" in devices.distrusted.get("clip", ""))
 
 
-def test_a_device_that_was_wrong_is_not_tried_again(cache: Path, device: CountingDevice) -> None:
+def test_a_device_with_wrong_answers_is_not_retried(cache: Path, device: CountingDevice) -> None:
     runtime = ShapedRuntime(TestDevices(device), OrtRuntime(1), retry_seconds=0.01)
     model = cache / "clip" / "demo-colours" / "visual" / "model.onnx"
     session = runtime.open(model)
@@ -229,7 +229,7 @@ def test_a_device_that_was_wrong_is_not_tried_again(cache: Path, device: Countin
 
 
 @pytest.mark.parametrize("harm", ["damaged", "removed", "gone with its folder", "another model"])
-def test_a_device_is_not_to_blame_for_a_model_file_that_has_changed(
+def test_a_changed_model_file_does_not_count_as_a_failure_of_the_device(
     tmp_path: Path, device: CountingDevice, harm: str
 ) -> None:
     build(tmp_path)
@@ -248,7 +248,7 @@ def test_a_device_is_not_to_blame_for_a_model_file_that_has_changed(
     assert session.run(example(shapes_like(session.inputs, (1, 3, 224, 224)))), "the processor answers"
 
 
-def test_a_model_that_is_opened_again_keeps_what_was_planned(cache: Path, device: CountingDevice) -> None:
+def test_a_reopened_model_keeps_its_planned_shapes(cache: Path, device: CountingDevice) -> None:
     runtime = ShapedRuntime(TestDevices(device), OrtRuntime(1))
     model = cache / "clip" / "demo-colours" / "visual" / "model.onnx"
     first = runtime.open(model)

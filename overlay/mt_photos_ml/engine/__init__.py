@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What recognises, without HTTP: text and faces in photos, vectors of photos and of words."""
+"""Recognition without HTTP: reads text, finds faces, and makes vectors of photos and of words."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ from .trace import Trace
 from .workers import MAX_WAITING, Workers
 
 REMEMBERED_TEXTS = 1000
-"""Texts whose vectors are kept, 2 to 6 KB each."""
+"""How many texts keep their vectors, 2 to 6 KB each."""
 
 _MAX_REMEMBERED_LENGTH = 200  # characters
 
@@ -39,25 +39,26 @@ T = TypeVar("T")
 
 
 class TaskOff(LookupError):
-    """The settings switch this task off."""
+    """The setting TASKS leaves this task out."""
 
 
 class Engine:
-    """One for a process; its coroutines belong to one event loop.
+    """Recognises photos and texts. A process has one; its coroutines belong to one event loop.
 
-    Each verb raises TaskOff, Busy, ModelUnavailable, MemoryError or InferenceError; those that take a photo also raise
-    PhotoError and DecoderMissing. A photo is the bytes of its file. The trace is filled in on the way.
+    read_text, find_faces, embed_photo and embed_text raise TaskOff, Busy, ModelUnavailable, MemoryError or
+    InferenceError; those that take a photo also raise PhotoError and DecoderMissing. A photo is the bytes of its file.
+    They fill in the trace.
     """
 
     def __init__(
         self, settings: Settings, restart: Callable[[], None] = lambda: None, devices: Devices | None = None
     ) -> None:
-        """settings: checked already. restart: ends the process so that another takes its place. devices: those of this
-        machine, as the settings choose them."""
+        """settings: already checked. restart: ends the process so that another replaces it. devices: by default those
+        that the settings choose."""
         self.settings, self.devices = settings, devices or Devices.of(settings, inference_threads(settings))
         self.networks = Networks.of(settings)
         self._runtime, self._shaped, self._prepared = _runtimes(settings, self.devices)
-        self._downloads: dict[ModelRef, Download] = {}  # the last state of each that was begun
+        self._downloads: dict[ModelRef, Download] = {}  # the latest state of each download
         npu_file = self.devices.npu.file if self.devices.npu else None
         hub = Hub(settings.cache_folder, settings.hf_endpoint, npu_file=npu_file, progress=self._note_download)
         self._scheduler = CpuScheduler(share(cores(), settings))
@@ -68,50 +69,50 @@ class Engine:
         self.store = Store(loader, self.devices, ttl, keys, restart, told, prepare, self._shaped.plan)
         waiting, patience = share(MAX_WAITING, settings), settings.queue_timeout
         self._photos = Workers("photo", share(settings.request_threads, settings), waiting, patience)
-        self._texts = Workers("text", 1, waiting, patience)  # a search does not wait behind photos
+        self._texts = Workers("text", 1, waiting, patience)  # so that a search does not wait behind photos
         self._remembered = lru_cache(REMEMBERED_TEXTS)(lambda stamp, text: list[clip.Float]())
 
     def require(self, task: str, *, text: bool = False) -> None:
-        """Raises TaskOff, or Busy if no more can be taken: asked before an upload is received."""
+        """Raises TaskOff, or Busy if the queue is full. Called before an upload is received."""
         if task not in self.settings.tasks:
             raise TaskOff(f"the task {task} is switched off (TASKS)")
         (self._texts if text else self._photos).require_room()
 
     async def read_text(self, photo: bytes, trace: Trace) -> list[ocr.Line]:
-        """The lines of text, in reading order."""
+        """Returns the lines of text, in reading order."""
         self.require("ocr")
         use, min_score = self.store.use, self.settings.ocr_min_score
         async with use(self.networks.ocr_detector) as detector, use(self.networks.ocr_recogniser) as recogniser:
             return await self._look(photo, trace, lambda opened: ocr.read(opened, detector, recogniser, min_score))
 
     async def find_faces(self, photo: bytes, trace: Trace) -> list[faces.Face]:
-        """The faces, the surest first."""
+        """Returns the faces, the highest score first."""
         self.require("faces")
         use, min_score = self.store.use, self.settings.face_min_score
         async with use(self.networks.face_detector) as detector, use(self.networks.face_recogniser) as recogniser:
             return await self._look(photo, trace, lambda opened: faces.find(opened, detector, recogniser, min_score))
 
     async def embed_photo(self, photo: bytes, trace: Trace) -> clip.Float:
-        """(D,) vector of unit length."""
+        """Returns a (D,) vector of unit length."""
         self.require("clip")
         async with self.store.use(self.networks.clip_visual) as visual:
             return await self._look(photo, trace, lambda opened: clip.encode_photo(opened, visual))
 
     async def embed_text(self, text: str, trace: Trace) -> clip.Float:
-        """(D,) vector of unit length; of a text that was asked for lately, the one that the loaded model gave then."""
+        """Returns a (D,) vector of unit length; for a recent text the one that the loaded model gave before."""
         self.require("clip", text=True)
         key, language = self.networks.clip_textual, self.settings.clip_language
         if slot := self._slot(text):
             trace.note = "remembered"
             return slot[0]
         async with self.store.use(key) as textual:
-            slot = self._slot(text)  # of the model that is loaded now
+            slot = self._slot(text)  # for the model that is loaded now
             vector = await self._run(self._texts, lambda: clip.encode_text(text, textual, language), trace)
         slot[:] = [vector]
         return vector
 
     def _slot(self, text: str) -> list[clip.Float]:
-        """Where the vector of this text is kept: empty, or with one item."""
+        """The list that keeps the vector of this text: empty, or with one item."""
         stamp = self.store.stamp(self.networks.clip_textual)
         return self._remembered(stamp, text) if stamp and len(text) <= _MAX_REMEMBERED_LENGTH else []
 
@@ -134,28 +135,28 @@ class Engine:
                 try:
                     return task()
                 finally:
-                    trace.model_ms = usage.model_ms or None  # of a photo that can't be used no model was asked
+                    trace.model_ms = usage.model_ms or None  # None if the photo was rejected before a model ran
 
         return await workers.run(work)
 
     @property
     def queues(self) -> dict[str, Workers]:
-        """What photos and texts wait in."""
+        """The queues of photos and of texts."""
         return {"photos": self._photos, "texts": self._texts}
 
     def why_not_ready(self) -> str | None:
-        """Why the next photo would be refused, if it would: the queue is full, or a model can't be had now. Loads
-        nothing and does not look at the disk."""
+        """Why the service would reject the next photo: the queue is full, or a model is unavailable. None if it would
+        not. Loads nothing and does not read the disk."""
         if self._photos.present >= self._photos.most:
             return f"the queue is full ({self._photos.present} photos)"
         for role, ref in in_use(self.settings).items():
             state, download = self.store.state(ref).name, self._downloads.get(ref)
             if state == "failed" or (state == "downloading" and download and download.done < download.total):
-                return f"{role.task}: the model {ref.name} can't be had now"
+                return f"{role.task}: the model {ref.name} is unavailable"
         return None
 
     def status(self) -> EngineStatus:
-        """How things are. Reads the disk and may ask the devices: not for the event loop."""
+        """The status. Reads the disk and may ask the devices, so don't call it on the event loop."""
         cache, models = self.settings.cache_folder, list[ModelStatus]()
         for role, key in self.networks.by_role().items():
             if role.task in self.settings.tasks:
@@ -166,7 +167,7 @@ class Engine:
         return EngineStatus(self.devices.describe(), card.used_mb(int(self.devices.number)), unused, models)
 
     def runs_on(self) -> dict[str, str]:
-        """What the loaded models of each task run on, such as CUDA, or CUDA, CPU."""
+        """The devices of each task's loaded models, such as "CUDA" or "CUDA, CPU"."""
         found, loaded = dict[str, dict[str, None]](), self.store.loaded
         for role, key in self.networks.by_role().items():
             if str(key.ref) in loaded:
@@ -176,7 +177,7 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Loads what is to be preloaded and looks after the models until the context ends, then closes."""
+        """Preloads models and maintains them until the context ends, then closes the engine."""
         background = [asyncio.create_task(self.store.run_maintenance()), asyncio.create_task(self.store.preload())]
         try:
             yield
@@ -186,7 +187,7 @@ class Engine:
             self.close()
 
     def close(self) -> None:
-        """Ends the preparation of models; waits for the photos that are being looked at."""
+        """Stops preparing models; waits for the photos in progress."""
         if self._prepared:
             self._prepared.close()
         self._photos.close()
@@ -200,7 +201,7 @@ class Engine:
 
 
 def _runtimes(settings: Settings, devices: Devices) -> tuple[Runtime, ShapedRuntime, PreparedRuntime | None]:
-    """What opens the sessions, the part of it that plans shapes, and the one that prepares models, if any does."""
+    """The runtime that opens sessions, the part of it that plans shapes, and the part that prepares models, if any."""
     threads, prepared = inference_threads(settings), None
     processor: Runtime = OrtRuntime(threads)
     if settings.prepare_models:
@@ -210,10 +211,10 @@ def _runtimes(settings: Settings, devices: Devices) -> tuple[Runtime, ShapedRunt
 
 
 def share(all: int, settings: Settings) -> int:
-    """Of what the machine or the service has, for one of its processes."""
+    """The share of one process in a total of the machine or the service."""
     return max(all // settings.workers, 1)
 
 
 def inference_threads(settings: Settings) -> int:
-    """What is set, else the cores, up to four: beyond that a network of these sizes gains little."""
+    """The setting, else the number of cores, at most four: more threads speed these networks up little."""
     return settings.model_intra_op_threads or min(share(cores(), settings), 4)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""How an engine is: for the page, and the gauges of the metrics."""
+"""The status of an engine, for the page and for the metrics' gauges."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from ..runtime.shaped import Plans
 class ModelStatus:
     """A model in use. task: as TASKS calls it. state: a name of ModelState, or "missing" if it must be downloaded.
 
-    idle_s: seconds since it was last used. memory_mb: that it took to load. error: why it can't be had. download: how
-    far that is, while it is downloaded. plans: how far it is on its device, if it runs on one.
+    idle_s: seconds since its last use. memory_mb: memory that loading it took. error: why it is unavailable. download:
+    the progress of a download. plans: shapes planned on its device, if it runs on one.
     """
 
     task: str
@@ -46,7 +46,7 @@ class ModelStatus:
         download: Download | None,
         plans: Plans | None,
     ) -> Self:
-        """Looks at the files in the cache, too."""
+        """Also reads the files in the cache."""
         folder = ref.path(cache).parent
         is_missing = state.name == "not loaded" and ref.missing(cache) and file_in_wheel(ref) is None
         return cls(
@@ -68,8 +68,8 @@ class ModelStatus:
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """runtime: it and its devices, for a person. card_mb: memory in use on a card of Nvidia. refused: devices that
-    can't be used, and why."""
+    """runtime: its name and devices, for people. card_mb: memory in use on an Nvidia card. refused: devices that can't
+    be used, and why."""
 
     runtime: str
     card_mb: int | None

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""What is asked of the system: processor, memory, files, threads."""
+"""Access to the system: processor, memory, cards, files, threads."""

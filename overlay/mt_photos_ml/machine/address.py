@@ -6,8 +6,8 @@ from ipaddress import IPv6Address, IPv6Network
 
 
 def network(host: str) -> str:
-    """The address; for IPv6 its /64 network, in which one client has any number of addresses."""
-    with suppress(ValueError):  # it is IPv4, or none
+    """Returns an IPv4 address as it is; for IPv6 its /64 network, because one client has all addresses in it."""
+    with suppress(ValueError):  # it is IPv4, or not an address
         address = IPv6Address(host)
         return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
     return host

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Calls that may take minutes, and that the end of the process does not wait for."""
+"""Runs calls that may take minutes; the process does not wait for them when it ends."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 def run(call: Callable[[], T]) -> Future[T]:
-    """Makes the call in a daemon thread of its own."""
+    """Runs the call in a new daemon thread."""
     answer: Future[T] = Future()
-    answer.set_running_or_notify_cancel()  # so that it can't be cancelled any more
+    answer.set_running_or_notify_cancel()  # so that nobody can cancel it
 
     def work() -> None:
         try:

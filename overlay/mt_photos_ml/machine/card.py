@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Graphics cards: what the kernel tells of any, and more of one of Nvidia, by its driver's library (NVML)."""
+"""What the kernel reports about graphics cards, and Nvidia's driver library (NVML) about Nvidia's."""
 
 import ctypes
 import platform
@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 _FILES = ("proc/driver/nvidia/version", "sys/class/drm/renderD*/device/uevent", "sys/class/accel/*/device/uevent")
-"""They name cards, NPUs and their drivers."""
+"""Files of the kernel that name cards, NPUs and their drivers."""
 
 
 class _Memory(ctypes.Structure):
@@ -19,7 +19,7 @@ class _Memory(ctypes.Structure):
 
 
 def used_mb(number: int) -> int | None:
-    """What all processes use of a card's memory, in MB; None without such a card. number: of the card, from 0."""
+    """The memory of a card that all processes use, in MB; None without such a card. number: of the card, from 0."""
     memory = _Memory()
     if not _asked(number, ("nvmlDeviceGetMemoryInfo", [ctypes.byref(memory)])):
         return None
@@ -37,7 +37,7 @@ def about(number: int) -> tuple[str, tuple[int, int]] | None:
 
 
 def _asked(number: int, *questions: tuple[str, Sequence[object]]) -> bool:
-    """Whether there is such a card and the library answered these functions, each of the card and these arguments."""
+    """Calls these functions of the library with the card and these arguments; False without a card or if one fails."""
     with suppress(OSError, AttributeError):
         nvml, handle = _nvidia(number)
         return not any(getattr(nvml, name)(handle, *arguments) for name, arguments in questions)
@@ -45,7 +45,7 @@ def _asked(number: int, *questions: tuple[str, Sequence[object]]) -> bool:
 
 
 def driver_key(number: int, root: Path = Path("/")) -> str:
-    """Differs if the kernel, a card or its driver does. root: of the kernel's files."""
+    """A key that changes with the kernel, a card or its driver. root: of the kernel's files."""
     digest, text = sha256(platform.release().encode()), ctypes.create_string_buffer(96)
     for path in sorted(path for pattern in _FILES for path in root.glob(pattern)):
         with suppress(OSError):
@@ -60,7 +60,7 @@ def driver_key(number: int, root: Path = Path("/")) -> str:
 
 
 def _nvidia(number: int) -> tuple[ctypes.CDLL, ctypes.c_void_p]:
-    """The library, and a card in it. Raises OSError, AttributeError."""
+    """The library and its handle of a card. Raises OSError, AttributeError."""
     nvml, handle = ctypes.CDLL("libnvidia-ml.so.1"), ctypes.c_void_p()
     if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByIndex_v2(number, ctypes.byref(handle)):
         raise OSError("there is no such card")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The processor: whether it runs the libraries, asked before they are imported, and how many cores there are."""
+"""Checks, before the libraries are imported, whether the processor can run them, and counts its cores."""
 
 import ctypes
 import os
@@ -7,26 +7,26 @@ import sys
 from importlib import metadata
 
 _NEEDED = {0: "SSE3", 9: "SSSE3", 13: "CMPXCHG16B", 19: "SSE4.1", 20: "SSE4.2", 23: "POPCNT"}
-"""Of x86-64-v2, by the bit of CPUID leaf 1, ecx."""
+"""Features of x86-64-v2, by bit of ecx in CPUID leaf 1."""
 
-_WITHOUT = (2, 4)  # numpy's wheels before this version run on any x86-64
+_WITHOUT = (2, 4)  # numpy's wheels of older versions run on any x86-64
 
 
 def require_processor() -> None:
-    """Ends the process with a line that says what is missing, if numpy needs it."""
+    """Ends the process with a message if the processor lacks features that numpy needs."""
     missing, version = _missing(), metadata.version("numpy")
     if missing and tuple(map(int, version.split(".")[:2])) >= _WITHOUT:
         print(
             f"mt-photos-ml: this processor has no {', '.join(missing)}, which numpy {version} needs (x86-64-v2). In a "
-            "virtual machine set the type of its processor to `host`. On an old machine install an older numpy, "
-            "`.venv/bin/pip install 'numpy<2.4'`, or use an image of upstream before v3.",
+            "virtual machine, set the processor type to `host`. On an old machine, install an older numpy, "
+            "`.venv/bin/pip install 'numpy<2.4'`, or use an image whose version is below v3.",
             file=sys.stderr,
         )
-        sys.exit(4)  # gunicorn's own code for an app that can't be loaded: it does not try again
+        sys.exit(4)  # gunicorn's status for an app that can't be loaded: it does not retry
 
 
 def _missing() -> list[str]:
-    """None on another kind of processor, or if the C library does not tell (glibc before 2.33)."""
+    """Features that the processor lacks; [] if it is not x86, or if the C library can't tell (glibc before 2.33)."""
     try:
         leaf_of = ctypes.CDLL(None).__x86_get_cpuid_feature_leaf
     except (AttributeError, OSError, TypeError):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Admits one thread of one process at a time to this folder, which is created if missing; all, on Windows and on
-    network shares without locks, on which the filelock of the oldest base image waits for ever. Raises OSError."""
+    """Lets in one thread of one process at a time to this folder, which it creates if missing. Lets in all on Windows
+    and on network shares without locks, where the oldest base image's filelock waits for ever. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         with suppress(ImportError, OSError):
@@ -22,14 +22,14 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def sync(paths: Iterable[Path]) -> None:
-    """Writes the files to the disk, before they are renamed: else a power cut could leave empty files."""
+    """Flushes the files to the disk. Call it before renaming them, or a power cut could leave empty files."""
     for path in paths:
         with path.open("rb") as file:
             os.fsync(file.fileno())
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; what does not exist, or is deleted meanwhile, has 0."""
+    """Bytes of a file, or of all files below a folder; 0 for a path that does not exist or is deleted meanwhile."""
     size = 0
     for file in [path] if path.is_file() else [Path(top, name) for top, _, names in os.walk(path) for name in names]:
         with suppress(OSError):
@@ -45,7 +45,7 @@ def has_sha256(path: Path, sha256: str) -> bool:
 
 
 def has_git_sha1(path: Path, sha1: str) -> bool:
-    """Whether this is Git's name for the file's content. Reads the file whole: for small ones."""
+    """Whether this is Git's hash of the file. Reads the whole file into memory: for small files only."""
     if not path.is_file():
         return False
     content = path.read_bytes()

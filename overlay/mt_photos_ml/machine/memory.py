@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Memory: the process's own, kept from photo to photo and returned when there are none; and what can still be had."""
+"""The process's memory: keeps freed memory between photos, returns it when idle, and asks what is available."""
 
 import contextlib
 import ctypes
@@ -11,9 +11,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
 
 
 def configure_malloc() -> None:
-    """Lets glibc keep up to 128 MiB of what is freed, because new pages take up to a tenth of a photo's decoding. All
-    threads share one arena, because malloc_trim would leave each thread's own up to 64 MiB, and models are loaded in
-    ever new threads."""
+    """Lets glibc keep up to 128 MiB of freed memory, because new pages take up to a tenth of a photo's decoding time.
+    All threads share one arena: malloc_trim shrinks only the main arena, each thread's own would keep up to 64 MiB, and
+    each model is loaded in a new thread."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
@@ -22,12 +22,12 @@ def configure_malloc() -> None:
 
 
 def anonymous_mb() -> float:
-    """What this process holds that belongs to no file, in MB; 0 on another system than Linux."""
+    """Memory of this process that belongs to no file, in MB; 0 on systems other than Linux."""
     return _status_mb("RssAnon")
 
 
 def mapped_mb() -> float:
-    """What of files is mapped and in memory, in MB; the system can take it back."""
+    """Mapped files in memory, in MB; the system can reclaim it."""
     return _status_mb("RssFile")
 
 
@@ -39,8 +39,8 @@ def _status_mb(name: str) -> float:
 
 
 def available_mb() -> float:
-    """What can be had before the system or the limit of the container ends a process, in MB: what is free, swap, and
-    what of files can be read again. Infinite if the system does not tell."""
+    """Memory left before the system or the container's limit ends a process, in MB: free memory, swap and cached files.
+    Infinite if the system doesn't tell."""
     machine = _numbers(Path("/proc/meminfo"))
     swap = machine.get("SwapFree:", 0) * 1024
     found = [machine.get("MemAvailable:", math.inf) * 1024 + swap]
@@ -54,7 +54,7 @@ def available_mb() -> float:
 
 
 def _numbers(file: Path) -> dict[str, int]:
-    """Of lines with a name and a number."""
+    """The numbers by name, from lines with a name and a number."""
     with contextlib.suppress(OSError):
         return {line.split()[0]: int(line.split()[1]) for line in file.read_text().splitlines()}
     return {}
@@ -78,9 +78,9 @@ _CGROUPS = (
 
 
 def trim_memory() -> None:
-    """Returns what is free to the system."""
+    """Returns freed memory to the system."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-    with contextlib.suppress(OSError, AttributeError):  # mimalloc, which the base image puts in glibc's place
+    with contextlib.suppress(OSError, AttributeError):  # mimalloc, with which the base image replaces glibc's malloc
         ctypes.CDLL(None).mi_collect(True)

@@ -49,7 +49,7 @@ class Store:
 
         preloaded: kept when idle. restart: replaces the process, the only way to free a card's memory. progress:
         "downloaded", and how far that is. prepare: writes the prepared form of a model file for inputs of this shape;
-        returns whether the loader now finds it. plan: has a device plan the shapes of a loaded model.
+        returns whether the loader now finds it. plan: has a device plan a loaded model's shapes (runtime/shaped.py).
         patience_seconds: how long a request waits for a model. pause_seconds: without a request, until models are
         prepared and planned, but at most max_delay_seconds. recent_seconds: how long drop_unused() keeps a used model.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The seam: a Runtime opens a Session for a model file. Nothing outside this folder knows which library runs it."""
+"""Runtime opens a Session for a model file. Code outside this folder doesn't know which library runs the model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,18 +23,18 @@ class Node(Protocol):
 
     @property
     def type(self) -> str:
-        """Of its numbers, such as tensor(float)."""
+        """The type of its numbers, such as tensor(float)."""
 
 
 class Session(Protocol):
-    """A model that is loaded. Any number of threads may run it at once."""
+    """A loaded model. Any number of threads may run it at once."""
 
     @property
     def inputs(self) -> Sequence[Node]: ...
 
     @property
     def outputs(self) -> Sequence[Node]:
-        """Empty if the runtime does not tell."""
+        """Empty if the runtime doesn't provide them."""
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -42,25 +42,25 @@ class Session(Protocol):
 
     @property
     def cores(self) -> int:
-        """That an inference takes; 0 if a device computes it."""
+        """CPU cores that an inference takes; 0 if a device computes it."""
 
     @property
     def few_shapes(self) -> bool:
-        """Whether a task is to pad its inputs to the shapes that it declared, since planning one takes seconds."""
+        """Whether a task must pad its inputs to the shapes that it declared, because planning a shape takes seconds."""
 
     def declare(self, shapes: Sequence[Sequence[int]]) -> None:
-        """Says which shapes inputs have if there are to be few. What has another shape runs on the processor."""
+        """Declares the shapes of padded inputs. Inputs of any other shape run on the processor."""
 
     def choose(self, feed: Tensors, is_busy: bool) -> "Session":
-        """The session that is to run this: itself, the same model on one thread if other inferences run beside it, or
-        on a device if that is ready for these shapes."""
+        """The session to run these inputs: this one, the same model on one thread if the cores are busy, or the one on
+        the device if it is ready for these shapes."""
 
     def run(self, feed: Tensors) -> list[NDArray[Any]]:
         """All outputs, in the model's order."""
 
 
 class PlainSession:
-    """What a session has that is always chosen itself, and takes inputs of any shape."""
+    """Base of a session that takes inputs of any shape and always chooses itself."""
 
     few_shapes = False
 
@@ -72,7 +72,7 @@ class PlainSession:
 
 
 class ModelDamaged(RuntimeError):
-    """The model file is incomplete, or not a model."""
+    """The model file is incomplete or not a model."""
 
 
 class InferenceError(RuntimeError):
@@ -80,8 +80,8 @@ class InferenceError(RuntimeError):
 
 
 class Runtime(Protocol):
-    """Opens sessions. Runtimes wrap each other: for NPUs, for devices that plan shapes, for prepared models; the
-    innermost is onnxruntime on the processor."""
+    """Opens sessions. Runtimes wrap each other: NPUs, devices, prepared models and, innermost, onnxruntime on the
+    processor."""
 
     def open(self, model: Path) -> Session:
         """Loads a model file of the cache layout, `…/TASK/NAME/TYPE/model.onnx`. Raises ModelDamaged, MemoryError."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The devices that this build of onnxruntime can use on this machine: which are there, and which task runs on which."""
+"""Finds the devices that this build of onnxruntime can use on this machine, and chooses one for each task."""
 
 import contextlib
 import io
@@ -23,31 +23,31 @@ from .ort import DOUBLE, PROCESSOR, open_session
 
 log = logging.getLogger("mt_photos_ml")
 
-_NVIDIA = "a container is given an Nvidia card by --gpus all, a bare machine by Nvidia's driver"
-_AMD = "a container is given an AMD card by --device /dev/kfd --device /dev/dri"
-_INTEL = "a container is given an Intel GPU by --device /dev/dri"
+_NVIDIA = "in Docker, pass --gpus all; without Docker, install Nvidia's driver"
+_AMD = "in Docker, pass --device /dev/kfd --device /dev/dri"
+_INTEL = "in Docker, pass --device /dev/dri"
 _KINDS = {
     "cuda": ("CUDA", "CUDAExecutionProvider", _NVIDIA),
     "rocm": ("ROCM", "ROCMExecutionProvider", _AMD),
     "migraphx": ("MIGraphX", "MIGraphXExecutionProvider", _AMD),
     "openvino:gpu": ("OpenVINO", "OpenVINOExecutionProvider", _INTEL),
-    "openvino:cpu": ("OpenVINO CPU", "OpenVINOExecutionProvider", "it is for processors of Intel and AMD"),
-    "openvino:npu": ("OpenVINO NPU", "OpenVINOExecutionProvider", "a container is given it by --device /dev/accel"),
-    "coreml": ("CoreML", "CoreMLExecutionProvider", "it is for Apple's processors"),
+    "openvino:cpu": ("OpenVINO CPU", "OpenVINOExecutionProvider", "it needs an Intel or AMD processor"),
+    "openvino:npu": ("OpenVINO NPU", "OpenVINOExecutionProvider", "in Docker, pass --device /dev/accel"),
+    "coreml": ("CoreML", "CoreMLExecutionProvider", "it needs an Apple processor"),
 }
-"""What the settings call a device, the preferred first: its name, its provider, and what helps if it is not there."""
+"""Devices by their names in the settings, the preferred first: name, provider, and advice if it doesn't work."""
 
 GROUPS = ("clip", "facial-recognition", "ocr")
-"""Of models, as the folders of the cache are called."""
+"""Groups of models: the names of the cache's folders."""
 
 _NEVER_BY_ITSELF = ("openvino:npu",)
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device of onnxruntime. name: for people. cache_option: names the folder for what it compiles. threads: of an
-    inference, if the processor computes it. half: further options, of half precision, if that is wanted. driver: a
-    key that changes with it."""
+    """A device of onnxruntime. name: for people. cache_option: the option that names the folder for compiled models.
+    threads: for one inference, if the processor computes it. half: more options, if half precision is set. driver: a
+    key that changes with the driver."""
 
     name: str
     provider: str
@@ -59,15 +59,15 @@ class Device:
 
     @property
     def is_card(self) -> bool:
-        """Whether only the end of the process gives its memory back."""
+        """Whether it frees its memory only when the process ends."""
         return not self.threads
 
     def _is_half(self, model: Path) -> bool:
-        """Never for OCR, which reads nothing in half precision (upstream's issue 27941)."""
+        """Never for OCR, which finds no text in half precision (upstream's issue 27941)."""
         return bool(self.half) and group_of(model) != "ocr"
 
     def open(self, model: Path, axes: Mapping[str, int]) -> Session:
-        """A session with these free axes fixed. What the device compiles is kept beside the model, if it can be."""
+        """A session with these free axes fixed. Compiled models are kept beside the model, if possible."""
         options = {**self.options, **(self.half if self._is_half(model) else {})}
         if self.cache_option and (
             folder := _writable(model.parent / self.provider.removesuffix("ExecutionProvider").lower())
@@ -78,21 +78,21 @@ class Device:
         return session
 
     def min_cosine(self, model: Path) -> float:
-        """Of its answer to the processor's: 0.9999 is what people's databases allow, 0.99 of faces and in half
-        precision."""
+        """The least cosine between its answer and the processor's: 0.9999, so that existing indexes stay valid; 0.99
+        for faces and in half precision."""
         is_face = group_of(model) == "facial-recognition" and model.parent.name == "recognition"
         return 0.99 if is_face or self._is_half(model) else 0.9999
 
     def failure(self) -> str | None:
-        """Why a model of one addition fails on it; None if it runs."""
+        """Why a test model with a single addition fails on it; None if it runs."""
         import onnxruntime as ort
 
         try:
-            # onnxruntime prints there that it falls back to the CPU
+            # onnxruntime prints why it falls back to the CPU
             with contextlib.redirect_stdout(io.StringIO()) as stdout:
                 session = ort.InferenceSession(DOUBLE, providers=[(self.provider, dict(self.options))])
                 session.run(None, {"x": np.zeros(1, np.float32)})
-        except Exception as error:  # onnxruntime has no class for its errors
+        except Exception as error:  # onnxruntime exports no error classes
             return _one_line(str(error))
         if session.get_providers()[0] == self.provider:
             return None
@@ -102,11 +102,11 @@ class Device:
 
 @dataclass
 class Devices:
-    """The devices of this machine, not touched before the first model is opened.
+    """The devices of this machine. It asks no device before the first model is opened.
 
-    wanted: by group of models, the device that the settings name; "auto" takes the preferred one that works. refused:
-    those that did not work, each with the reason. distrusted: by group, why a device is not used for it any more.
-    holds_memory: whether a model was opened on a card, whose memory only the end of the process gives back.
+    wanted: by group of models, the device in the settings; "auto" takes the preferred one that works. refused: devices
+    that did not work, each with the reason. distrusted: by group, why its device is no longer used.
+    holds_memory: whether a model was opened on a card, which frees its memory only when the process ends.
     """
 
     number: str = "0"
@@ -121,17 +121,17 @@ class Devices:
 
     @classmethod
     def of(cls, settings: Settings, threads: int = 4) -> Self:
-        """threads: of an inference, if the processor computes it."""
+        """threads: for one inference, if the processor computes it."""
         wanted = dict(zip(GROUPS, (settings.clip_device, settings.face_device, settings.ocr_device), strict=True))
         precisions = settings.openvino_precision, settings.rocm_precision
         return cls(settings.device_id, *precisions, find_npu(settings), wanted, threads)
 
     def device_of(self, model: Path) -> Device | None:
-        """The device that a model of the cache layout is to run on; None for the processor."""
+        """The device to run a model of the cache layout on; None for the processor."""
         return self.chosen_for(model) if self.is_trusted(model) else None
 
     def chosen_for(self, model: Path) -> Device | None:
-        """The same, but also a device that is distrusted now."""
+        """Like device_of(), but includes a device that is distrusted now."""
         group = group_of(model)
         return self.named(self.wanted.get(group, "auto")) if group else None
 
@@ -139,18 +139,18 @@ class Devices:
         return group_of(model) not in self.distrusted
 
     def is_measured(self, model: Path) -> bool:
-        """Whether the device is to be used only if it is faster than the processor."""
+        """Whether the device is used only if it is faster than the processor."""
         return self.wanted.get(group_of(model), "auto") == "auto"
 
     def distrust(self, model: Path, device: str, reason: str) -> bool:
-        """Has the models of this group run on the processor from now on; False if they do already. Logs it once."""
+        """Moves the models of this group to the processor and logs why; False if they are there already."""
         group, name = group_of(model), "/".join(model.parts[-4:-1])
         if group in self.distrusted:
             return False
         if device == _KINDS["cuda"][0] and (card := misfit(int(self.number))):
             reason += f" ({card})"
         self.distrusted[group] = f"{device}: {name}: {reason}"
-        log.warning("%s is not used for %s any more, the processor is: %s: %s", device, group, name, reason)
+        log.warning("%s is not used for %s any more; the processor is used: %s: %s", device, group, name, reason)
         return True
 
     @cached_property
@@ -166,7 +166,7 @@ class Devices:
 
     @property
     def name(self) -> str:
-        """Of the device that onnxruntime uses, such as CPU or CUDA."""
+        """The name of the device that onnxruntime uses, such as CPU or CUDA."""
         return self.preferred.name if self.preferred else "CPU"
 
     def describe(self) -> str:
@@ -176,14 +176,14 @@ class Devices:
         return f"{f'{self.npu.name}, else ' if self.npu else ''}onnxruntime {ort.__version__} on {self.name}"
 
     def _is_built_for(self, name: str) -> bool:
-        import onnxruntime as ort  # imported late: it takes 40 MB and 0.2 s
+        import onnxruntime as ort  # imported late because it takes 40 MB and 0.2 s
 
         if find_spec("nvidia") and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # the CUDA libraries that our extra installs
         return _KINDS[name][1] in ort.get_available_providers()
 
     def named(self, wanted: str) -> Device | None:
-        """This device, if it works; "auto" is the preferred one that does. Logs once why a device does not."""
+        """This device if it works; for "auto", the preferred one that works. Logs once why a device doesn't work."""
         if wanted in ("auto", "cpu"):
             return self.preferred if wanted == "auto" else None
         if wanted in self._found:
@@ -194,7 +194,7 @@ class Devices:
         if failure:
             hint = (misfit(int(self.number)) if wanted == "cuda" else None) or hint
             self.refused.append(f"{name}: {failure} ({hint})")
-            log.warning("%s can't be used here, the processor is used instead: %s (%s)", name, failure, hint)
+            log.warning("%s can't be used here; the processor is used instead: %s (%s)", name, failure, hint)
         self._found[wanted] = None if failure else device
         return self._found[wanted]
 
@@ -203,11 +203,11 @@ class Devices:
         return {}
 
     def _options(self, wanted: str) -> tuple[dict[str, str], str | None, int, dict[str, str]]:
-        """The fields of a Device from `options` on."""
+        """The fields options, cache_option, threads and half of a Device."""
         match wanted:
             case "cuda" | "rocm":
                 options = {"arena_extend_strategy": "kSameAsRequested", "device_id": self.number}
-                # planning takes 0.35 s in place of 0.9 to 2.2, and inferences are as fast
+                # HEURISTIC plans in 0.35 s instead of 0.9 to 2.2 s; inferences are as fast
                 return options | ({"cudnn_conv_algo_search": "HEURISTIC"} if wanted == "cuda" else {}), None, 0, {}
             case "migraphx":
                 half = {"migraphx_fp16_enable": "1"} if self.rocm_precision == "FP16" else {}
@@ -225,13 +225,13 @@ class Devices:
 
 def group_of(model: Path) -> str:
     """The group of a model file of the cache layout, `…/GROUP/NAME/TYPE/model.onnx`; "" for other files, such as int8
-    variants, which are for the processor."""
+    variants, which run on the processor."""
     group = model.parts[-4] if len(model.parts) > 3 else ""
     return group if group in GROUPS else ""
 
 
 def _writable(folder: Path) -> Path | None:
-    """The folder, made if it is missing; None if it can't be written."""
+    """Creates the folder if it is missing; None if it isn't writable."""
     with contextlib.suppress(OSError):
         folder.mkdir(exist_ok=True)
     return folder if os.access(folder, os.W_OK) else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Built-in inputs for a model, by which its answers in two places are compared."""
+"""Built-in inputs for a model, to compare the answers of two sessions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from . import Node, Tensors
 
 Shapes = tuple[tuple[str, str, tuple[int, ...]], ...]
-"""The name, the type of number (such as "float32") and the shape of each input, in the order of the names."""
+"""Name, type of number (such as "float32") and shape of each input, sorted by name."""
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -21,13 +21,13 @@ _DTYPES = {
 
 
 def shapes_like(inputs: Sequence[Node], like: Sequence[int]) -> Shapes:
-    """The model's own shapes; a free axis has the length that `like` gives. Raises ValueError for other inputs."""
+    """The model's own shapes, with free axes as long as in `like`. Raises ValueError if the inputs don't fit."""
     shapes = list[tuple[str, str, tuple[int, ...]]]()
     for node in inputs:
         if node.type not in _DTYPES:
             raise ValueError(f"its input {node.name} is a {node.type}")
         if len(node.shape) != len(like):
-            raise ValueError(f"its input {node.name} has {len(node.shape)} axes, {len(like)} are given to it")
+            raise ValueError(f"its input {node.name} has {len(node.shape)} axes, but the service gives it {len(like)}")
         lengths = (n if isinstance(n, int) and n > 0 else free for n, free in zip(node.shape, like, strict=True))
         shapes.append((node.name, _DTYPES[node.type], tuple(lengths)))
     return tuple(sorted(shapes))
@@ -39,7 +39,7 @@ def shapes_of(feed: Tensors) -> Shapes:
 
 
 def example(shapes: Shapes) -> Tensors:
-    """Random inputs of these shapes, always the same."""
+    """Random inputs of these shapes, the same on each call."""
     random = np.random.default_rng(0)
     return {
         name: (random.normal(size=shape) if "float" in dtype else random.integers(0, 2, shape)).astype(dtype)
@@ -48,7 +48,7 @@ def example(shapes: Shapes) -> Tensors:
 
 
 def cosine(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Of two outputs of any one shape; -1 if they can't be compared."""
+    """The cosine of two outputs of the same shape; -1 if they can't be compared."""
     is_number = np.isfinite(expected)
     if found.shape != expected.shape or not np.array_equal(np.isfinite(found), is_number):
         return -1.0

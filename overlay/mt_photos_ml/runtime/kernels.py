@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Which graphics cards of Nvidia this build of onnxruntime has code for."""
+"""Which Nvidia cards this build of onnxruntime has code for."""
 
 import struct
 from contextlib import suppress
@@ -9,17 +9,17 @@ from pathlib import Path
 from ..machine import card
 
 _FAT_BINARY = 0xBA55ED50
-"""What each begins with: a header, then one entry for each kind of card."""
+"""The first bytes of a fat binary: a header, then an entry for each kind of card."""
 
 
 def misfit(number: int) -> str | None:
-    """The card, and what onnxruntime has code for, in words for why the card can't be used; None without a card."""
+    """Says for the log which card this is and which cards onnxruntime has code for; None without a card."""
     import onnxruntime as ort
 
     if not (found := card.about(number)):
         return None
     (name, (major, minor)), known = found, list[int]()
-    with suppress(OSError, ValueError, LookupError, struct.error):  # an odd file
+    with suppress(OSError, ValueError, LookupError, struct.error):  # a library that can't be read
         known = capabilities(Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so")
     said = f"the card is {name}, of compute capability {major}.{minor}; onnxruntime {ort.__version__} is built "
     said += f"with CUDA {ort.cuda_version}" if ort.cuda_version else "without CUDA"

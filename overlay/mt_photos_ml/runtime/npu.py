@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""ARM NN on Mali and Rockchip's NPU, which onnxruntime does not support, through upstream's session classes. Models
-have a file of their own for each; a model without one is opened by the wrapped runtime."""
+"""Runs models by upstream's session classes on ARM NN (Mali) and Rockchip's NPU, which onnxruntime does not support.
+Each needs its own model file; the wrapped runtime opens a model without one."""
 
 import ctypes
 import importlib
@@ -25,7 +25,7 @@ _COMPATIBLE = Path("/proc/device-tree/compatible")
 
 @dataclass(frozen=True)
 class Npu:
-    """file: a model for this NPU, below the folder of its type. session: upstream's class, by module and name."""
+    """file: path of a model for this NPU, below its type's folder. session: module and name of upstream's class."""
 
     name: str
     file: str
@@ -33,14 +33,14 @@ class Npu:
 
 
 def find_npu(settings: Settings, compatible: Path = _COMPATIBLE) -> Npu | None:
-    """The NPU of this machine, if this is the image for it. compatible: where the kernel names the board."""
+    """The NPU of this machine, if this is its image. compatible: the file in which the kernel names the board."""
     if settings.device == "armnn" and settings.ann:
         try:
             ctypes.CDLL("libmali.so")
             ctypes.CDLL("libann.so")
             return Npu("ARM NN", "model.armnn", ("immich_ml.sessions.ann", "AnnSession"))
         except OSError as error:
-            log.warning("ARM NN can't be used here, the processor is used instead: %s", error)
+            log.warning("ARM NN can't be used here; the processor is used instead: %s", error)
     if settings.device == "rknn" and settings.rknn:
         try:
             board = compatible.read_text()
@@ -49,12 +49,12 @@ def find_npu(settings: Settings, compatible: Path = _COMPATIBLE) -> Npu | None:
         soc = next((soc for soc in _SOCS if soc in board), None)
         if soc and find_spec("rknnlite"):
             return Npu("Rockchip's NPU", f"rknpu/{soc}/model.rknn", ("immich_ml.sessions.rknn", "RknnSession"))
-        log.warning("Rockchip's NPU can't be used here, the processor is used instead: %s", board.strip("\0"))
+        log.warning("Rockchip's NPU can't be used here; the processor is used instead: %s", board.strip("\0"))
     return None
 
 
 class NpuSession(PlainSession):
-    """One of upstream's sessions behind the seam. One run at a time, because Rockchip's mixes up parallel answers."""
+    """One of upstream's sessions. Runs one inference at a time, because Rockchip's mixes up parallel answers."""
 
     cores = 0
     outputs: Sequence[Node] = ()
@@ -70,7 +70,7 @@ class NpuSession(PlainSession):
 
 
 class NpuRuntime:
-    """Runs models that have a file for the NPU there, and the others by another runtime."""
+    """Runs models that have a file for the NPU on it, and the others by another runtime."""
 
     def __init__(self, npu: Npu, others: Runtime) -> None:
         self._npu, self._others = npu, others
@@ -87,5 +87,5 @@ class NpuRuntime:
         except Exception as error:
             if not model.is_file():
                 raise RuntimeError(f"{self._npu.name} can't open {file}: {error}") from error
-            log.warning("%s can't open %s, the processor is used instead: %s", self._npu.name, file, error)
+            log.warning("%s can't open %s; the processor is used instead: %s", self._npu.name, file, error)
         return self._others.open(model)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Sessions of onnxruntime, on the processor and on every device that it supports."""
+"""onnxruntime sessions, on the processor and on every device that it supports."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -14,19 +14,19 @@ from . import ModelDamaged, Node, PlainSession, Session, Tensors
 if TYPE_CHECKING:
     import onnxruntime
 
-# onnxruntime does not export its error classes; these mean that the file is damaged, others may be about the device
+# onnxruntime does not export its error classes; these mean a damaged file, the others may be about the device
 _FILE_ERRORS = ("InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoSuchFile", "UnicodeDecodeError")
-_FILE_MESSAGES = ("xternal", "does not have a graph")  # of weights in a file beside it; of an empty file, up to 1.23
+_FILE_MESSAGES = ("xternal", "does not have a graph")  # of weights in another file; of an empty file, up to 1.23
 
 DOUBLE = bytes.fromhex(
     "08083a350a0e0a01780a017812017922034164641201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02080142040a001011"
 )
-"""A model of one float: y = Add(x, x), as onnx.helper writes it. Unlike a copy it takes code made for the card."""
+"""A model y = Add(x, x) of one float, as onnx.helper writes it. Unlike a copy, it needs code for the card."""
 
 
 @cache
 def _share_arena() -> None:
-    """Gives all sessions on the CPU one memory pool, since two seldom need it at the same time."""
+    """Lets all CPU sessions share one memory pool, because two seldom need it at the same time."""
     import onnxruntime as ort
 
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
@@ -34,7 +34,7 @@ def _share_arena() -> None:
 
 
 def shrink_arena() -> None:
-    """Returns the free memory of the pool that sessions on the CPU share; dropping them does not."""
+    """Frees the unused memory of the pool that CPU sessions share; dropping a session does not free it."""
     if not _share_arena.cache_info().currsize:
         return
     import onnxruntime as ort
@@ -46,7 +46,7 @@ def shrink_arena() -> None:
 
 
 def session_options(threads: int) -> "onnxruntime.SessionOptions":
-    """Options of a session on any device. threads: for one inference; 0 leaves the choice to onnxruntime."""
+    """Options for a session on any device. threads: for one inference; 0 leaves the choice to onnxruntime."""
     import onnxruntime as ort
 
     _share_arena()
@@ -56,13 +56,13 @@ def session_options(threads: int) -> "onnxruntime.SessionOptions":
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # it keeps a memory plan for each shape, and every photo has another
+    options.enable_mem_pattern = False  # it would keep a memory plan for each shape, and every photo has its own
     options.log_severity_level = 3
     return options
 
 
 class OrtSession(PlainSession):
-    """An onnxruntime session behind the seam. cores: that an inference takes."""
+    """An onnxruntime session. cores: that an inference takes."""
 
     def __init__(self, session: "onnxruntime.InferenceSession", cores: int = 1) -> None:
         self._session, self.cores = session, cores
@@ -83,7 +83,7 @@ PROCESSOR: Provider = ("CPUExecutionProvider", {})
 def open_session(
     model: Path, threads: int, providers: Sequence[Provider] = (PROCESSOR,), axes: Mapping[str, int] = {}
 ) -> OrtSession:
-    """axes: the lengths that free axes are fixed to, by their names. Raises ModelDamaged."""
+    """axes: fixed lengths of free axes, by name. Raises ModelDamaged."""
     import onnxruntime as ort
 
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Shares the CPU's cores among inferences."""
+"""Divides the CPU's cores among inferences."""
 
 import contextlib
 import logging
@@ -27,7 +27,7 @@ class Usage(threading.local):
 
 
 class CpuScheduler:
-    """Gives a lone inference several cores, and each one if there are as many workers as cores; they wait for those."""
+    """Gives an inference several cores, or one if there are as many workers as cores. They wait for free cores."""
 
     def __init__(self, cores: int) -> None:
         self._cores = cores
@@ -39,7 +39,7 @@ class CpuScheduler:
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[Usage]:
-        """The context of a worker, from decoding to the answer; it needs a core throughout."""
+        """The context of a worker, from decoding to the answer; a worker counts as using a core."""
         self._usage.model_ms = 0.0
         with self._counting:
             self._workers += 1
@@ -62,9 +62,9 @@ class CpuScheduler:
                 self._give_back(chosen, cores)
 
     def _take(self, session: Session, cores: int) -> None:
-        """Waits for a core for the caller's thread and, unless another inference of this session is running, for those
-        of the threads that all its inferences share."""
-        with self._turn:  # one at a time takes cores, so that an inference that needs several gets them
+        """Waits for a core for the caller's thread. The first inference of a session also waits for the cores of the
+        threads that all inferences of the session share."""
+        with self._turn:  # one caller at a time, so that an inference that needs several cores gets them
             self._free.acquire()
             with self._counting:
                 self._running[session] += 1
@@ -76,13 +76,13 @@ class CpuScheduler:
         with self._counting:
             self._running[session] -= 1
             is_last = not self._running[session]
-            self._running += Counter()  # forgets sessions that none runs
+            self._running += Counter()  # drops sessions with no running inference
         self._free.release(cores if is_last else 1)
 
 
 @dataclass(frozen=True)
 class ScheduledSession:
-    """A session, perhaps still being opened, whose inferences wait for cores. name: of its model."""
+    """A session whose inferences wait for cores; it may still be opening. name: of its model."""
 
     name: str
     opening: Future[Session]
@@ -120,8 +120,8 @@ class ScheduledSession:
             return self.scheduler.run(self.opening.result(), feed)
         except MemoryError:
             raise
-        except Exception as error:  # onnxruntime has no class for its errors
+        except Exception as error:  # onnxruntime exports no error classes
             if any(words in str(error) for words in _OUT_OF_MEMORY):
                 raise MemoryError from error
             log.error("%s: %s", self.name, error)
-            raise InferenceError(f"{self.name} can't compute this; the log of the service says why") from error
+            raise InferenceError(f"{self.name}: inference failed; see the service's log") from error

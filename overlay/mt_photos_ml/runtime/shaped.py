@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Models on a device, which plans or compiles for each shape of their inputs: a session a shape, opened in the
-background. Until it is ready, and if the device is wrong, slow or gone, the processor answers."""
+"""Runs models on devices. A device plans a model for each shape of its inputs: it opens a session for this shape and
+chooses or compiles its kernels, which takes a second to minutes. That happens in the background; the processor answers
+until then, and if the device is wrong, slow or gone."""
 
 import logging
 import threading
@@ -25,15 +26,15 @@ from .times import Times, read_times, write_times
 log = logging.getLogger("mt_photos_ml")
 
 _AT_ONCE = 2  # inferences on a device
-_WORTH = 0.9  # of the processor's time, at most, for a device that nobody named
+_WORTH = 0.9  # a device that the settings don't name may take at most so much of the processor's time
 _WORTH_IF_PADDED = 0.7  # padding takes about a fifth more
-_RUNS = 3  # of which the quickest counts
-_RETRY_SECONDS, _MAX_RETRY_SECONDS = 300.0, 3600.0  # after which a device that failed is tried again
+_RUNS = 3  # the quickest counts
+_RETRY_SECONDS, _MAX_RETRY_SECONDS = 300.0, 3600.0  # until a device that failed is retried
 
 
 @dataclass(frozen=True)
 class Plans:
-    """How far a model is on its device: how many shapes are ready, and how many are still to be planned."""
+    """How many shapes of a model are planned on its device, and how many are not yet."""
 
     device: str
     ready: int
@@ -42,19 +43,19 @@ class Plans:
 
 
 class WrongAnswer(RuntimeError):
-    """A device answers otherwise than the processor."""
+    """A device's answers differ from the processor's."""
 
 
 class ShapedRuntime:
     """Runs models on their device. Plans one shape at a time."""
 
     def __init__(self, devices: Devices, processor: Runtime, retry_seconds: float = _RETRY_SECONDS) -> None:
-        """retry_seconds: after which a device that failed is tried again; doubled each time that it fails."""
+        """retry_seconds: until a device that failed is retried; doubled after each failure."""
         self._devices, self._processor, self._retry_seconds = devices, processor, retry_seconds
         self._sessions = WeakValueDictionary[Path, ShapedSession]()
-        self._on_processor = set[Path]()  # models that were opened there, since their device is slower
+        self._on_processor = set[Path]()  # models opened there because their device is slower
         self._planning, self._turns = threading.Lock(), threading.Semaphore(_AT_ONCE)
-        self._pauses = dict[str, float]()  # by group: seconds until a device that fails again is tried again
+        self._pauses = dict[str, float]()  # by group: seconds until the next retry
 
     def runs_on(self, model: Path) -> str:
         if session := self._sessions.get(model):
@@ -73,12 +74,12 @@ class ShapedRuntime:
         give_up = partial(self._give_up, model, device)
         shaped = ShapedSession(model, device, session, self._devices, self._planning, self._turns, give_up)
         if (before := self._sessions.get(model)) and before.key == shaped.key:
-            shaped.ready = before.ready  # it is opened again, since the processor's session has changed
+            shaped.ready = before.ready  # reopened because the processor's session changed
         self._sessions[model] = shaped
         return shaped
 
     def plan(self, model: Path) -> None:
-        """Plans the declared shapes of an open model, one after the other: a second each, minutes on some devices."""
+        """Plans the declared shapes of an open model, one after the other."""
         if session := self._sessions.get(model):
             for shapes in session.declared:
                 session.plan(shapes)
@@ -92,10 +93,10 @@ class ShapedRuntime:
         return Plans(session.device.name, ready, len(session.declared) - ready, read_times(model, session.device))
 
     def _give_up(self, model: Path, device: Device, error: Exception) -> None:
-        """Has the processor answer from now on; until the device is tried again, unless it was wrong."""
+        """Moves the group to the processor and schedules a retry, unless the device's answer was wrong."""
         group, reason = group_of(model), " ".join(str(error).split())[:300]
         pause = self._pauses.get(group, self._retry_seconds)
-        again = "" if isinstance(error, WrongAnswer) else f" (it is tried again in {pause / 60:.0f} minutes)"
+        again = "" if isinstance(error, WrongAnswer) else f" (retry in {pause / 60:.0f} minutes)"
         if self._devices.distrust(model, device.name, reason + again) and again:
             self._pauses[group] = min(2 * pause, _MAX_RETRY_SECONDS)
             background.run(lambda: self._try_again(group, pause))
@@ -104,18 +105,18 @@ class ShapedRuntime:
         time.sleep(seconds)
         for opened in self._sessions.valuerefs():
             if (session := opened()) and not session.few_shapes:
-                session.forget()  # so that each shape is planned and compared anew
+                session.forget()  # so that each shape is planned and compared again
         self._devices.distrusted.pop(group, None)
 
     def _device(self, model: Path) -> Device | None:
-        """The device that a model is to run on, while that is trusted."""
+        """The device to run a model on, even if it is distrusted now; None if the processor was faster."""
         device = self._devices.chosen_for(model)
         times = read_times(model, device) if device and self._devices.is_measured(model) else None
         return None if times and not times.is_worth_it else device
 
 
 class ShapedSession:
-    """A model on a device and on the processor. ready: sessions by shape. key: of the model's files."""
+    """A model on a device and on the processor. ready: planned sessions, by shape. key: of the model's files."""
 
     def __init__(
         self,
@@ -157,18 +158,18 @@ class ShapedSession:
         return self.choose(feed, False).run(feed)
 
     def plan(self, shapes: Shapes) -> None:
-        """Opens a session for these shapes, and uses it if it answers as the processor does."""
+        """Opens a session for these shapes, and uses it if its answers match the processor's."""
         with self._planning:
             if shapes in self.ready or not self.few_shapes:
                 return
             try:
                 self._plan(shapes)
-            except Exception as error:  # onnxruntime has no class for its errors
+            except Exception as error:  # onnxruntime exports no error classes
                 if self._has_its_files():
                     self.give_up(error)
 
     def _has_its_files(self) -> bool:
-        """False if the model's files were replaced or removed since it was opened, which is not the device's fault."""
+        """False if the model's files were replaced or removed since it was opened: then the device did not fail."""
         with suppress(OSError):
             return cache_key(self._model) == self.key
         return False
@@ -180,25 +181,25 @@ class ShapedSession:
         took = time.perf_counter() - started
         expected = self._processor.run(feed)
         if (likeness := min(map(cosine, found, expected))) < self.device.min_cosine(self._model):
-            raise WrongAnswer(f"it answers otherwise than the processor (cosine {likeness:.4f})")
+            raise WrongAnswer(f"its answers differ from the processor's (cosine {likeness:.4f})")
         if not self.ready and read_times(self._model, self.device) is None:
             device_ms, processor_ms = _milliseconds(session, feed), _milliseconds(self._processor, feed)
             times = Times(device_ms, processor_ms, device_ms <= self._worth * processor_ms)
             write_times(self._model, self.device, times)
             self._is_slow = self._devices.is_measured(self._model) and not times.is_worth_it
             if self._is_slow:
-                log.info("%s is not faster than the processor for %s, which is used", self.device.name, self._name)
+                log.info("%s is not faster than the processor for %s and is not used", self.device.name, self._name)
                 return
         self.ready[shapes] = _OnDevice(session, self.device.threads, self._turns, self)
         log.info("planned %s for %s in %.1f s", self._name, self.device.name, took)
 
     def give_up(self, error: Exception) -> None:
-        """Has the processor answer from now on."""
+        """Moves the model's group to the processor."""
         self._give_up(error)
         self.ready.clear()
 
     def forget(self) -> None:
-        """Drops what was planned."""
+        """Drops the planned sessions."""
         self.ready.clear()
         self._asked.clear()
 
@@ -220,7 +221,7 @@ class _OnDevice(PlainSession):
 
     def run(self, feed: Tensors) -> list[NDArray[Any]]:
         with self._turns:
-            if not self._model.few_shapes:  # it failed while this waited
+            if not self._model.few_shapes:  # the device failed while this call waited
                 return self._model.run(feed)
             try:
                 return self._session.run(feed)
@@ -230,7 +231,7 @@ class _OnDevice(PlainSession):
 
 
 def _free_axes(inputs: Sequence[Node], shapes: Shapes) -> dict[str, int]:
-    """The lengths of the axes that have names, but for a name of several axes that differ, such as "?"."""
+    """The lengths of named axes, without a name that axes of different lengths share, such as "?"."""
     given = {name: shape for name, _, shape in shapes}
     axes = {pair for node in inputs for pair in zip(node.shape, given[node.name], strict=True)}
     names = [axis for axis, _ in axes]
@@ -238,7 +239,7 @@ def _free_axes(inputs: Sequence[Node], shapes: Shapes) -> dict[str, int]:
 
 
 def _milliseconds(session: Session, feed: Tensors) -> float:
-    """Of the quickest of some runs."""
+    """The time of the quickest of several runs."""
 
     def run() -> float:
         started = time.perf_counter()

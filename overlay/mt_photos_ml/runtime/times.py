@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""How long an inference takes on a device and on the processor: measured once, and kept beside the model."""
+"""Keeps beside a model how long an inference takes on a device and on the processor."""
 
 import json
 from contextlib import suppress
@@ -11,7 +11,7 @@ from .devices import Device
 from .prepared.fingerprint import cache_key
 
 RECORD = "devices.json"
-"""Beside a model: how long an inference takes on each device."""
+"""The file beside a model."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class Times:
 
 
 def read_times(model: Path, device: Device) -> Times | None:
-    """What was measured of these very files with this device, driver and processor, by this version of the service and
-    of onnxruntime; None if nothing was."""
+    """The times measured with these files, device, driver, processor, and versions of the service and of onnxruntime;
+    None if there are none."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         return Times(**json.loads((model.parent / RECORD).read_text())[_key(model, device)])
     return None
 
 
 def write_times(model: Path, device: Device, times: Times) -> None:
-    """Nothing is kept in a cache that can't be written."""
+    """Keeps nothing if the cache is read-only."""
     record, kept = model.parent / RECORD, dict[str, object]()
     with suppress(OSError, ValueError):
         kept = json.loads(record.read_text())

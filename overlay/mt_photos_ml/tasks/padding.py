@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Pads inputs to a few shapes, for devices that compile each shape. Of 20,000 photos of usual sizes, 1.2% fit no canvas
-and run on the processor; padding adds 7% more pixels to the others."""
+"""Pads inputs to a few shapes, because a device must plan each shape (runtime/shaped.py). Of 20,000 photos of usual
+sizes, 1.2% fit no canvas and run on the processor; padding adds 7% more pixels to the others."""
 
 import math
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Models written once in a form that onnxruntime maps into memory."""
+"""Writes models once in a form that onnxruntime maps into memory."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Identifies model files, so that a file made from one can be matched to it. Imports neither numpy nor onnxruntime."""
+"""Identifies model files, to match a file with the model it was made from. Imports neither numpy nor onnxruntime."""
 
 import platform
 from hashlib import sha256
@@ -8,7 +8,7 @@ from pathlib import Path
 Fingerprint = list[int | str]
 """A file's size and a digest, as JSON keeps them."""
 
-_FORMAT = 1  # of prepared models; with another number all are written again
+_FORMAT = 1  # of prepared models; a new number has all of them written again
 _CPU_FIELDS = ("flags", "Features", "CPU implementer", "CPU part")  # of /proc/cpuinfo, on x86 and on ARM
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Aligns the weights in the file beside a model. onnxruntime maps the file and reads packed weights by aligned loads,
-but pads only large regions when it writes: after one of an odd length all are misaligned, and some kernels crash."""
+"""Aligns the weights in the file beside a model. onnxruntime reads packed weights by aligned loads, but pads only large
+regions when it writes the file: after a region of odd length all are misaligned, and some kernels crash."""
 
 import mmap
 from collections.abc import Callable, Iterator
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto
 
 ALIGNMENT_BYTES = 64
-"""Each region begins at a multiple of it."""
+"""Each region begins at a multiple of this."""
 
-_PAGE_ALIGNED_BYTES = 1 << 20  # larger regions begin with a page
+_PAGE_ALIGNED_BYTES = 1 << 20  # larger regions begin at a page
 Place = Callable[[int, int], int]
-"""From the offset and the length of a region to its new offset."""
+"""Takes the offset and length of a region, returns its new offset."""
 
 
 def align(model: Path, weights: Path) -> None:
-    """Writes the file of weights again, aligned, if a region in it is misaligned."""
+    """Rewrites the file of weights, aligned, if a region in it is misaligned."""
     import onnx
 
     written = onnx.load(model, load_external_data=False)

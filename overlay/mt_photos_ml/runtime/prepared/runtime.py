@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Models prepared for this processor: optimised once, their weights packed in a file that is mapped, not read.
+"""Prepares models for this processor: optimises each once and packs its weights in a file that is mapped, not read.
 
-onnxruntime writes and opens them itself, by public session options. The files are beside the model, in
+onnxruntime itself writes and opens them, by public session options. The files are beside the model, in
 `prepared/KEY/{model.onnx, weights.bin, tried.npz, record.json}`. KEY identifies the model's files, this onnxruntime and
 this processor; a folder of that name is complete.
 """
@@ -28,22 +28,22 @@ from .write import MODEL, REFUSED, PrepareError, check_answer
 log = logging.getLogger("mt_photos_ml")
 
 FOLDER = "prepared"
-"""Beside a model: holds its prepared forms."""
+"""The folder beside a model for its prepared forms."""
 
 _MIN_BYTES = 1_000_000  # smaller models are not worth it
-_MAX_GROWTH = 2.2  # how much larger the prepared form of a model can be
+_MAX_GROWTH = 2.2  # size of a prepared form at most, as a multiple of the model's
 _FINAL_STATUSES = (REFUSED, -signal.SIGSEGV, -signal.SIGFPE, -signal.SIGILL)  # another attempt would end the same way
 _REASONS = {-9: "there was not enough memory to prepare it", -signal.SIGSEGV: "the attempt crashed"}  # -9: SIGKILL
-_ABANDONED_SECONDS = 3600.0  # without a new file, after which the writer of a half-written folder is taken for dead
+_ABANDONED_SECONDS = 3600.0  # without a new file in a half-written folder, until its writer is taken for dead
 
 
 class PreparedRuntime:
     """Opens the prepared form of models that have one, and writes it. Several processes may share a cache."""
 
     def __init__(self, runtime: Runtime, one_thread: Runtime, cache: Path, threads: int) -> None:
-        """runtime: for inferences of so many threads; one_thread: of one. cache: others are opened as they are."""
+        """runtime: for inferences on `threads` threads; one_thread: on one. cache: only models in it are prepared."""
         self._runtime, self._one_thread, self._cache, self._threads = runtime, one_thread, cache, threads
-        self._lacking: set[Path] = set()  # prepared forms of models that were opened as they are
+        self._lacking: set[Path] = set()  # prepared forms to write, of models opened without one
         self._given_up: set[Path] = set()
         self._child: Popen[str] | None = None
         self._closed = False
@@ -58,9 +58,9 @@ class PreparedRuntime:
         return self._runtime.runs_on(model)
 
     def open(self, model: Path) -> Session:
-        """The prepared form of the model; the model itself if there is none yet or it runs on a card."""
+        """Opens the prepared form; the model itself if there is none yet or it runs on a device."""
         session = None
-        with suppress(OSError):  # of a missing file, about which the runtime raises its own error
+        with suppress(OSError):  # of a missing file: the runtime raises its own error
             if self.runs_on(model) == "CPU" and (folder := self._folder(model)):
                 session = self._open_checked(folder)
                 if session is None and _read_record(folder) is None and folder not in self._given_up:
@@ -68,8 +68,8 @@ class PreparedRuntime:
         return session or self._runtime.open(model)
 
     def prepare(self, model: Path, shape: Sequence[int]) -> bool:
-        """Writes the prepared form of a model that was opened as it is, in a process of low priority, once: seconds to
-        minutes. True if there is one now. shape: of an input that the service gives the model."""
+        """Writes the prepared form of a model that was opened without one, once, in a process of low priority: takes
+        seconds to minutes. True if there is one now. shape: of an input that the service gives the model."""
         try:
             folder = self._folder(model)
             if folder is None or folder not in self._lacking:
@@ -77,13 +77,13 @@ class PreparedRuntime:
             self._lacking.discard(folder)
             self._given_up.add(folder)
             with locked(folder.parent):
-                if _read_record(folder) is None:  # otherwise another process wrote it meanwhile
+                if _read_record(folder) is None:  # else another process wrote it meanwhile
                     self._make(model, folder, shape)
             self._given_up.discard(folder)
             return bool(_read_record(folder))
         except (OSError, PrepareError) as error:
             if not self._closed:
-                log.warning("%s is used as it is, with more memory and time to load: %s", self._name(model), error)
+                log.warning("%s is not prepared and takes more memory and time to load: %s", self._name(model), error)
         return False
 
     def _folder(self, model: Path) -> Path | None:
@@ -93,10 +93,10 @@ class PreparedRuntime:
         return model.parent / FOLDER / cache_key(model)
 
     def _make(self, model: Path, folder: Path, shape: Sequence[int]) -> None:
-        """Makes the folder. Raises PrepareError if a later attempt may succeed; if none can, its record is empty."""
+        """Makes the folder, with an empty record if no attempt can succeed. Raises PrepareError if a later one may."""
         needed, free = int(_MAX_GROWTH * _size(model)), shutil.disk_usage(folder.parent).free
         if needed > free:
-            raise PrepareError(f"{folder.parent} has {free // 1_000_000} MB free, {needed // 1_000_000} are needed")
+            raise PrepareError(f"{folder.parent} has {free // 1_000_000} MB free, {needed // 1_000_000} MB are needed")
         for left in filter(_is_abandoned, folder.parent.glob(".*/")):
             shutil.rmtree(left, ignore_errors=True)
         half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -104,15 +104,15 @@ class PreparedRuntime:
             files = self._write(model, half, shape)
             (half / "record.json").write_text(json.dumps(files))
             sync(half.iterdir())
-            half.chmod(0o755)  # mkdtemp keeps it from other users of the cache
-            if _read_record(folder) is None:  # otherwise another process was faster, on a share without locks
+            half.chmod(0o755)  # mkdtemp denies other users of the cache access
+            if _read_record(folder) is None:  # else another process was faster, on a share without locks
                 shutil.rmtree(folder, ignore_errors=True)  # a folder without a record is useless
                 half.rename(folder)
         finally:
             shutil.rmtree(half, ignore_errors=True)
 
     def _write(self, model: Path, half: Path, shape: Sequence[int]) -> dict[str, Fingerprint]:
-        """Runs the process that writes the files, and returns them; none if the model can never be prepared."""
+        """Runs the process that writes the files and returns them; none if the model can never be prepared."""
         log.info("preparing %s, once", self._name(model))
         started = time.perf_counter()
         arguments = [str(model), str(half), str(self._threads), "x".join(map(str, shape))]
@@ -125,16 +125,16 @@ class PreparedRuntime:
         if status == 0:
             log.info("prepared %s in %.1f s", self._name(model), time.perf_counter() - started)
             return {path.name: fingerprint(path) for path in half.iterdir()}
-        reason = stderr.splitlines()[-1] if stderr else _REASONS.get(status, f"it ended with {status}")
+        reason = stderr.splitlines()[-1] if stderr else _REASONS.get(status, f"the attempt ended with status {status}")
         if status not in _FINAL_STATUSES:
             raise PrepareError(reason)
-        log.warning("%s can't be prepared and is used as it is: %s", self._name(model), reason)
+        log.warning("%s can't be prepared and takes more memory and time to load: %s", self._name(model), reason)
         for path in half.iterdir():
             path.unlink()
         return {}
 
     def _open_checked(self, folder: Path) -> Session | None:
-        """The prepared model, if it is complete and answers as the original did; removes a damaged one."""
+        """The prepared model, if it is complete and its answers match the original's; deletes a damaged one."""
         if not (record := _read_record(folder)):  # no prepared form, or the model can never be prepared
             return None
         try:
@@ -147,7 +147,7 @@ class PreparedRuntime:
         except Exception as error:
             shutil.rmtree(folder, ignore_errors=True)
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            log.warning("%s was damaged and is removed: %s", folder, reason)
+            log.warning("deleted the damaged prepared model %s: %s", folder, reason)
             return None
         return session if self._threads == 1 else _MappedSession(session, lambda: self._one_thread.open(folder / MODEL))
 
@@ -156,7 +156,7 @@ class PreparedRuntime:
 
 
 class _MappedSession(PlainSession):
-    """A prepared model for several threads, and on demand for one; both sessions share the mapped weights."""
+    """A prepared model for several threads and, on demand, for one; both sessions share the mapped weights."""
 
     def __init__(self, session: Session, open_one_thread: Callable[[], Session]) -> None:
         self.inputs, self.outputs, self.metadata = session.inputs, session.outputs, session.metadata
@@ -177,7 +177,7 @@ class _MappedSession(PlainSession):
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
-    """The files of a prepared model; {} if it can never be prepared, None if that was not tried."""
+    """The files of a prepared model; {} if it can never be prepared, None if no attempt was made."""
     with suppress(OSError, ValueError):
         record = json.loads((folder / "record.json").read_text())
         return record if isinstance(record, dict) else None
@@ -190,8 +190,8 @@ def _size(model: Path) -> int:
 
 
 def find_stale(folder: Path) -> list[Path]:
-    """The useless folders in a model's folder: prepared for another onnxruntime, processor or model file, or left
-    half-written by a killed process."""
+    """Useless folders of a model: prepared for another onnxruntime, processor or model file, or left half-written by
+    a killed process."""
     stale = [path for path in sorted(folder.glob("*/.int8.partial")) if _is_abandoned(path)]
     for prepared in sorted(folder.glob(f"*/{FOLDER}")):
         kept = cache_key(prepared.parent / MODEL)
@@ -201,7 +201,7 @@ def find_stale(folder: Path) -> list[Path]:
 
 
 def _is_abandoned(half: Path) -> bool:
-    """Whether the process that wrote to a folder is dead, as far as one can tell."""
-    with suppress(OSError):  # if it was put in place meanwhile
+    """Whether the process that wrote to a folder is probably dead."""
+    with suppress(OSError):  # if it was renamed meanwhile
         return half.stat().st_mtime < time.time() - _ABANDONED_SECONDS
     return False

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""`python -m mt_photos_ml.runtime.prepared.write MODEL FOLDER THREADS SHAPE` writes the prepared form of a model: in a
-process of its own, so that all its memory is given back, and a crash of onnxruntime does not end the service."""
+"""`python -m mt_photos_ml.runtime.prepared.write MODEL FOLDER THREADS SHAPE` writes the prepared form of a model.
+A process of its own frees all its memory when it ends, and a crash of onnxruntime in it does not end the service."""
 
 import contextlib
 import os
@@ -50,18 +50,18 @@ def prepare(
     if (folder / WEIGHTS).is_file():
         align(folder / MODEL, folder / WEIGHTS)
     if not _close(_open(folder / MODEL, threads).run(None, feed), expected):
-        raise PrepareError("prepared, it answers otherwise than the original")
+        raise PrepareError("the prepared model's answers differ from the original's")
     arrays: dict[str, Any] = {f"in {name}": value for name, value in feed.items()}
     np.savez(folder / EXAMPLE, **arrays, **{f"out {i}": value for i, value in enumerate(expected)})
 
 
 def check_answer(session: Session, folder: Path) -> None:
-    """Raises ValueError if a session answers differently from the original to the example."""
+    """Raises ValueError if a session's answers to the example differ from the original's."""
     with np.load(folder / EXAMPLE) as example:
         feed = {name.removeprefix("in "): example[name] for name in example.files if name.startswith("in ")}
         expected = [example[f"out {i}"] for i in range(len(example.files) - len(feed))]
     if not _close(session.run(feed), expected):
-        raise ValueError("it answers otherwise than the original")
+        raise ValueError("its answers differ from the original's")
 
 
 def _open(
@@ -87,7 +87,7 @@ def _close(answers: list[NDArray[Any]], expected: list[NDArray[Any]]) -> bool:
 
 
 def _lower_priority() -> None:
-    """Leaves the CPU to the service, and has this process killed first if memory runs out."""
+    """Gives the service priority on the CPU, and has the system kill this process first if memory runs out."""
     with contextlib.suppress(AttributeError, OSError):
         os.nice(19)
         Path("/proc/self/oom_score_adj").write_text("1000")
