@@ -38,8 +38,8 @@ async def test_a_model_can_be_loaded_and_unloaded_unless_it_is_in_use(cache: Pat
     ("path", "why"),
     [
         ("clip/visual/explode", "explode: expected pull, load or unload"),
-        ("clip/detection/load", "clip/detection is no model in use"),
-        ("faces/detection/load", "faces/detection is no model in use"),  # the task is off
+        ("clip/detection/load", "clip/detection is not a model in use"),
+        ("faces/detection/load", "faces/detection is not a model in use"),  # the task is off
     ],
 )
 async def test_an_unknown_model_or_action_is_404(cache: Path, path: str, why: str) -> None:
@@ -123,7 +123,7 @@ async def test_only_one_measurement_runs_at_a_time(cache: Path) -> None:
         first = asyncio.create_task(client.post("/api/bench"))
         await eventually(lambda: inside.benches == 1)
         answer = await client.post("/api/bench")
-        assert (answer.status_code, answer.json()["msg"]) == (409, "it is being measured already")
+        assert (answer.status_code, answer.json()["msg"]) == (409, "a measurement is already running")
         may_end.set()
         assert (await first).json() == {"result": {"tasks": [1]}}
         assert (await client.post("/api/bench")).json() == {"result": {"tasks": [2]}}

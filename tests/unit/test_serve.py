@@ -144,7 +144,7 @@ def test_an_idle_connection_stays_open_for_a_moment_when_the_process_ends(servic
     assert ping(idle) == ping(closed) == (200, "keep-alive")
     service.process.send_signal(signal.SIGTERM)
     closed.close()
-    while ping(busy)[1] != "close":  # until the process has seen the signal
+    while ping(busy)[1] != "close":  # until the process has handled the signal
         pass
     time.sleep(0.3)  # without its wait of a second, it would close idle connections now
     assert ping(idle) == (503, "close")
@@ -190,8 +190,8 @@ def test_ctrl_c_reaches_every_process_and_requests_in_flight_are_answered(
     [
         ({"FACE_MIN_SCORE": "2", "HTTP_PORT": "x"}, 1, "HTTP_PORT=x: expected"),
         ({"OCR_MODEL_NAME": "none-such"}, 1, "OCR_MODEL_NAME=none-such: expected"),
-        ({}, 0, "0 is no port: expected 1 to 65535"),
-        ({}, "http", "http is no port: expected 1 to 65535"),
+        ({}, 0, "0 is not a port: expected 1 to 65535"),
+        ({}, "http", "http is not a port: expected 1 to 65535"),
     ],
 )
 def test_invalid_settings_stop_the_start_with_a_line_each(settings: dict[str, str], port: object, line: str) -> None:

@@ -13,10 +13,10 @@ from ..server.startup import check_machine
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line. Ends the process."""
+    """Runs the command line and ends the process."""
     _use_utf8()
     check_machine()
-    if (arguments or sys.argv[1:])[:1] != ["serve"]:  # the parent of the service stays small
+    if (arguments or sys.argv[1:])[:1] != ["serve"]:  # keeps the service's parent process small
         from . import bench, doctor, models
 
         for command in (doctor.doctor, bench.bench, models.models):
@@ -25,20 +25,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _use_utf8() -> None:
-    """Starts Python again in its UTF-8 mode if a locale such as zh_CN.GBK gives file names another encoding, because
-    onnxruntime takes only UTF-8. Output keeps the terminal's encoding, with escapes for what that lacks."""
-    with contextlib.suppress(AttributeError):  # another stream than Python's own
+    """Restarts Python in UTF-8 mode if the locale, such as zh_CN.GBK, gives file names another encoding, because
+    onnxruntime accepts only UTF-8. Output keeps the terminal's encoding; characters that it lacks are escaped."""
+    with contextlib.suppress(AttributeError):  # not one of Python's own streams
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.ignore_environment:
         os.environ["PYTHONUTF8"] = "1"
-        if sys.stdout.encoding.lower() != "ascii":  # in the locale C the terminal may well be one for UTF-8
+        if sys.stdout.encoding.lower() != "ascii":  # with the locale C, the terminal may still be UTF-8
             os.environ.setdefault("PYTHONIOENCODING", sys.stdout.encoding)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _port(value: str | int) -> int:
     if not str(value).isdecimal() or not 1 <= int(value) <= 65535:
-        raise click.BadParameter(f"{value} is no port: expected 1 to 65535")
+        raise click.BadParameter(f"{value} is not a port: expected 1 to 65535")
     return int(value)
 
 
@@ -58,6 +58,6 @@ def serve(host: str, port: int | None) -> None:
     from ..server.startup import settings_or_exit
 
     port = port or settings_or_exit(check=False).http_port
-    os.environ |= {"IMMICH_HOST": host, "IMMICH_PORT": str(port)}  # which the configuration reads, as in the image
+    os.environ |= {"IMMICH_HOST": host, "IMMICH_PORT": str(port)}  # the configuration reads them, as in the image
     sys.argv[1:] = ["--config", "python:mt_photos_ml.server.gunicorn_conf"]
     run(prog="mt-photos-ml serve")

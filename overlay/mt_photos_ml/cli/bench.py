@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The command bench: how fast this machine is."""
+"""The command bench: measures how fast this machine is."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from .terminal import print_table
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def bench(as_json: bool) -> None:
-    """Measure this machine: photos a day for each task, and what would help."""
+    """Measure photos a day for each task, and suggest what helps."""
     from ..engine import Engine
     from ..engine.benchmark import Report, measure
     from ..machine.memory import configure_malloc
@@ -32,7 +32,7 @@ def bench(as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(report)))
     else:
-        print(f"{report.device}; a photo of {report.megapixels:.0f} megapixels, made here")
+        print(f"{report.device}; a photo of {report.megapixels:.0f} megapixels, generated")
         rows = list[tuple[str, ...]]()
         for task in report.tasks:
             figures = (f"{task.milliseconds} ms", f"{task.per_day:,}") if task.per_day else (task.problem or "",)

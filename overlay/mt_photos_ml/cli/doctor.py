@@ -26,15 +26,15 @@ from ..server.startup import settings_or_exit
 from ..settings import Settings, SettingsError
 
 Check = tuple[str, str, str]
-"""ok, warn or FAIL; what was looked at; what was found."""
+"""ok, warn or FAIL; what was checked; the result."""
 
 _FEATURES = {"JPEG": "jpg", "PNG": "zlib", "TIFF": "libtiff", "WebP": "webp", "AVIF": "avif"}
-"""What Pillow calls its decoders."""
+"""Pillow's names of its decoders."""
 
 
 @click.command()
 def doctor() -> None:
-    """Check settings, decoders, devices, cache, network."""
+    """Check settings, key, decoders, devices, cache, models and network."""
     broken = False
     for state, what, detail in checks(settings_or_exit(check=False)):
         broken |= state == "FAIL"
@@ -43,13 +43,13 @@ def doctor() -> None:
 
 
 def checks(settings: Settings) -> Iterator[Check]:
-    """Everything that a service with these settings needs, one after the other."""
+    """Checks one by one what a service with these settings needs."""
     try:
         check_models(settings)
         yield "ok", "settings", f"tasks {', '.join(sorted(settings.tasks))}, port {settings.http_port}"
     except SettingsError as error:
         yield "FAIL", "settings", str(error)
-    yield "warn" if settings.key_warning else "ok", "key", settings.key_warning or "of your own"
+    yield "warn" if settings.key_warning else "ok", "key", settings.key_warning or "your own"
     yield from _decoders()
     try:
         devices = Devices.of(settings)
@@ -69,9 +69,9 @@ def checks(settings: Settings) -> Iterator[Check]:
         if ref not in absent:
             yield "ok", "model", str(ref)
         elif ref.is_known:
-            yield "warn", "model", f"{ref} is downloaded when it is first needed"
+            yield "warn", "model", f"{ref} will be downloaded when it is first needed"
         else:
-            yield "FAIL", "model", f"{ref} is not known"
+            yield "FAIL", "model", f"{ref} is not a known model"
     yield from _endpoints(settings, bool(absent))
 
 
@@ -90,7 +90,7 @@ def _decoders() -> Iterator[Check]:
 
 
 def _devices(settings: Settings, devices: Devices) -> Iterator[Check]:
-    """What each model runs on, if there is a choice or one was named, and what was measured."""
+    """Which device each model runs on, if there is more than the CPU or a setting names one, and the measured times."""
     runtime: Runtime = ShapedRuntime(devices, OrtRuntime())
     runtime = NpuRuntime(devices.npu, runtime) if devices.npu else runtime
     is_named = not {*devices.wanted.values()} <= {"auto", "cpu"}
@@ -117,4 +117,4 @@ def _endpoints(settings: Settings, needed: bool) -> Iterator[Check]:
     for said in say_once(failures):
         yield "warn", "endpoint", said
     if needed and len(failures) == len(asked):
-        yield "FAIL", "endpoint", "a model is missing and none can be reached: set HF_ENDPOINT, or put the files there"
+        yield "FAIL", "endpoint", "a model is missing and no source answers: set HF_ENDPOINT, or add it by hand"

@@ -16,12 +16,12 @@ from .terminal import print_table
 
 @click.group()
 def models() -> None:
-    """Look after the model files."""
+    """List, download, check and delete models."""
 
 
 @models.command("list")
 def list_() -> None:
-    """The models known and those in the cache."""
+    """List known models and those in the cache."""
     from ..models.prune import find_cached
     from ..runtime.prepared.runtime import FOLDER
 
@@ -43,7 +43,7 @@ def list_() -> None:
 
 @models.command()
 def pull() -> None:
-    """Download what the settings need."""
+    """Download the models that the settings need."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
@@ -73,7 +73,7 @@ def pull() -> None:
 
 @models.command()
 def verify() -> None:
-    """Check the files in use, and that the runtime can open them."""
+    """Check the model files in use, and that the runtime can open them."""
     from ..models.hub import Hub
     from ..models.sources import file_in_wheel
     from ..runtime.ort import OrtRuntime
@@ -96,7 +96,7 @@ def verify() -> None:
 @models.command()
 @click.option("-y", "--yes", is_flag=True, help="do not ask")
 def prune(yes: bool) -> None:
-    """Delete models that are no longer used, and outdated prepared ones."""
+    """Delete unused models and outdated prepared ones."""
     from ..models.prune import delete, find_unused
 
     stale = find_unused(settings_or_exit(check=False))
@@ -110,7 +110,7 @@ def prune(yes: bool) -> None:
             print("nothing deleted")
             sys.exit(1)
     except click.Abort:
-        print("\nnothing deleted: nobody answered; --yes deletes without a question")
+        print("\nnothing deleted: no answer; use --yes to delete without a question")
         sys.exit(1)
     delete(stale)
     print(f"deleted {len(stale)}")
@@ -119,15 +119,15 @@ def prune(yes: bool) -> None:
 @models.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def adopt(folder: Path) -> None:
-    """Take Chinese-CLIP over from the official service, whose files are in FOLDER, so that its index stays."""
+    """Keep the official service's index: take over its Chinese-CLIP from its files in FOLDER."""
     from ..models.adopt import CannotAdopt, adopt, find_exports
 
     cache = settings_or_exit(check=False).cache_folder
     try:
         for export in find_exports(folder):
             as_there, in_rgb = adopt(export, cache)
-            print(f"{as_there}: sees colours as the official service does; its index stays")
-            print(f"{in_rgb}: sees colours; clear the CLIP results and index again, unless they are of its cuda image")
+            print(f"{as_there}: sees colours as the official service does; its index stays valid")
+            print(f"{in_rgb}: sees true colours; clear the CLIP results and reindex, unless its cuda image made them")
             print(f"now set CLIP_VISUAL_MODEL_NAME and CLIP_TEXTUAL_MODEL_NAME={as_there.name}, or {in_rgb.name}")
     except (CannotAdopt, OSError) as error:
         print(error, file=sys.stderr)
@@ -138,8 +138,8 @@ def adopt(folder: Path) -> None:
 @click.argument("name")
 @click.argument("photos", type=click.Path(path_type=Path), nargs=-1, required=True)
 def optimize(name: str, photos: tuple[Path, ...]) -> None:
-    """Write int8 variants of the CLIP or face model NAME, quicker on the processor; measured on PHOTOS, photos or
-    folders."""
+    """Write int8 variants of the CLIP or face model NAME, which are faster on the processor, and measure them on
+    PHOTOS: files or folders."""
     from ..int8.report import optimize_and_report
 
     sys.exit(optimize_and_report(settings_or_exit(check=False), name, photos))

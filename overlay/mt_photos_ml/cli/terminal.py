@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Tables on the terminal."""
+"""Prints tables."""
 
 import sys
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ PIPE_COLUMNS = 140
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """As wide as the terminal, or wide enough for most tables if it goes to a pipe or a file."""
+    """Prints a table as wide as the terminal; into a pipe or a file, PIPE_COLUMNS wide."""
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)

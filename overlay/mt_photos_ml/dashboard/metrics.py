@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Counts what the service has done, for the page and in Prometheus' text format."""
+"""Counts requests, for the page and in Prometheus' text format."""
 
 import time
 from collections import Counter, deque
@@ -12,14 +12,14 @@ PHOTO_ROUTES = ("/ocr", "/clip/img", "/represent")
 TASK_ROUTES = (*PHOTO_ROUTES, "/clip/txt")
 MINUTES = 60
 ERRORS = 20
-"""Failed requests that are kept, the newest first."""
+"""How many failed requests are kept, the newest first."""
 
 _STEPS = ("wait", "decode", "model", "total")
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
-_COUNTED = (*TASK_ROUTES, "/check", "/restart", "/restart_v2", "/predict")  # others count as one: any path is possible
+_COUNTED = (*TASK_ROUTES, "/check", "/restart", "/restart_v2", "/predict")  # all other paths count as one
 
 Sample = tuple[str, Mapping[str, str], float]
-"""One sample of a metric: a suffix of its name, labels, the value."""
+"""One sample of a metric: suffix of its name, labels, value."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,16 @@ class Metrics:
 
     @property
     def photos(self) -> int:
-        """Photos that were answered since the start."""
+        """Photos answered since the start."""
         return sum(self._done[route] for route in PHOTO_ROUTES)
 
     def per_minute(self) -> list[int]:
-        """Photos in each of the last 60 minutes, the present one last."""
+        """Photos in each of the last 60 minutes, the current minute last."""
         now = int(self._clock() / 60)
         return [self._photos_by_minute[minute] for minute in range(now - MINUTES + 1, now + 1)]
 
     def mean_ms(self) -> dict[str, dict[str, float]]:
-        """The mean milliseconds of a request since the start by route and step, and the number of requests."""
+        """Mean milliseconds since the start, by route and step, and the number of requests."""
         return {
             route: {
                 "count": self._done[route],
@@ -89,15 +89,15 @@ class Metrics:
         }
 
     def text(self, gauges: Iterable[tuple[str, str, Sequence[Sample]]]) -> str:
-        """All metrics in Prometheus' text format. gauges: name, description and samples of present values."""
+        """All metrics in Prometheus' text format. gauges: name, description and samples of current values."""
         families: list[tuple[str, str, str, Sequence[Sample]]] = [
             ("requests_total", "counter", "Requests answered.", [
                 ("", {"path": path, "status": str(status)}, n) for (path, status), n in sorted(self.requests.items())
             ]),
-            ("errors_total", "counter", "Requests that failed, by the kind of error.", [
+            ("errors_total", "counter", "Failed requests, by kind of error.", [
                 ("", {"path": path, "reason": reason}, n) for (path, reason), n in sorted(self.failures.items())
             ]),
-            ("step_seconds", "histogram", "Time of the steps of answered requests.", list(self._step_samples())),
+            ("step_seconds", "histogram", "Duration of each step of answered requests.", list(self._step_samples())),
             *((name, "gauge", told, samples) for name, told, samples in gauges),
         ]  # fmt: skip
         return "".join(line for family in families for line in _family(*family))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The page for people, and the API behind it: what the service does, its models, the metrics, the OpenAPI document."""
+"""The page for people and its API: status, models, metrics, benchmark, the OpenAPI document."""
 
 import asyncio
 import base64
@@ -28,14 +28,14 @@ log = logging.getLogger("mt_photos_ml")
 
 _PAGE = [Path(__file__).parent / "page" / name for name in ("page.css", "page.js", "page.html")]
 _SAFE = {"referrer-policy": "no-referrer", "x-content-type-options": "nosniff", "cache-control": "no-store"}
-_PLACE = re.compile(r"(?:{{|/\*)(\w+)(?:}}|\*/)")  # in page.html, where something is filled in
+_PLACE = re.compile(r"(?:{{|/\*)(\w+)(?:}}|\*/)")  # a placeholder in page.html
 
 
 class Dashboard:
-    """The routes beside those of MT Photos."""
+    """The routes that MT Photos does not use."""
 
     def __init__(self, status: Status, bench: Callable[[], Awaitable[object]]) -> None:
-        """bench: measures the service on photos that it makes itself."""
+        """bench: measures the service on generated photos."""
         self._status, self._bench = status, bench
         self._background: set[asyncio.Task[None]] = set()
         self._bench_runs = asyncio.Lock()
@@ -54,7 +54,7 @@ class Dashboard:
         return routes
 
     async def page(self, request: Request) -> Response:
-        """In one piece, under a policy by which its own script and style run, and no other."""
+        """The page in one file, with a policy that allows only its own script and style."""
         settings = self._status.engine.settings
         facts = {
             "version": version(),
@@ -70,7 +70,7 @@ class Dashboard:
             f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src 'self' data: blob:; "
             "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
-        filled = _PLACE.sub(lambda place: said[place[1]], html)  # in one go: what is filled in has no places of its own
+        filled = _PLACE.sub(lambda place: said[place[1]], html)  # in one pass, which leaves the inserted text as it is
         return HTMLResponse(filled, headers={"content-security-policy": policy, **_SAFE})
 
     async def openapi(self, request: Request) -> Response:
@@ -86,7 +86,7 @@ class Dashboard:
         return reply(await self._status.tell(), headers=_SAFE)
 
     async def model(self, request: Request) -> Response:
-        """pull, load or unload; what takes long goes on when this is answered, and the status tells how far it is."""
+        """Pulls, loads or unloads a model. Answers at once; /api/status shows the progress of pull and load."""
         key, store = self._key(request), self._status.engine.store
         match request.path_params["action"]:
             case "pull":
@@ -105,21 +105,21 @@ class Dashboard:
         for role, key in self._status.engine.networks.by_role().items():
             if asked == (role.task, role.type) and role.task in self._status.engine.settings.tasks:
                 return key
-        raise NotThere("/".join(asked) + " is no model in use")
+        raise NotThere("/".join(asked) + " is not a model in use")
 
     def _begin(self, work: Awaitable[None]) -> None:
         async def run() -> None:
             try:
                 await work
-            except Exception as error:  # the status tells it, of a model that could not be had
-                log.debug("asked for by the page: %s", error)
+            except Exception as error:  # the status shows why the model is unavailable
+                log.debug("requested by the page: %s", error)
 
         task = asyncio.create_task(run())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
     async def unused(self, request: Request) -> Response:
-        """What `models prune` would delete, and how large it is; DELETE deletes it."""
+        """What `models prune` would delete, with sizes in MB; DELETE deletes it."""
         settings = self._status.engine.settings
         paths = await asyncio.to_thread(find_unused, settings)
         sizes = {str(path.relative_to(settings.cache_folder)): round(size_of(path) / 1e6) for path in paths}
@@ -133,7 +133,7 @@ class Dashboard:
 
     async def bench(self, request: Request) -> Response:
         if self._bench_runs.locked():
-            raise Conflict("it is being measured already")
+            raise Conflict("a measurement is already running")
         async with self._bench_runs:
             return reply({"result": await self._bench()})
 

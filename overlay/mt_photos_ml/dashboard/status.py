@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""How the service is: for the page, and the gauges of the metrics."""
+"""The status of the service, for the page and for the metrics' gauges."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ from .metrics import Metrics, Sample
 
 @dataclass(frozen=True)
 class Status:
-    """Of one service."""
+    """The status of one service."""
 
     engine: Engine
     uploads: Uploads
@@ -25,7 +25,7 @@ class Status:
     warnings: Sequence[str]
 
     async def tell(self) -> dict[str, object]:
-        """All of it, as JSON has it."""
+        """The whole status, for JSON."""
         settings, metrics = self.engine.settings, self.metrics
         engine = await asyncio.to_thread(self.engine.status)
         return {
@@ -48,7 +48,7 @@ class Status:
         return {name: queue.present for name, queue in self.engine.queues.items()} | {"uploads": self.uploads.coming}
 
     def gauges(self) -> Iterator[tuple[str, str, Sequence[Sample]]]:
-        """For the metrics: name, what it is, samples."""
+        """Gauges of the metrics: name, description, samples."""
         queues, uploads = self.engine.queues, self.uploads
         waiting = [("", {"queue": name}, count) for name, count in self._waiting().items()]
         slots = [("", {"queue": name}, queue.threads) for name, queue in queues.items()]
@@ -57,13 +57,13 @@ class Status:
         loaded = [("", {"model": name}, 1) for name in self.engine.store.loaded]
         megabytes = {"anonymous": memory.anonymous_mb(), "mapped": memory.mapped_mb()}
         resident = [("", {"kind": kind}, round(value * 1e6)) for kind, value in megabytes.items()]
-        yield "waiting", "Requests that wait or are worked at, by what for.", waiting
-        yield "slots", "Requests that are worked at at once.", slots
-        yield "waiting_limit", "Requests that are taken; one more is answered 503.", limits
-        yield "upload_bytes", "Bytes of uploads that are held.", [("", {}, uploads.held_bytes)]
-        yield "upload_bytes_limit", "Bytes of uploads that are held at most.", [("", {}, uploads.max_bytes)]
+        yield "waiting", "Requests that wait or are processed, by queue.", waiting
+        yield "slots", "Requests that are processed at once, at most.", slots
+        yield "waiting_limit", "Requests that are accepted at most; one more gets 503.", limits
+        yield "upload_bytes", "Bytes of uploads in memory.", [("", {}, uploads.held_bytes)]
+        yield "upload_bytes_limit", "Bytes of uploads in memory at most.", [("", {}, uploads.max_bytes)]
         yield "model_loaded", "Models in memory.", loaded
         yield "memory_bytes", "Resident memory of the process.", resident
-        yield "start_time_seconds", "When the process began, in seconds since 1970.", [("", {}, self.metrics.started)]
+        yield "start_time_seconds", "When the process started, in seconds since 1970.", [("", {}, self.metrics.started)]
         named = {"version": version(), "name": self.engine.settings.instance_name}
-        yield "info", "The version, and the name of this instance.", [("", named, 1)]
+        yield "info", "The version and the name of this instance.", [("", named, 1)]

@@ -5,7 +5,7 @@ const WORDS = {
   zh: {
     title: "MT Photos 智能识别服务", running: "正在运行", what: "识别照片中的文字和人脸，按文字搜索照片",
     demo: "这是演示模式：CLIP 只认颜色，人脸只认画出来的脸，请勿用于真实照片库。",
-    warned: "密钥是默认的、人人都知道，或者没有密钥：请用 API_AUTH_KEY 设置自己的密钥。",
+    warned: "正在使用公开的默认密钥，或没有设置密钥：请用 API_AUTH_KEY 设置自己的密钥。",
     setup: "在 MT Photos 中填写", address: "接口地址", key: "密钥（API_AUTH_KEY）", length: "自定义 CLIP 向量长度",
     key_told: "启动服务时设置的密钥；没有设置则为 mt_photos_ai_extra",
     setup_where: "在系统设置的“智能识别 API”和“人脸识别 API”中填写。", type_key: "输入密钥，查看状态、模型和试用：",
@@ -14,54 +14,54 @@ const WORDS = {
     words: "用逗号隔开的词，按与照片的接近程度排序：", rank: "排序", bench: "这台机器有多快", measure: "测量，约半分钟",
     restart: "重新启动服务", api: "API 文档（OpenAPI）", leave: "退出", help: "MT Photos 使用文档", find_unused: "查找不再使用的模型文件",
     models_hint: "中文搜索：默认的 XLM-Roberta-Base 召回率 72.5%，XLM-Roberta-Large 77.2% 但慢十几倍，SigLIP2 反而更低（64–67%）。PP-OCRv6_small 与 PP-OCRv5_mobile 一样快，读得更准。buffalo_s 在东亚人脸上差很多（51 对 75），不建议。buffalo 和 antelopev2 的权重仅限非商业研究。换 CLIP 模型后要在 MT Photos 中重新识别。",
-    wrong: "密钥不对。", slow: "错误的密钥太多，请一分钟后再试。", away: "连不上服务。", device: "运行于", card: "没有用上的显卡",
+    wrong: "密钥错误。", slow: "密钥错误次数太多，请一分钟后再试。", away: "连不上服务。", device: "运行设备", card: "未使用的设备",
     memory: "内存", card_memory: "显存", memory_told: (s) => `${s.memory.anonymous_mb} MB，另映射 ${s.memory.mapped_mb} MB（系统可随时收回）`,
     photos: "照片", photos_told: (s, m) => `启动以来 ${s.photos.total} 张，本分钟 ${m} 张`, waiting: "排队",
     waiting_told: (w) => `照片 ${w.photos}，搜索 ${w.texts}，上传 ${w.uploads}`, up: "已运行", instance: "实例", none: "没有",
-    step: ["接口", "次数", "等待", "解码", "模型", "共（毫秒）"], head: ["模型", "运行于", "状态", "内存 / 磁盘", ""],
+    step: ["接口", "次数", "等待", "解码", "模型", "共（毫秒）"], head: ["模型", "运行设备", "状态", "内存 / 磁盘", ""],
     task: { ocr: "文字", clip: "搜索", faces: "人脸" },
     type: { detection: "检测", recognition: "识别", visual: "图像", textual: "文本" },
     state: { missing: "未下载", downloading: "下载中", loading: "加载中", ready: "已加载", "in use": "使用中", failed: "失败", "not loaded": "未加载" },
     idle: (n) => `空闲 ${n} 秒`, pull: "下载", load: "加载", unload: "卸载",
     planned: (p) => `${p.ready}/${p.ready + p.waiting} 种尺寸`,
-    off: (t) => `已关闭：${t}。要打开，在 TASKS 中加上它的名称后重新启动。`, prepared: "已准备",
+    off: (t) => `已关闭：${t}。需要时在 TASKS 中加上它的名称，再重新启动。`, prepared: "已准备",
     unused: (n, mb) => n ? `${n} 项，${mb} MB：` : "没有可删除的。", remove: "删除", removed: "已删除。", sure: "确定删除吗？",
     restarting: "正在重新启动……", restarted: "已重新启动。", text: "文字", faces: "人脸",
     nothing: "没有找到", pair: ["第一张", "第二张", "相似度", ""], same: "同一人", other: "不同的人", word: ["词", "相似度"],
     measuring: "测量中……", measured: ["识别", "一张（毫秒）", "每天（张）"],
-    hint: { card: "有显卡没有用上，原因见上。", int8: "用 CPU 时 int8 约快一倍：见“速度与内存”文档中的 models optimize。", threads: "线程数多于核数：不要设置 MACHINE_LEARNING_REQUEST_THREADS 和 MACHINE_LEARNING_MODEL_INTRA_OP_THREADS。", prepare: "设置 PREPARE_MODELS=true，模型加载更快、占内存更少。" },
+    hint: { card: "有设备没有用上，原因见上。", int8: "用 CPU 时 int8 约快一倍：见“速度与内存”文档中的 models optimize。", threads: "线程数多于核数：不要设置 MACHINE_LEARNING_REQUEST_THREADS 和 MACHINE_LEARNING_MODEL_INTRA_OP_THREADS。", prepare: "设置 PREPARE_MODELS=true，模型加载更快、占内存更少。" },
   },
   en: {
     title: "MT Photos recognition service", running: "Up and running", what: "text and faces in photos, search by words",
-    demo: "This is the demo: it knows colours and drawn faces only. Don't index a library with it.",
-    warned: "The key is the default one, which everybody knows, or there is none: set API_AUTH_KEY to one of your own.",
-    setup: "What to type into MT Photos", address: "API address", key: "Key (API_AUTH_KEY)", length: "Custom CLIP vector length",
-    key_told: "the one that the service was started with; mt_photos_ai_extra where none was set",
-    setup_where: "In the system settings, under recognition API and face recognition API.",
-    type_key: "Type the key to see the status, the models and a trial:", open: "Open", now: "Now",
-    chart: "photos in each minute of the last hour", errors: "The last errors", models: "Models", try: "Try it",
-    try_told: "A photo goes to this service only and is not kept.", drop: "Drop a photo here, or press Enter to choose one",
-    compare: "Choose a second photo and compare faces", words: "Words with commas between, ranked by how near they are to the photo:",
-    rank: "Rank", bench: "How fast this machine is", measure: "Measure, for half a minute", restart: "Restart the service",
-    api: "API description (OpenAPI)", leave: "Leave", help: "MT Photos' documents", find_unused: "Find model files that are not used",
-    models_hint: "Searches in Chinese: the default XLM-Roberta-Base finds 72.5% (recall), XLM-Roberta-Large 77.2% and is over ten times slower; SigLIP2 finds less (64 to 67%). PP-OCRv6_small costs what PP-OCRv5_mobile does and reads better. buffalo_s is far worse on East Asian faces (51 against 75). The weights of buffalo and antelopev2 are for non-commercial research. After a change of the CLIP model photos must be indexed again in MT Photos.",
+    demo: "This is the demo: it recognises only colours and drawn faces. Don't index a library with it.",
+    warned: "The key is the default one, which is public, or there is no key: set API_AUTH_KEY to your own key.",
+    setup: "Enter in MT Photos", address: "API address", key: "Key (API_AUTH_KEY)", length: "Custom CLIP vector length",
+    key_told: "the key set when the service was started; mt_photos_ai_extra if none was set",
+    setup_where: "In the system settings, under both the recognition API and the face recognition API.",
+    type_key: "Enter the key to see the status and models, and to try a photo:", open: "Open", now: "Now",
+    chart: "photos per minute in the last hour", errors: "Latest errors", models: "Models", try: "Try it",
+    try_told: "Your photo is sent only to this service, which does not keep it.", drop: "Drop a photo here, or press Enter to choose one",
+    compare: "Choose a second photo and compare faces", words: "Words, separated by commas, to rank by similarity to the photo:",
+    rank: "Rank", bench: "How fast this machine is", measure: "Measure (takes half a minute)", restart: "Restart the service",
+    api: "API description (OpenAPI)", leave: "Log out", help: "MT Photos documentation", find_unused: "Find unused model files",
+    models_hint: "Searches in Chinese: the default XLM-Roberta-Base finds 72.5% (recall), XLM-Roberta-Large 77.2% and is over ten times slower; SigLIP2 finds less (64 to 67%). PP-OCRv6_small is as fast as PP-OCRv5_mobile and reads better. buffalo_s is far worse on East Asian faces (51 against 75). The weights of buffalo and antelopev2 are for non-commercial research only. After you change the CLIP model, index the photos again in MT Photos.",
     wrong: "The key is wrong.", slow: "Too many wrong keys; try again in a minute.", away: "The service does not answer.",
-    device: "Runs on", card: "A card that is not used", memory: "Memory", card_memory: "Card memory",
-    memory_told: (s) => `${s.memory.anonymous_mb} MB, and ${s.memory.mapped_mb} MB mapped, which the system can take back`,
+    device: "Runs on", card: "Unused device", memory: "Memory", card_memory: "Card memory",
+    memory_told: (s) => `${s.memory.anonymous_mb} MB, and ${s.memory.mapped_mb} MB mapped, which the system can reclaim`,
     photos: "Photos", photos_told: (s, m) => `${s.photos.total} since the start, ${m} in this minute`, waiting: "Waiting",
     waiting_told: (w) => `${w.photos} photos, ${w.texts} searches, ${w.uploads} uploads`, up: "Up for", instance: "Instance", none: "none",
     step: ["route", "count", "wait", "decode", "model", "total (ms)"], head: ["model", "runs on", "state", "memory / disk", ""],
     task: { ocr: "text", clip: "search", faces: "faces" },
     type: { detection: "detection", recognition: "recognition", visual: "photos", textual: "words" },
-    state: { missing: "not there", downloading: "downloading", loading: "loading", ready: "loaded", "in use": "in use", failed: "failed", "not loaded": "not loaded" },
+    state: { missing: "not downloaded", downloading: "downloading", loading: "loading", ready: "loaded", "in use": "in use", failed: "failed", "not loaded": "not loaded" },
     idle: (n) => `idle for ${n} s`, pull: "Download", load: "Load", unload: "Unload",
     planned: (p) => `${p.ready} of ${p.ready + p.waiting} shapes`,
-    off: (t) => `Switched off: ${t}. To switch it on add its name to TASKS and restart.`, prepared: "prepared",
+    off: (t) => `Switched off: ${t}. To switch it on, add its name to TASKS and restart.`, prepared: "prepared",
     unused: (n, mb) => n ? `${n}, ${mb} MB:` : "There is nothing to delete.", remove: "Delete", removed: "Deleted.", sure: "Delete these?",
     restarting: "restarting …", restarted: "Restarted.", text: "Text", faces: "Faces",
-    nothing: "nothing found", pair: ["first", "second", "similarity", ""], same: "the same person", other: "another person",
+    nothing: "nothing found", pair: ["first", "second", "similarity", ""], same: "the same person", other: "different people",
     word: ["word", "similarity"], measuring: "measuring …", measured: ["task", "one photo (ms)", "photos a day"],
-    hint: { card: "There is a card that is not used; see above.", int8: "int8 takes about half the time on a processor: see models optimize in the documents.", threads: "More threads than cores: leave MACHINE_LEARNING_REQUEST_THREADS and MACHINE_LEARNING_MODEL_INTRA_OP_THREADS unset.", prepare: "PREPARE_MODELS=true loads models faster and takes less memory." },
+    hint: { card: "A device is not used; the reason is above.", int8: "On a processor, int8 takes about half the time: see models optimize in the documentation.", threads: "There are more threads than cores: leave MACHINE_LEARNING_REQUEST_THREADS and MACHINE_LEARNING_MODEL_INTRA_OP_THREADS unset.", prepare: "Set PREPARE_MODELS=true: models load faster and take less memory." },
   },
 };
 
@@ -104,7 +104,7 @@ async function ask(path, options = {}) {
   return fetch(path, { ...options, headers });
 }
 
-// What a reply says, with msg where it could not be had: why, in words.
+// The reply's content; msg says why if the request failed.
 async function answer(path, options = {}) {
   try {
     const reply = await ask(path, options), told = await reply.json();
@@ -292,7 +292,7 @@ async function restart() {
   let isBack = false;
   for (let tries = 0; tries < 60 && !isBack; tries++) {
     await new Promise((done) => setTimeout(done, 1000));
-    const status = await answer("/api/status"); // of the old process as long as that finishes what it was asked
+    const status = await answer("/api/status"); // answered by the old process while it finishes its requests
     isBack = Date.now() - 1000 * status.uptime_s > clicked - 1000;
   }
   $("said").textContent = say(isBack ? "restarted" : "away");
@@ -328,6 +328,6 @@ $("drop").ondrop = (event) => { event.preventDefault(); $("drop").classList.remo
 $("compare").onclick = choose("second", compare);
 $("search").onsubmit = (event) => { event.preventDefault(); rank($("words").value.split(/[,，、]/).map((word) => word.trim()).filter(Boolean)); };
 document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
-if (document.body.dataset.open === "true") sessionStorage.setItem(KEY, "none"); // no key is asked for
+if (document.body.dataset.open === "true") sessionStorage.setItem(KEY, "none"); // the service needs no key
 translate();
 refresh();
