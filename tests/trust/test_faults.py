@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Disks, networks and processes fail while requests run: a clear 503 or recovery, and never a wrong answer."""
+"""Disks, networks and processes fail during requests: the service recovers or answers a clear 503, never wrongly."""
 
 import contextlib
 import os
@@ -33,31 +33,31 @@ NAME = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """Each test has its own, which it may harm."""
+    """Each test may damage its own cache."""
     folder = tmp_path / "cache"
     build(folder)
     return folder
 
 
 def answers(service: Service, route: str, each: int = 1) -> list[Request]:
-    """Requests for the route, with the answers that they get now."""
+    """Requests for the route, with the answers that they get now to compare with later."""
     return answered(service.url, [request for request in mixed(each=each) if request.route == route])
 
 
 def is_whole(cache: Path) -> bool:
-    """What the cache holds under its name is what it should be."""
+    """Whether `models verify` accepts every model file in use."""
     return run_command(demo_environment(cache), "models", "verify").returncode == 0
 
 
 def forget(service: Service) -> None:
-    """Drops what is loaded, as an idle minute does; what is in use is loaded again if its files were replaced."""
+    """Drops idle models, as after an idle minute, and reloads models in use whose files were replaced."""
     with service.client() as client:
         unload(client)
         assert client.post("/restart").status_code == 200
 
 
 def recovers(service: Service, requests: list[Request]) -> None:
-    """Within a minute every request is answered again as it was, without anything done."""
+    """Asserts that within a minute, without help, every request gets its former answer again."""
     with running_traffic(service.url, requests, clients=1) as seen:
         until(lambda: seen.streak >= len(requests))
     seen.check()
@@ -73,8 +73,8 @@ HARMS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_model_file_that_is_damaged_is_mended_by_itself(service: Service, cache: Path, harm: str) -> None:
-    """The text models are in RapidOCR's wheel, from which they are fetched again."""
+def test_a_damaged_model_file_is_fetched_again(service: Service, cache: Path, harm: str) -> None:
+    """The text models come from RapidOCR's wheel."""
     asked = answers(service, "/ocr", each=2)
     with running_traffic(service.url, asked, clients=3) as seen:
         for kind in ("detection", "recognition"):
@@ -88,7 +88,7 @@ def test_a_model_file_that_is_damaged_is_mended_by_itself(service: Service, cach
     until(lambda: is_whole(cache))
 
 
-def test_restart_takes_up_a_replaced_model_file_and_forgets_the_texts_of_the_old_one(
+def test_restart_loads_a_replaced_model_file_and_drops_the_text_vectors_of_the_old_one(
     service: Service, cache: Path
 ) -> None:
     def red() -> NDArray[np.float64]:
@@ -122,7 +122,7 @@ def _negate(model: Path, other: Path) -> None:
         ("ocr/PP-OCRv6_small/detection", "ocr/PP-OCRv6_small/recognition", "/ocr"),
     ],
 )
-def test_models_whose_places_are_swapped_are_named_or_fetched_again(
+def test_swapped_model_files_are_named_in_a_503_or_fetched_again(
     service: Service, cache: Path, one: str, other: str, route: str
 ) -> None:
     asked = answers(service, route)
@@ -146,17 +146,15 @@ def prepared(cache: Path) -> list[Path]:
 
 @pytest.fixture
 def mapped(cache: Path, tmp_path: Path) -> Iterator[Service]:
-    """A service that uses the prepared form of the text models, which is the processor's."""
+    """A service that has loaded the prepared text models, which only the processor uses."""
     with running(tmp_path, {**demo_environment(cache), "OCR_DEVICE": "cpu"}) as service:
         answers(service, "/ocr")
         until(lambda: len(prepared(cache)) == 2 and service.log.read_text().count("loaded ocr") == 4, 120)
         yield service
 
 
-def test_a_mapped_model_that_goes_away_ends_the_process_which_comes_back_without_it(
-    mapped: Service, cache: Path
-) -> None:
-    """As on a share that is gone: the kernel answers a read of the mapping with SIGBUS."""
+def test_if_a_mapped_model_disappears_the_process_restarts_and_maps_none(mapped: Service, cache: Path) -> None:
+    """As on a network share that disconnects: reading the mapping raises SIGBUS."""
     asked, first = answers(mapped, "/ocr", each=2), mapped.pid
     with running_traffic(mapped.url, asked, clients=3, cut=3) as seen:
         time.sleep(0.3)
@@ -173,22 +171,22 @@ def test_a_mapped_model_that_goes_away_ends_the_process_which_comes_back_without
 
 
 @pytest.mark.parametrize("harm", ["zeros", "empty", "removed"])
-def test_a_prepared_model_that_is_damaged_is_not_used(mapped: Service, cache: Path, harm: str) -> None:
+def test_a_damaged_prepared_model_is_not_used(mapped: Service, cache: Path, harm: str) -> None:
     asked = answers(mapped, "/ocr")
     forget(mapped)
     for weights in prepared(cache):
         content = weights.read_bytes()
-        weights.unlink()  # the file that is mapped stays whole
+        weights.unlink()  # the mapped file itself stays whole
         weights.write_bytes(content)
         HARMS[harm](weights)
         count("faults injected")
     assert same(answered(mapped.url, asked), asked)
-    assert "was damaged and is removed" in mapped.log.read_text()
+    assert "deleted the damaged prepared model" in mapped.log.read_text()
 
 
 @contextlib.contextmanager
 def on_a_disk_of(size: str, cache: Path) -> Iterator[tuple[Service, Callable[[str], None]]]:
-    """A service whose cache is a small disk of its own, and what mounts that with other options."""
+    """A service whose cache is on a small disk of its own, and a function that remounts the disk with other options."""
 
     def mount(options: str) -> None:
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", cache], check=True, capture_output=True)
@@ -206,20 +204,20 @@ def on_a_disk_of(size: str, cache: Path) -> Iterator[tuple[Service, Callable[[st
 
 
 @pytest.mark.parametrize("size", ["60m", "22m"], ids=["no room for prepared models", "no room for the models"])
-def test_a_full_disk_is_told_and_does_no_harm(cache: Path, size: str) -> None:
+def test_a_full_disk_changes_no_answer_and_leaves_no_empty_file(cache: Path, size: str) -> None:
     with on_a_disk_of(size, cache) as (service, _):
         filler = cache / "filler"
         with contextlib.suppress(OSError):
             filler.write_bytes(bytes(100_000_000))
         count("faults injected")
-        asked = answered(service.url, mixed(each=1))  # text is read from the wheel itself
+        asked = answered(service.url, mixed(each=1))  # the text models are loaded from the wheel
         filler.unlink()
         forget(service)
         assert same(answered(service.url, asked), asked)
         assert not [path for path in cache.rglob("*.onnx") if path.stat().st_size == 0]
 
 
-def test_a_cache_that_becomes_read_only_or_is_gone_is_gone_on_without(cache: Path) -> None:
+def test_the_service_survives_a_cache_that_becomes_read_only_or_disappears(cache: Path) -> None:
     with on_a_disk_of("300m", cache) as (service, mount):
         asked = answered(service.url, mixed(each=1))
         with running_traffic(service.url, asked, clients=3) as seen:
@@ -256,7 +254,7 @@ FAULTS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_hub_that_fails_is_told_and_asked_again_later(tmp_path: Path, fault: str) -> None:
+def test_a_failed_download_is_named_in_a_503_and_retried_later(tmp_path: Path, fault: str) -> None:
     made, cache = tmp_path / "made", tmp_path / "cache"
     build_clip(made)
     files = {str(path.relative_to(made)): path.read_bytes() for path in made.rglob("*") if path.is_file()}
@@ -280,8 +278,8 @@ def test_a_hub_that_fails_is_told_and_asked_again_later(tmp_path: Path, fault: s
 
 
 def test_without_enough_memory_a_photo_is_503_and_the_next_one_is_answered(cache: Path, tmp_path: Path) -> None:
-    """Of address space the service has what it needs to start and for a small photo, not for a large one. On the
-    processor: a device takes more to plan, and leaves that free."""
+    """The address space suffices to start and for a small photo, not for a large one. OCR runs on the processor,
+    because a device needs more memory to plan, and would leave that free for the photo."""
     small = jpeg(text_page(["One"], (320, 120))[0])
     large = encoded(text_page(["Many"], (3200, 2400))[0].resize((9000, 9000)), "PNG")
     settings = {"PREPARE_MODELS": "false", "MACHINE_LEARNING_REQUEST_THREADS": "1", "OCR_DEVICE": "cpu"}
@@ -305,8 +303,8 @@ time.time = lambda: real() + float(shift.read_text() or 0)
 """
 
 
-def test_a_clock_that_is_set_back_stops_nothing(cache: Path, tmp_path: Path) -> None:
-    """The clock that Python tells; libfaketime can't be used, under it time.sleep fails (EINVAL)."""
+def test_a_clock_that_jumps_stops_nothing(cache: Path, tmp_path: Path) -> None:
+    """Shifts time.time(). libfaketime can't be used: time.sleep fails under it (EINVAL)."""
     folder = tmp_path / "python"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(SHIFTED)
@@ -326,7 +324,7 @@ def test_a_clock_that_is_set_back_stops_nothing(cache: Path, tmp_path: Path) -> 
         assert len(set(re.findall(r"^\d{4}", service.log.read_text(), re.M))) > 1, "the clock was set"
 
 
-def test_two_services_on_one_cache_do_each_other_no_harm(cache: Path, tmp_path: Path) -> None:
+def test_two_services_can_share_a_cache(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     with running(tmp_path, demo_environment(cache)) as one, running(tmp_path / "two", demo_environment(cache)) as two:
         asked = answered(one.url, mixed(each=2))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""More clients than the service can answer: nobody gets another's answer, and memory is bounded by the settings."""
+"""More clients than the service can answer: no client gets another's answer, and memory stays bounded."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from trust.traffic import Request, answered, form, mixed, running_traffic
 
 
 def highest_memory(service: Service, seconds: float) -> float:
-    """The most anonymous memory that the serving process has in so many seconds, in MB."""
+    """Samples the serving process for so many seconds; returns its peak anonymous memory, in MB."""
     most, end = 0.0, time.monotonic() + seconds
     while time.monotonic() < end:
         most = max(most, anonymous_mb(service.pid))
@@ -26,10 +26,10 @@ def test_sixty_four_clients_get_their_own_answers_or_503(service: Service, long:
         most = highest_memory(service, 600 if long else 10)
     seen.check()
     assert most < 1000
-    assert answered(service.url, asked)  # all of them, once the load has fallen
+    assert answered(service.url, asked)  # all of them, once the load is over
 
 
-def test_sixteen_clients_with_48_megapixels_stay_within_the_memory(service: Service, long: bool) -> None:
+def test_memory_stays_bounded_with_sixteen_clients_and_48_megapixels(service: Service, long: bool) -> None:
     size = (8000, 6000)
     photos = [("/clip/img", colour_photo("red", size)), ("/clip/img", colour_photo("blue", size))]
     photos.append(("/ocr", text_page(["Number 48"], (3200, 1200))[0].resize(size)))
@@ -41,12 +41,10 @@ def test_sixteen_clients_with_48_megapixels_stay_within_the_memory(service: Serv
     assert answered(service.url, asked)
 
 
-def test_after_hours_of_photos_memory_files_and_threads_are_what_they_were(
-    cache: Path, tmp_path: Path, long: bool
-) -> None:
+def test_memory_open_files_and_threads_do_not_grow_over_hours(cache: Path, tmp_path: Path, long: bool) -> None:
     pieces = 12 if long else 4
     memory, files, threads = [], [], []
-    # on a device it begins once all is planned, which may take longer than an idle model stays
+    # on a device it begins once all shapes are planned, which may take longer than an idle model is kept
     with running(tmp_path, {**demo_environment(cache), "MACHINE_LEARNING_MODEL_TTL": "0"}) as service:
         asked = answered(service.url, mixed(each=4))
         until(lambda: is_planned(service), 300)
@@ -54,7 +52,7 @@ def test_after_hours_of_photos_memory_files_and_threads_are_what_they_were(
             with running_traffic(service.url, asked, clients=8) as seen:
                 time.sleep(120 if long else 5)
             seen.check()
-            time.sleep(6)  # for the pause in which it gives back what is free
+            time.sleep(6)  # so that it returns free memory, as in any pause
             here = Path(f"/proc/{service.pid}")
             memory.append(anonymous_mb(service.pid))
             files.append(len(list((here / "fd").iterdir())))
@@ -62,4 +60,4 @@ def test_after_hours_of_photos_memory_files_and_threads_are_what_they_were(
     print(f"memory {memory}, files {files}, threads {threads}")
     assert max(memory[pieces // 2 :]) <= max(memory[: pieces // 2]) * 1.05 + 5
     assert max(files) - min(files) <= 2
-    assert max(threads) - threads[0] <= 6  # asyncio's own pool grows to what it may have
+    assert max(threads) - threads[0] <= 6  # asyncio's own pool grows to its limit

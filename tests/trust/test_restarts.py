@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The service ends and starts again under load, and nobody's request is lost."""
+"""The service stops and restarts under load and loses no request."""
 
 import os
 import signal
@@ -34,7 +34,9 @@ def test_restarts_under_load_break_no_connection_and_lose_no_request(service: Se
     print(f"slowest: {seen.slowest:.1f} s")
 
 
-def test_sigterm_answers_what_is_in_flight_refuses_what_comes_then_and_ends_well(cache: Path, tmp_path: Path) -> None:
+def test_after_sigterm_it_answers_requests_in_flight_rejects_new_ones_and_exits_with_0(
+    cache: Path, tmp_path: Path
+) -> None:
     page = jpeg(text_page(["First line of many", "Second line"], (2400, 1800))[0])
     settings = {**demo_environment(cache), "MACHINE_LEARNING_REQUEST_THREADS": "1"}
     with running(tmp_path, settings) as service, ThreadPoolExecutor(8) as threads, service.client() as client:
@@ -53,20 +55,20 @@ def test_sigterm_answers_what_is_in_flight_refuses_what_comes_then_and_ends_well
     count("requests answered 503 with Retry-After")
 
 
-def test_an_upload_that_stalls_does_not_keep_the_service_from_ending(service: Service) -> None:
+def test_a_stalled_upload_does_not_keep_the_service_from_stopping(service: Service) -> None:
     with stalled(service.url):
         time.sleep(0.3)
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(lifecycle.FINISH_SECONDS + 20) == 0
 
 
-def test_who_asks_twice_does_not_wait(service: Service) -> None:
+def test_a_second_ctrl_c_stops_the_service_at_once(service: Service) -> None:
     service.process.send_signal(signal.SIGINT)
     service.process.send_signal(signal.SIGINT)
     assert service.process.wait(20) == 0
 
 
-def test_a_service_that_is_killed_comes_back_by_itself(service: Service) -> None:
+def test_a_killed_worker_is_restarted(service: Service) -> None:
     asked = answered(service.url, mixed(each=1))
     with running_traffic(service.url, asked, clients=4, cut=12) as seen:
         for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS):
@@ -74,10 +76,10 @@ def test_a_service_that_is_killed_comes_back_by_itself(service: Service) -> None
             os.kill(killed, number)
             count("faults injected")
             wait_for_another(service, killed)
-            assert answered(service.url, asked)  # waits at the socket, which was never closed
+            assert answered(service.url, asked)  # waits in the queue of the socket, which stays open
             assert number.name in service.log.read_text()
             assert "is started again" in service.log.read_text()
-            assert "no memory was left" in service.log.read_text()  # the kernel kills with the first of these
+            assert "no memory was left" in service.log.read_text()  # SIGKILL is what the kernel sends then
     seen.check()
 
 
@@ -88,8 +90,8 @@ def test_the_worker_ends_when_its_parent_is_killed(service: Service) -> None:
     count("faults injected")
 
 
-def test_restart_gives_back_what_was_not_used_within_the_last_seconds(service: Service) -> None:
-    """MT Photos sends it in the middle of OCR: the next photo waits for no model."""
+def test_restart_drops_models_unused_for_some_seconds(service: Service) -> None:
+    """MT Photos sends /restart in the middle of OCR, so models just used stay loaded."""
     answered(service.url, mixed(each=1))
     with service.client() as client:
         assert len(loaded(client)) == 6

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Connections on which nothing comes, or nothing is taken, are closed and take nobody's place."""
+"""The service closes connections that send or receive nothing, so they don't keep other clients out."""
 
 import contextlib
 import os
@@ -23,7 +23,9 @@ PING = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
 LIMITED = ["bash", "-c", 'ulimit -Sn "$0"; ulimit -Hn "$1"; shift; exec "$@"']
 
 
-def test_a_thousand_silent_connections_keep_nobody_out_and_do_not_fill_the_log(cache: Path, tmp_path: Path) -> None:
+def test_a_thousand_silent_connections_neither_block_other_clients_nor_fill_the_log(
+    cache: Path, tmp_path: Path
+) -> None:
     with running(tmp_path, demo_environment(cache), wrapper=[*LIMITED, "512", "1024"]) as service:
         assert resource.prlimit(service.pid, resource.RLIMIT_NOFILE) == (1024, 1024), "the limit is raised"
         outlast(service.url)
@@ -32,7 +34,7 @@ def test_a_thousand_silent_connections_keep_nobody_out_and_do_not_fill_the_log(c
     assert len(log) < 1_000_000
 
 
-def test_a_header_has_its_time_from_its_first_byte_and_a_connection_that_is_kept_alive_has_more(
+def test_a_header_must_arrive_in_time_from_its_first_byte_and_keep_alive_waits_longer(
     service: Service,
 ) -> None:
     with silent(service.url, 3) as first, silent(service.url, 5, [PING]) as kept, connect(service.url) as slow:
@@ -41,7 +43,7 @@ def test_a_header_has_its_time_from_its_first_byte_and_a_connection_that_is_kept
             connection.sendall(b"POST /check HTT")
         dripped = 0
         while not closed([slow]):  # a byte a second
-            with contextlib.suppress(OSError):  # it is closed just now
+            with contextlib.suppress(OSError):  # the service closed it meanwhile
                 slow.sendall(PING[dripped : dripped + 1])
             dripped += 1
             time.sleep(1)
@@ -52,12 +54,12 @@ def test_a_header_has_its_time_from_its_first_byte_and_a_connection_that_is_kept
             assert status_of(received(connection, 60)) == 200
 
 
-def test_a_refused_body_that_never_ends_and_replies_that_nobody_takes_hold_no_connection(service: Service) -> None:
+def test_connections_close_if_a_rejected_body_never_ends_or_replies_are_not_read(service: Service) -> None:
     before = descriptors(service)
     refused = b"POST /ocr HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n1"
     with silent(service.url, 2, [refused]) as (dripping, other), silent(service.url, 2, [PING]) as greedy:
         assert [status_of(received(connection, 60)) for connection in (dripping, other)] == [401] * 2
-        for connection in greedy:  # asks for the page until no more of it is sent
+        for connection in greedy:  # requests the page without reading until the service stops receiving
             connection.settimeout(2)
             with pytest.raises(TimeoutError):
                 connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000_000)
@@ -75,17 +77,15 @@ def descriptors(service: Service) -> int:
     return len(list(Path(f"/proc/{service.pid}/fd").iterdir()))
 
 
-def test_an_address_with_too_many_connections_loses_its_own_and_those_that_were_silent_longest(
-    cache: Path, tmp_path: Path
-) -> None:
-    with running(tmp_path, demo_environment(cache), wrapper=[*LIMITED, "64", "64"]) as service:  # 16 an address
+def test_an_address_with_too_many_connections_loses_its_own_longest_silent_ones(cache: Path, tmp_path: Path) -> None:
+    with running(tmp_path, demo_environment(cache), wrapper=[*LIMITED, "64", "64"]) as service:  # so 16 for an address
         other = HTTPConnection(service.url.removeprefix("http://"), timeout=60, source_address=("127.0.0.2", 0))
         with contextlib.closing(other), silent(service.url, 1, [PING]) as used, ExitStack() as stack:
             assert ping(other) == 200
             assert status_of(received(used[0], 60)) == 200
             crowd = [stack.enter_context(silent(service.url, 1))[0] for _ in range(40)]
             until(lambda: len(closed(crowd)) >= 25)
-            assert closed(crowd) == crowd[:25], "there is one more, which has just had a reply"
+            assert closed(crowd) == crowd[:25], "one more connection is open, which just got a reply"
             time.sleep(YIELD_SECONDS)
             assert closed(used) == []
             stack.enter_context(silent(service.url, 1))
@@ -101,7 +101,7 @@ def ping(connection: HTTPConnection) -> int:
         return answer.status
 
 
-def test_file_descriptors_that_run_out_are_told_once_and_keep_no_core_busy(service: Service) -> None:
+def test_running_out_of_file_descriptors_is_logged_once_and_takes_little_cpu(service: Service) -> None:
     soft, hard = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (4, hard))
     with silent(service.url, 10, [PING]) as waiting:

@@ -26,7 +26,7 @@ _NEAR = dict.fromkeys(("x", "y", "w", "h"), 2.0) | {"width": 4.0, "height": 4.0}
 
 @dataclass(frozen=True)
 class Request:
-    """A request, and the answer that it must get."""
+    """A request and the expected answer."""
 
     route: str
     body: bytes
@@ -34,20 +34,20 @@ class Request:
     answer: Any = None
 
     def send(self, connection: HTTPConnection) -> tuple[int, Any, str | None]:
-        """Status, body and Retry-After. Raises OSError, HTTPException if the connection breaks."""
+        """Sends it and returns status, body and Retry-After. Raises OSError, HTTPException if the connection breaks."""
         connection.request("POST", self.route, self.body, {"api-key": KEY, "content-type": self.content_type})
         with connection.getresponse() as reply:
             return reply.status, json.loads(reply.read()), reply.getheader("retry-after")
 
 
 def form(photo: bytes) -> tuple[bytes, str]:
-    """A form with the photo, as clients send it: body and content type."""
+    """Body and content type of a form with the photo."""
     head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n'.encode()
     return head + photo + f"\r\n--{_BOUNDARY}--\r\n".encode(), f"multipart/form-data; boundary={_BOUNDARY}"
 
 
 def mixed(each: int) -> list[Request]:
-    """Requests for every route, each with a different answer."""
+    """Requests for every route, each with its own answer."""
     asked: list[Request] = []
     for i, colour in enumerate(["red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink"][:each]):
         page = text_page([f"Number {4701 + 13 * i}"], (320, 120))[0]
@@ -61,7 +61,7 @@ def mixed(each: int) -> list[Request]:
 
 
 def answered(url: str, requests: Sequence[Request]) -> list[Request]:
-    """The requests with the answers that they get from an undisturbed service."""
+    """Sends the requests one by one and returns them with their answers, each of which must be different."""
     done = []
     with contextlib.closing(_connection(url)) as connection:
         for request in requests:
@@ -74,8 +74,8 @@ def answered(url: str, requests: Sequence[Request]) -> list[Request]:
 
 @dataclass
 class Traffic:
-    """The results. busy: 503 with Retry-After. lost: connections that broke during a request. wrong: other answers or
-    statuses. streak: right answers since the last other one. cut: how many may be lost."""
+    """Counts the answers. busy: 503 with Retry-After. lost: connections that broke off. wrong: other answers
+    or statuses. streak: right answers in a row. cut: how many may be lost."""
 
     sent: int = 0
     right: int = 0
@@ -87,7 +87,7 @@ class Traffic:
     cut: int = 0
 
     def check(self) -> None:
-        """Asserts that nothing is wrong, and nothing lost except requests to a process that was killed."""
+        """Asserts that no answer was wrong, and that only requests to a killed process were lost."""
         assert self.wrong == []
         assert len(self.lost) <= self.cut, self.lost
         assert self.right > 0
@@ -95,9 +95,9 @@ class Traffic:
 
 @contextlib.contextmanager
 def running_traffic(url: str, requests: Sequence[Request], clients: int = 6, *, cut: int = 0) -> Iterator[Traffic]:
-    """Sends the requests from so many clients, over and over, until the context ends.
+    """Sends the requests repeatedly from so many clients until the context ends.
 
-    503 with Retry-After counts as an answer. cut: how many may break off because their process is killed.
+    503 with Retry-After counts as an answer. cut: how many may be lost because a process is killed.
     """
     seen, lock, end = Traffic(cut=cut), threading.Lock(), threading.Event()
 
@@ -144,14 +144,14 @@ def running_traffic(url: str, requests: Sequence[Request], clients: int = 6, *, 
 
 
 def same(found: Sequence[Request], expected: Sequence[Request]) -> bool:
-    """The same answers, byte for byte; on a device alike, since the processor answers until that is ready."""
+    """Whether the answers are equal; on a device only alike, because the processor answers until it is ready."""
     answers, others = ([request.answer for request in requests] for requests in (found, expected))
     return alike(answers, others) if ON_DEVICE else answers == others
 
 
 def alike(answer: Any, expected: Any, name: str = "") -> bool:
-    """The same but for the last digits, which differ by the number of threads that computed them. On a device the same
-    texts, and boxes and vectors as near as databases need. name: of what this is the value."""
+    """Whether answers are equal except for the last digits, which depend on the number of threads. On a device, texts
+    must be equal, and boxes and vectors as near as databases need. name: the key of this value."""
     if isinstance(answer, dict) and isinstance(expected, dict):
         return answer.keys() == expected.keys() and all(alike(answer[key], expected[key], key) for key in answer)
     if isinstance(answer, list) and isinstance(expected, list):
