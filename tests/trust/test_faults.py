@@ -166,7 +166,7 @@ def test_if_a_mapped_model_disappears_the_process_restarts_and_maps_none(mapped:
     seen.check()
     log = mapped.log.read_text()
     assert "Bus error" in log
-    assert "models are read into memory from now on" in log
+    assert "from now on models are read into memory" in log
     assert "weights.bin" not in Path(f"/proc/{mapped.pid}/maps").read_text()
 
 
