@@ -20,6 +20,7 @@ FINISH_SECONDS = 50.0
 """From the signal to stop, for requests that are still accepted and for those in flight."""
 
 _DISCARD_SECONDS = 2.0  # to read the rest of a body that is refused
+_REFUSE_SECONDS = 1.0  # before a photo is refused: a proxy would use up its retries on a quick refusal
 
 
 class Lifecycle:
@@ -110,6 +111,8 @@ class LifecycleMiddleware:
             await send(message)
 
         if lifecycle.is_closed:
+            if not is_read:
+                await asyncio.sleep(_REFUSE_SECONDS)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_DISCARD_SECONDS):
                     while not is_read:
