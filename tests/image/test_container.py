@@ -318,12 +318,13 @@ def test_compose_starts_it_without_an_env_file_and_with_the_settings_of_one(
 ) -> None:
     if not docker("compose", "version", check=False):
         pytest.skip("no docker compose on this machine")
-    name = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["cpu"]["image"]
+    shown = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["cpu"]["image"]
+    name = "registry.invalid/" + shown.rpartition("}/")[2]
     assert not docker("images", "--quiet", name), f"there is an image {name} already, and the test must not replace it"
     docker("tag", image, name)
     shutil.copy(ROOT / "compose.yaml", tmp_path)
     port = free_port()
-    given = {**os.environ, "HOST_PORT": str(port), "CACHE_FOLDER": str(cache)}
+    given = {**os.environ, "HOST_PORT": str(port), "CACHE_FOLDER": str(cache), "REGISTRY": "registry.invalid"}
     command = ["docker", "compose", "--project-name=mt-photos-ml-test", "--profile=cpu"]
     try:
         for key, env in (("mt_photos_ai_extra", None), ("from the file", "API_AUTH_KEY=from the file\nTASKS=ocr\n")):

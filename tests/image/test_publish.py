@@ -112,7 +112,7 @@ def test_a_base_is_not_unpacked(work: Tree, host: str) -> None:
 
 
 def test_upstreams_own_app_comes_from_the_small_base_of_the_same_platform(said: dict[str, str], work: Tree) -> None:
-    for base in work.upstream.bases:
+    for base in [base for base in work.upstream.bases if base.target in PUSHED]:
         small = work.upstream.base("cpu", base.platform).digest
         words = ("buildx", "imagetools", "inspect", f"{work.image}:{VERSION}{base.suffix}")
         assert small.partition(":")[2] in docker(*words, "--format={{json .Provenance}}"), base.target
