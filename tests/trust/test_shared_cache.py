@@ -22,6 +22,7 @@ from trust.traffic import answered, mixed
 
 RED = jpeg(colour_photo("red", (320, 240)))
 WEIGHTS = "visual/model.onnx"
+ON_PROCESSOR = dict.fromkeys(("OCR_DEVICE", "CLIP_DEVICE", "FACE_DEVICE"), "cpu")  # which prepared models are for
 
 
 @contextlib.contextmanager
@@ -80,7 +81,7 @@ def test_if_the_process_that_prepares_a_model_is_killed_another_prepares_it(tmp_
     folder.mkdir(parents=True)
     holder = subprocess.Popen(["flock", folder / ".lock", "sleep", "600"], start_new_session=True)
     try:
-        with replicas(tmp_path, demo_environment(tmp_path / "cache")) as services:
+        with replicas(tmp_path, {**demo_environment(tmp_path / "cache"), **ON_PROCESSOR}) as services:
             asked = answered(services[0].url, mixed(each=1))
             assert all(answered(service.url, asked) == asked for service in services), "no request waits for the lock"
             until(lambda: "prepared ocr/PP-OCRv6_small/detection" in log(services))
