@@ -97,6 +97,8 @@ async def test_ready_is_503_while_the_queue_is_full_and_when_the_service_stops(c
         gate.open()
         await asyncio.gather(*photos)
         assert (await ready(client))[0] == 200
+        inside.uploads.max_uploads = 0
+        assert await ready(client) == (503, "there is no room for more uploads", "5")
         inside.lifecycle.is_stopping = True
         assert await ready(client) == (503, "the service is stopping", "5")
 

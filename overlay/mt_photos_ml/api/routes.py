@@ -13,7 +13,7 @@ from starlette.routing import Route
 from .. import version
 from ..engine import Engine
 from ..engine.trace import Trace
-from ..models.choice import clip_vector_length, in_use, is_demo
+from ..models.choice import clip_vector_length, is_demo
 from . import replies
 from .disconnect import unless_disconnected
 from .forms import read_file, read_text
@@ -77,7 +77,7 @@ class Routes:
         if why := self._why_not_ready():
             return replies.failure(503, why, retry_after=5)
         settings = self._engine.settings
-        models = {role.name.removesuffix("_model_name"): ref.name for role, ref in in_use(settings).items()}
+        models = {role.name.removesuffix("_model_name"): ref.name for role, ref in self._engine.models.items()}
         return replies.reply({"result": "ready", "instance": settings.instance_name, "models": models})
 
     def _why_not_ready(self) -> str | None:

@@ -61,7 +61,7 @@ class Uploads:
         """The pieces of a request's body, which count as held until the context ends. If there is no room, aborts the
         upload that was silent longest, if it was silent for YIELD_SECONDS; otherwise raises Busy. The pieces raise Busy
         too, and TooSlow if the upload stalls."""
-        if len(self._coming) >= self.max_uploads:
+        if self.is_full:
             self._give_up_silent(self._coming)
         now = asyncio.get_running_loop().time()
         upload = _Upload(now, now)

@@ -10,7 +10,7 @@ from typing import TypeVar
 from ..machine import card
 from ..machine.cpu import cores
 from ..models.catalog import ModelRef
-from ..models.choice import in_use, preloaded
+from ..models.choice import preloaded
 from ..models.hub import Hub
 from ..models.loader import Loader
 from ..models.progress import Download
@@ -57,6 +57,9 @@ class Engine:
         that the settings choose."""
         self.settings, self.devices = settings, devices or Devices.of(settings, inference_threads(settings))
         self.networks = Networks.of(settings)
+        roles = self.networks.by_role()
+        self.models = {role: key.ref for role, key in roles.items() if role.task in settings.tasks}
+        """The models in use, by role."""
         self._runtime, self._shaped, self._prepared = _runtimes(settings, self.devices)
         self._downloads: dict[ModelRef, Download] = {}  # the latest state of each download
         npu_file = self.devices.npu.file if self.devices.npu else None
@@ -149,7 +152,7 @@ class Engine:
         not. Loads nothing and does not read the disk."""
         if self._photos.present >= self._photos.most:
             return f"the queue is full ({self._photos.present} photos)"
-        for role, ref in in_use(self.settings).items():
+        for role, ref in self.models.items():
             state, download = self.store.state(ref).name, self._downloads.get(ref)
             if state == "failed" or (state == "downloading" and download and download.done < download.total):
                 return f"{role.task}: the model {ref.name} is unavailable"
@@ -158,20 +161,19 @@ class Engine:
     def status(self) -> EngineStatus:
         """The status. Reads the disk and may ask the devices, so don't call it on the event loop."""
         cache, models = self.settings.cache_folder, list[ModelStatus]()
-        for role, key in self.networks.by_role().items():
-            if role.task in self.settings.tasks:
-                runs_on, state = self._runtime.runs_on(key.ref.path(cache)), self.store.state(key.ref)
-                download, plans = self._downloads.get(key.ref), self._shaped.plans(key.ref.path(cache))
-                models.append(ModelStatus.of(role, key.ref, cache, state, runs_on, download, plans))
+        for role, ref in self.models.items():
+            runs_on, state = self._runtime.runs_on(ref.path(cache)), self.store.state(ref)
+            download, plans = self._downloads.get(ref), self._shaped.plans(ref.path(cache))
+            models.append(ModelStatus.of(role, ref, cache, state, runs_on, download, plans))
         unused = [*self.devices.refused, *self.devices.distrusted.values()]
         return EngineStatus(self.devices.describe(), card.used_mb(int(self.devices.number)), unused, models)
 
     def runs_on(self) -> dict[str, str]:
         """The devices of each task's loaded models, such as "CUDA" or "CUDA, CPU"."""
         found, loaded = dict[str, dict[str, None]](), self.store.loaded
-        for role, key in self.networks.by_role().items():
-            if str(key.ref) in loaded:
-                name = self._runtime.runs_on(key.ref.path(self.settings.cache_folder))
+        for role, ref in self.models.items():
+            if str(ref) in loaded:
+                name = self._runtime.runs_on(ref.path(self.settings.cache_folder))
                 found.setdefault(role.task, {})[name] = None
         return {task: ", ".join(names) for task, names in found.items()}
 
