@@ -153,7 +153,7 @@ def test_every_message_of_the_service_is_explained(name: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES_OF_SETTINGS, ids=lambda page: page.name)
-def test_the_settings_pages_match_settings_py(page: Path) -> None:
+def test_the_settings_pages_match_the_settings(page: Path) -> None:
     assert page.read_text() == render(page), "run python -m scripts.settings"
 
 

@@ -136,9 +136,9 @@ async def test_a_request_that_failed_is_no_longer_in_flight() -> None:
     ("headers", "pieces", "end", "seconds", "closes"),
     [
         ([], [b""], "http.request", 0, True),
-        (CHUNKED, [b"ab", b"cd"], "http.request", 0, True),
-        (LENGTH, [b"ab"], "", 2, False),
-        (LENGTH, [b"ab"], "http.disconnect", 0, True),
+        (CHUNKED, [b"ab", b"cd"], "http.request", 1, True),
+        (LENGTH, [b"ab"], "", 3, False),
+        (LENGTH, [b"ab"], "http.disconnect", 1, True),
     ],
 )
 async def test_a_stopping_service_reads_a_new_request_for_two_seconds_and_refuses_it(
