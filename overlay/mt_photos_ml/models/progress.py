@@ -42,7 +42,7 @@ class Download:
 
 
 Progress = Callable[[Download], None]
-"""Called every CALLBACK_SECONDS, and at the end with done == total."""
+"""Called at the start, every CALLBACK_SECONDS, and at the end with done == total."""
 
 
 class Meter:
@@ -55,6 +55,7 @@ class Meter:
         self._progress, self._logs = progress, logs
         self._began = self._called = self._logged = time.monotonic()
         self._bytes_before = sum(map(size_of, staged))
+        progress(Download(ref, self._bytes_before, max(self._bytes_before, total), 0.0, source))
 
     def tick(self) -> None:
         """Call it for every piece that was received."""
