@@ -24,6 +24,12 @@ _CLIP, _FACES, _OCR = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k", "buffalo_l
 _WEIGHTS = {"detection": "PP-OCRv6_det_small.onnx", "recognition": "PP-OCRv6_rec_small.onnx"}
 """Models in RapidOCR's wheel, used in place of the OCR model."""
 _LOG_LINES = 200
+ONE_OF_EACH = (
+    "test_the_page or test_ping or test_check_describes or test_restart_gives or test_ocr_answers_with_empty"
+    " or test_a_photo_gets or test_any_text or test_represent or test_without_the_key or png-16-bit"
+    " or (test_faces_in_a_photo_turned_by_exif and 6-JPEG)"
+)
+"""Selects contract tests by pytest's -k: one of each route, and one that reads text."""
 
 
 def main() -> int:

@@ -16,14 +16,10 @@ import pytest
 
 from image import standin
 from image.container import ROOT, START, Start, build, docker, passes
+from scripts.contract import ONE_OF_EACH
 from service import KEY, free_port, unload, until
 
 CONTAINERS = [("v2.5.6", "openvino"), ("v2.5.6", "cuda"), ("v3.0.3", "cpu"), ("v3.3.0", "cpu")]
-ONE_OF_EACH = (  # contract tests: one per route, and one that reads text
-    "test_the_page or test_ping or test_check_describes or test_restart_gives or test_ocr_answers_with_empty"
-    " or test_a_photo_gets or test_any_text or test_represent or test_without_the_key or png-16-bit"
-    " or (test_faces_in_a_photo_turned_by_exif and 6-JPEG)"
-)
 WORDS_OF_A_DEVICE = {"openvino": "OpenVINO can't be used here", "cuda": "CUDA can't be used here"}
 
 

@@ -100,11 +100,11 @@ def test_a_search_does_not_wait_behind_photos(balancer: Balancer, photos: list[R
 def test_machines_found_by_dns_share_the_photos(
     network: Network, machines: list[Replica], photos: list[Request], long: bool, tmp_path: Path
 ) -> None:
-    """With --long, the throughput is at least 0.9 of the devices' own."""
+    """With --long, the throughput of one, two and three machines is at least 0.9 of the devices' own."""
     seconds, pace, reached = 20 if long else 3, 0.4, []
     for machine in machines:
         machine.pace(pace)
-    for number in range(1, len(machines) + 1):
+    for number in range(1 if long else len(machines), len(machines) + 1):
         asked = machines[-number:]
         (folder := tmp_path / str(number)).mkdir()
         with balancing_by_name(network.hub, folder, asked) as balancer:
