@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     max_upload_mb: int = Field(128, ge=1, le=4096)
     """a larger upload gets 413 before it is read / 更大的上传在读取之前就返回 413"""
     ocr_model_name: values.ModelName = "PP-OCRv6_small"
-    """see [models](models.md) / 见[模型](models.zh-CN.md)"""
+    """see [models](models.md); in the image `PP-OCRv5_mobile` / 见[模型](models.zh-CN.md)；镜像用 `PP-OCRv5_mobile`"""
     ocr_min_score: values.Score = 0.5
     """lines read with less confidence are left out / 置信度更低的文字不返回"""
     clip_visual_model_name: values.ModelName = DEFAULT_CLIP
@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     hf_endpoint: values.Address | None = None
     """where to download models, instead of huggingface.co and hf-mirror.com / 模型的下载地址，代替默认的两个网站"""
     cache_folder: values.Folder = Field(Path("~/.cache/mt-photos-ml"), validation_alias="MACHINE_LEARNING_CACHE_FOLDER")
-    """where models are kept / 模型存放的目录"""
+    """where models are kept; in the image `/cache` / 模型存放的目录；镜像中为 `/cache`"""
     model_ttl: int | None = Field(None, ge=0, validation_alias="MACHINE_LEARNING_MODEL_TTL")
     """seconds until an idle model is unloaded (60; with a graphics card 300); `0`: never
     模型空闲多少秒后卸载（60；用显卡时 300）；`0` 表示不卸载"""
