@@ -61,11 +61,16 @@ def ends_soon(date: str, today: datetime.date) -> str:
 
 def description(readme: str) -> str:
     """The README with absolute links, for Docker Hub. Raises Refused if it is too long."""
-    links = re.sub(r"(?<=\]\()(?!https?:|#)", f"https://{_PROJECT}/blob/main/", readme)
-    text = re.sub(rf"(!\[[^]]*\]\(https://{_PROJECT})/blob/", r"\1/raw/", links)
+    text = absolute_links(readme)
     if len(text.encode()) > _LONGEST:
         raise Refused(f"README.md is too long for Docker Hub, whose limit is {_LONGEST} bytes")
     return text
+
+
+def absolute_links(markdown: str, ref: str = "main") -> str:
+    """The text of a file at the root, with its relative links to files of this branch or tag on GitHub."""
+    links = re.sub(r"(?<=\]\()(?!https?:|#)", f"https://{_PROJECT}/blob/{ref}/", markdown)
+    return re.sub(rf"(!\[[^]]*\]\(https://{_PROJECT})/blob/", r"\1/raw/", links)
 
 
 def prune(registry: Registry, digests: list[str]) -> list[str]:

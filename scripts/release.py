@@ -14,6 +14,7 @@ from itertools import product
 from typing import Any
 
 from .docker import digest
+from .hub import absolute_links
 from .publish import FORM, order
 from .upstream import IMAGE, READ, ROOT, Base, Refused, Upstream, our_version
 
@@ -64,7 +65,7 @@ def notes(version: str, changelog: str, read: Mapping[str, Any], tags: Iterable[
     if not section or not section[1].strip():
         raise Refused(f"CHANGELOG.md has no section {version}")
     parts = [
-        section[1].strip(),
+        absolute_links(section[1].strip(), version),
         "## Upstream",
         f"immich-machine-learning [{upstream.version}]({_UPSTREAM}/{upstream.version})",
     ]

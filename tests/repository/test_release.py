@@ -49,7 +49,8 @@ def test_latest_moves_to_the_newest_release_that_is_a_week_old_and_not_held_back
 
 
 CHANGELOG = (
-    "# Changelog\n\n## v2.5.7-r1 - 2027-01-20\n\n### Changed\n\n- Ours.\n\n## v2.5.6-r1 - 2026-12-01\n\n- Older.\n"
+    "# Changelog\n\n## v2.5.7-r1 - 2027-01-20\n\n### Changed\n\n- Ours ([speed](docs/speed.md)).\n\n"
+    "## v2.5.6-r1 - 2026-12-01\n\n- Older.\n"
 )
 READ = {"before": "v2.5.6", "changes": ["library: pillow 10.4.0 -> 12.2.0"]}
 TAGS = [
@@ -62,7 +63,8 @@ TAGS = [
 
 def test_the_notes_list_our_changes_upstreams_changes_and_the_images() -> None:
     told = notes("v2.5.7-r1", CHANGELOG, READ, TAGS, Upstream.load())
-    assert told.startswith("### Changed\n\n- Ours.\n\n## Upstream\n")
+    speed = "https://github.com/dev-fox-101/mt-photos-ml/blob/v2.5.7-r1/docs/speed.md"
+    assert told.startswith(f"### Changed\n\n- Ours ([speed]({speed})).\n\n## Upstream\n")
     assert "- library: pillow 10.4.0 -> 12.2.0" in told
     assert re.findall(r"\| `(v[^`]+)` \| `(sha256:\d)` \|", told) == [
         ("v2.5.7-r1", "sha256:1"),
