@@ -19,7 +19,7 @@ TEXTS = {
     ),
     "FORWARDED_ALLOW_IPS": (
         "comma-separated proxy addresses whose `X-Forwarded-For` is trusted",
-        "可信的反向代理地址，用逗号隔开；由它们告知真正的客户端地址",
+        "反向代理的地址，用逗号隔开；只采信它们发来的 `X-Forwarded-For`",
     ),
 }
 """Settings that are not fields of Settings."""

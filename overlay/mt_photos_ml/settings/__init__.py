@@ -51,14 +51,15 @@ class Settings(BaseSettings):
     """always the same model in both / 两项必须是同一个模型"""
     clip_language: str | None = None
     """the language of searches, for nllb models, such as `zh-CN`; if unset, guessed from the script
-    只用于 nllb 模型：搜索的语言，如 `zh-CN`；不设置则由文字判断"""
+    只用于 nllb 模型：搜索的语言，如 `zh-CN`；不设置则按文字判断"""
     face_detection_model_name: values.ModelName = "buffalo_l"
     face_recognition_model_name: values.ModelName = "buffalo_l"
     """or `antelopev2`, `buffalo_m`, `buffalo_s` / 也可用 `antelopev2`、`buffalo_m`、`buffalo_s`"""
     face_min_score: values.Score = 0.65
     """faces found with less confidence are left out / 置信度更低的人脸不返回"""
     hf_endpoint: values.Address | None = None
-    """where to download models, instead of huggingface.co and hf-mirror.com / 模型的下载地址，代替默认的两个网站"""
+    """where to download models, instead of huggingface.co and hf-mirror.com
+    模型的下载地址，代替 huggingface.co 和 hf-mirror.com"""
     cache_folder: values.Folder = Field(Path("~/.cache/mt-photos-ml"), validation_alias="MACHINE_LEARNING_CACHE_FOLDER")
     """where models are kept; in the image `/cache` / 模型存放的目录；镜像中为 `/cache`"""
     model_ttl: int | None = Field(None, ge=0, validation_alias="MACHINE_LEARNING_MODEL_TTL")
@@ -70,7 +71,7 @@ class Settings(BaseSettings):
     request_threads: values.Threads = Field(
         os.cpu_count() or 4, ge=1, validation_alias="MACHINE_LEARNING_REQUEST_THREADS"
     )
-    """photos processed at the same time (number of cores) / 同时处理几张照片（等于核数）"""
+    """photos processed at the same time (number of cores) / 同时处理几张照片（不设置则等于核数）"""
     model_intra_op_threads: values.Threads = Field(0, ge=0, validation_alias="MACHINE_LEARNING_MODEL_INTRA_OP_THREADS")
     """threads per inference on the processor (`0`: the cores, at most 4) / CPU 一次推理的线程数（`0`：核数，最多 4）"""
     int8_tasks: values.Int8Tasks = frozenset()
@@ -101,20 +102,20 @@ class Settings(BaseSettings):
     rocm_precision: values.Precision = Field("FP32", validation_alias="MACHINE_LEARNING_ROCM_PRECISION")
     """`FP16`: the same on an AMD card, if onnxruntime has MIGraphX / `FP16`：AMD 显卡同上，需要 MIGraphX"""
     workers: int = Field(1, ge=1, le=64, validation_alias="MACHINE_LEARNING_WORKERS")
-    """number of processes; they share the cores / 提供服务的进程数，分享 CPU 核"""
+    """number of processes; they share the cores / 服务的进程数；各进程平分 CPU 核"""
     device_ids: values.Cards | None = Field(None, validation_alias="MACHINE_LEARNING_DEVICE_IDS")
-    """graphics cards, assigned to the processes in turn, such as `0,1` / 分给各进程的显卡，如 `0,1`"""
+    """graphics cards, assigned to the processes in turn, such as `0,1` / 依次分给各进程的显卡，如 `0,1`"""
     queue_timeout: int = Field(0, ge=0, le=3600)
     """seconds that a photo or a search may wait in the queue; after that it gets 503; `0`: no limit
     照片或搜索最多排队多少秒，超过则返回 503；`0` 表示不限"""
     drain: int = Field(0, ge=0, le=20)
     """seconds after the stop signal in which photos are still accepted; `/ready` is 503, see [scaling](scaling.md)
-    收到停止信号后还接收照片的秒数，此时 `/ready` 返回 503，见[多台机器](scaling.zh-CN.md)"""
+    收到停止信号后还接收照片的秒数，期间 `/ready` 返回 503，见[多台机器](scaling.zh-CN.md)"""
     instance_name: values.InstanceName = _HOST
     """the name of this service in `/check`, the page, the log, the metrics and the reply header `X-Instance`
-    `/check`、页面、日志、指标和响应头 `X-Instance` 中本服务的名称"""
+    本服务的名称，出现在 `/check`、网页、日志、指标和响应头 `X-Instance` 中"""
     worker_timeout: int = Field(300, ge=1, le=86400, validation_alias="MACHINE_LEARNING_WORKER_TIMEOUT")
-    """seconds until a process that hangs is replaced / 卡住的进程多少秒后被替换"""
+    """seconds until a process that hangs is replaced / 进程卡住多少秒后，换一个新进程"""
     ann: bool = Field(True, validation_alias="MACHINE_LEARNING_ANN")
     rknn: bool = Field(True, validation_alias="MACHINE_LEARNING_RKNN")
     """`false` turns the NPU off in the images `armnn`, `rknn` / 在 `armnn` 和 `rknn` 镜像中：`false` 表示不用 NPU"""
@@ -122,7 +123,7 @@ class Settings(BaseSettings):
     immich_port: int = Field(3003, ge=1, le=65535)
     """the address and port in the image; without IPv6 `0.0.0.0` / 镜像中监听的地址和端口；没有 IPv6 时用 `0.0.0.0`"""
     device: str = ""
-    """the device that the image is for; don't change it / 镜像为哪种设备而做；不要改"""
+    """the device that the image is for; don't change it / 镜像对应的设备；不要改"""
     immich_api: values.Access = "key"
     """Immich's own `/predict` in the image: `key` needs the key, `open` none, or `off`
     镜像中 Immich 自己的 `/predict`：`key` 要密钥，`open` 不要，`off` 关闭"""
