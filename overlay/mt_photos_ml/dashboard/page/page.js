@@ -3,30 +3,30 @@
 
 const WORDS = {
   zh: {
-    title: "MT Photos 智能识别服务", running: "正在运行", what: "识别照片中的文字和人脸，按文字搜索照片",
+    title: "MT Photos 智能识别服务", running: "正在运行", what: "识别照片中的文字和人脸，以文搜图",
     demo: "这是演示模式：CLIP 只认颜色，人脸只认画出来的脸，请勿用于真实照片库。",
     warned: "正在使用公开的默认密钥，或没有设置密钥：请用 API_AUTH_KEY 设置自己的密钥。",
     setup: "在 MT Photos 中填写", address: "接口地址", key: "密钥（API_AUTH_KEY）", length: "自定义 CLIP 向量长度",
     key_told: "启动服务时设置的密钥；没有设置则为 mt_photos_ai_extra",
-    setup_where: "在系统设置的“智能识别 API”和“人脸识别 API”中填写。", type_key: "输入密钥，查看状态、模型和试用：",
-    open: "打开", now: "现在", chart: "最近一小时每分钟的照片数", errors: "最近的错误", models: "模型", try: "试一试",
-    try_told: "照片只发给本服务，不会保存。", drop: "把照片拖到这里，或按回车选择文件", compare: "选第二张照片，比较人脸",
-    words: "用逗号隔开的词，按与照片的接近程度排序：", rank: "排序", bench: "这台机器有多快", measure: "测量，约半分钟",
-    restart: "重新启动服务", api: "API 文档（OpenAPI）", leave: "退出", help: "MT Photos 使用文档", find_unused: "查找不再使用的模型文件",
-    models_hint: "中文搜索：默认的 XLM-Roberta-Base 召回率 72.5%，XLM-Roberta-Large 77.2% 但慢十几倍，SigLIP2 反而更低（64–67%）。PP-OCRv6_small 与 PP-OCRv5_mobile 一样快，读得更准。buffalo_s 在东亚人脸上差很多（51 对 75），不建议。buffalo 和 antelopev2 的权重仅限非商业研究。换 CLIP 模型后要在 MT Photos 中重新识别。",
-    wrong: "密钥错误。", slow: "密钥错误次数太多，请一分钟后再试。", away: "连不上服务。", device: "运行设备", card: "未使用的设备",
+    setup_where: "在系统设置的“智能识别 API”和“人脸识别 API”中填写。", type_key: "输入密钥，查看状态和模型，试一张照片：",
+    open: "打开", now: "运行状态", chart: "最近一小时每分钟的照片数", errors: "最近的错误", models: "模型", try: "试一试",
+    try_told: "照片只发给本服务，不会保存。", drop: "把照片拖到这里，或点击选择", compare: "选第二张照片，比较人脸",
+    words: "输入几个词，用逗号隔开，按与照片的相似度排序：", rank: "排序", bench: "这台机器有多快", measure: "测量，约半分钟",
+    restart: "重启服务", api: "API 文档（OpenAPI）", leave: "退出", help: "MT Photos 使用文档", find_unused: "查找不再使用的模型文件",
+    models_hint: "中文搜索：默认的 XLM-Roberta-Base 召回率 72.5%，XLM-Roberta-Large 77.2% 但慢十几倍，SigLIP2 反而更低（64–67%）。PP-OCRv6_small 与 PP-OCRv5_mobile 一样快，识别更准。buffalo_s 在东亚人脸上差很多（51 对 75），不建议。buffalo 和 antelopev2 的权重仅限非商业研究。换 CLIP 模型后要在 MT Photos 中重新识别。",
+    wrong: "密钥错误。", slow: "输错密钥的次数太多，请一分钟后再试。", away: "连不上服务。", device: "运行设备", card: "未使用的设备",
     memory: "内存", card_memory: "显存", memory_told: (s) => `${s.memory.anonymous_mb} MB，另映射 ${s.memory.mapped_mb} MB（系统可随时收回）`,
-    photos: "照片", photos_told: (s, m) => `启动以来 ${s.photos.total} 张，本分钟 ${m} 张`, waiting: "排队",
+    photos: "照片", photos_told: (s, m) => `启动以来 ${s.photos.total} 张，这一分钟 ${m} 张`, waiting: "排队",
     waiting_told: (w) => `照片 ${w.photos}，搜索 ${w.texts}，上传 ${w.uploads}`, up: "已运行", instance: "实例", none: "没有",
-    step: ["接口", "次数", "等待", "解码", "模型", "共（毫秒）"], head: ["模型", "运行设备", "状态", "内存 / 磁盘", ""],
+    step: ["接口", "次数", "等待", "解码", "模型", "合计（毫秒）"], head: ["模型", "运行设备", "状态", "内存 / 磁盘", ""],
     task: { ocr: "文字", clip: "搜索", faces: "人脸" },
     type: { detection: "检测", recognition: "识别", visual: "图像", textual: "文本" },
     state: { missing: "未下载", downloading: "下载中", loading: "加载中", ready: "已加载", "in use": "使用中", failed: "失败", "not loaded": "未加载" },
-    idle: (n) => `空闲 ${n} 秒`, pull: "下载", load: "加载", unload: "卸载",
+    comma: "，", colon: "：", days: "天", idle: (n) => `空闲 ${n} 秒`, pull: "下载", load: "加载", unload: "卸载",
     planned: (p) => `${p.ready}/${p.ready + p.waiting} 种尺寸`,
-    off: (t) => `已关闭：${t}。需要时在 TASKS 中加上它的名称，再重新启动。`, prepared: "已准备",
+    off: (t) => `已关闭：${t}。需要时在 TASKS 中加上它的名称，再重启服务。`, prepared: "已准备",
     unused: (n, mb) => n ? `${n} 项，${mb} MB：` : "没有可删除的。", remove: "删除", removed: "已删除。", sure: "确定删除吗？",
-    restarting: "正在重新启动……", restarted: "已重新启动。", text: "文字", faces: "人脸",
+    restarting: "正在重启……", restarted: "已重启。", text: "文字", faces: "人脸",
     nothing: "没有找到", pair: ["第一张", "第二张", "相似度", ""], same: "同一人", other: "不同的人", word: ["词", "相似度"],
     measuring: "测量中……", measured: ["识别", "一张（毫秒）", "每天（张）"],
     hint: { card: "有设备没有用上，原因见上。", int8: "用 CPU 时 int8 约快一倍：见“速度与内存”文档中的 models optimize。", threads: "线程数多于核数：不要设置 MACHINE_LEARNING_REQUEST_THREADS 和 MACHINE_LEARNING_MODEL_INTRA_OP_THREADS。", prepare: "设置 PREPARE_MODELS=true，模型加载更快、占内存更少。" },
@@ -54,7 +54,7 @@ const WORDS = {
     task: { ocr: "text", clip: "search", faces: "faces" },
     type: { detection: "detection", recognition: "recognition", visual: "photos", textual: "words" },
     state: { missing: "not downloaded", downloading: "downloading", loading: "loading", ready: "loaded", "in use": "in use", failed: "failed", "not loaded": "not loaded" },
-    idle: (n) => `idle for ${n} s`, pull: "Download", load: "Load", unload: "Unload",
+    comma: ", ", colon: ": ", days: "d", idle: (n) => `idle for ${n} s`, pull: "Download", load: "Load", unload: "Unload",
     planned: (p) => `${p.ready} of ${p.ready + p.waiting} shapes`,
     off: (t) => `Switched off: ${t}. To switch it on, add its name to TASKS and restart.`, prepared: "prepared",
     unused: (n, mb) => n ? `${n}, ${mb} MB:` : "There is nothing to delete.", remove: "Delete", removed: "Deleted.", sure: "Delete these?",
@@ -159,12 +159,12 @@ function show(status) {
   table("models", say("head"), status.models.map(modelRow));
   if (focused) [...$("models").querySelectorAll("button")].find((button) => button.getAttribute("aria-label") === focused)?.focus();
   const off = Object.entries(status.tasks).filter(([, on]) => !on).map(([task]) => `${say("task")[task]} (${task})`);
-  $("off").textContent = off.length ? say("off")(off.join(", ")) : "";
+  $("off").textContent = off.length ? say("off")(off.join(say("comma"))) : "";
 }
 
 function span(seconds) {
   const days = Math.floor(seconds / 86400), rest = new Date((seconds % 86400) * 1000).toISOString().slice(11, 19);
-  return days ? `${days} d ${rest}` : rest;
+  return days ? `${days} ${say("days")} ${rest}` : rest;
 }
 
 function chart(counts) {
@@ -179,24 +179,24 @@ function chart(counts) {
 
 function modelRow(model) {
   const state = element("td", say("state")[model.state], model.state === "failed" ? { class: "bad" } : {});
-  if (model.idle_s !== null) state.append(`, ${say("idle")(model.idle_s)}`);
-  if (model.error) state.append(`: ${model.error}`);
+  if (model.idle_s !== null) state.append(say("comma"), say("idle")(model.idle_s));
+  if (model.error) state.append(say("colon"), model.error);
   if (model.download) {
     const bar = element("progress", "", { max: model.download.total, value: model.download.done });
     const mb = (bytes) => (bytes / 1e6).toFixed(1);
     state.append(bar, ` ${mb(model.download.done)} / ${mb(model.download.total)} MB, ${mb(model.download.speed)} MB/s`);
   }
-  const size = `${model.memory_mb ?? "–"} / ${model.disk_mb} MB${model.prepared ? `, ${say("prepared")}` : ""}`;
+  const size = `${model.memory_mb ?? "–"} / ${model.disk_mb} MB${model.prepared ? say("comma") + say("prepared") : ""}`;
   const action = { missing: "pull", "not loaded": "load", failed: "load", ready: "unload" }[model.state];
   const plans = model.plans, times = plans?.times, cell = element("td");
-  const ms = times ? `, ${times.device.toFixed(1)} ms (CPU ${times.processor.toFixed(1)})` : "";
-  const device = plans ? `${model.runs_on}, ${say("planned")(plans)}${ms}` : model.runs_on;
+  const ms = times ? `${say("comma")}${times.device.toFixed(1)} ms (CPU ${times.processor.toFixed(1)})` : "";
+  const device = plans ? `${model.runs_on}${say("comma")}${say("planned")(plans)}${ms}` : model.runs_on;
   if (action) {
     const button = element("button", say(action), { type: "button", "aria-label": `${say(action)} ${model.task} ${model.type}` });
     button.onclick = async () => { button.disabled = true; $("said").textContent = (await answer(`/api/models/${model.task}/${model.type}/${action}`, { method: "POST" })).msg; refresh(); };
     cell.append(button);
   }
-  return [`${say("task")[model.task]}, ${say("type")[model.type]}: ${model.name}${model.variant ? ` (${model.variant})` : ""}`, device, state, size, cell];
+  return [`${say("task")[model.task]}${say("comma")}${say("type")[model.type]}${say("colon")}${model.name}${model.variant ? ` (${model.variant})` : ""}`, device, state, size, cell];
 }
 
 async function tryPhoto(file) {
