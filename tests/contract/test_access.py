@@ -11,7 +11,8 @@ from contract.api import Api
 UPLOADS = ["/ocr", "/clip/img", "/clip/txt", "/represent"]
 CLOSED = [
     *(("POST", route) for route in (*UPLOADS, "/check", "/restart", "/restart_v2", "/predict", "/", "/ping")),
-    *(("GET", route) for route in ("/ping/", "/check", "/docs", "/openapi.json")),
+    *(("GET", route) for route in ("/ping/", "/PING", "/check", "/docs", "/openapi.json")),
+    ("OPTIONS", "/ocr"),
     ("DELETE", "/nowhere"),
 ]
 WRONG_METHODS = [
@@ -67,7 +68,7 @@ def test_a_wrong_key_is_401_before_the_body_is_sent(api: Api, route: str, length
         assert (answer.status, answer.read()) == (401, b'{"detail":"Invalid API key"}')
 
 
-@pytest.mark.parametrize("route", UPLOADS)
+@pytest.mark.parametrize("route", [*UPLOADS, "//OCR/"])
 def test_a_body_over_the_limit_is_413_before_it_is_sent(api: Api, route: str) -> None:
     with api.begun(route, {"api-key": api.key, "content-length": "10000000000"}) as connection:
         answer = connection.getresponse()

@@ -16,6 +16,7 @@ from photos import jpeg
 PHOTO = jpeg(colour_photo("red", (160, 120)))
 FORM = httpx.Request("POST", "http://form", files={"file": ("photo.jpg", PHOTO, "image/jpeg")})
 SPELLINGS = ["/{}", "//{}", "http://host:8060{}", "HTTPS://[::1]/{}"]
+ALMOST_OPEN = ["/ping/..{}", "/ping%2f..{}", "/%2e{}", "{}?/ping", "http://host/ping{}"]
 
 
 def ask(api: Api, method: str, target: str, headers: dict[str, str], body: bytes = b"") -> tuple[int, bytes]:
@@ -54,14 +55,8 @@ def test_the_ping_and_the_page_stay_open(api: Api, target: str) -> None:
 
 
 @pytest.mark.parametrize("route", [*PHOTO_ROUTES, "/clip/txt", "/check", "/restart_v2", "/metrics", "/predict"])
-@pytest.mark.parametrize("spelling", [*SPELLINGS, "/ping/..{}", "http://host/ping{}"])
+@pytest.mark.parametrize("spelling", [*SPELLINGS, *ALMOST_OPEN])
 def test_no_spelling_of_a_path_opens_a_closed_route(api: Api, route: str, spelling: str) -> None:
     for path in (route, f"{route}/", route.upper()):
         for method in ("GET", "POST"):
             assert ask(api, method, spelling.format(path), {}) == (401, b'{"detail":"Invalid API key"}')
-
-
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_body_over_the_limit_is_413_however_the_path_is_spelt(api: Api, spelling: str) -> None:
-    headers = {"api-key": api.key, "content-length": "10000000000"}
-    assert ask(api, "POST", spelling.format("/OCR"), headers)[0] == 413

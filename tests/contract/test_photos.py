@@ -10,13 +10,12 @@ from PIL import Image
 
 from contract.api import Api, Box, cosine
 from demo.pictures import DrawnFace, colour_photo, group_photo, text_page
-from photos import HEIC_CAN_BE_MADE, IN_COLOUR, IN_GREY, animated, jpeg, turned
+from photos import HEIC_CAN_BE_MADE, IN_COLOUR, IN_GREY, jpeg, turned
 
 TRAINS = ["Morning", "Evening", "Northern", "Southern", "Western", "Eastern", "Coastal", "Mountain", "Express", "Slow"]
 LINES = [f"{train} train {number}" for number, train in enumerate([*TRAINS, "Night", "Freight"], 101)]
 PAGE = (600, 800)
 GROUP = (960, 720)
-LIES = [("notes.txt", "text/plain"), ("照片.gif", "image/gif"), ("", "")]
 HEIC_NEEDED = pytest.mark.skipif(not HEIC_CAN_BE_MADE, reason="pillow-heif, which makes HEIC, is not installed")
 COLOUR_KINDS = [pytest.param(kind, marks=HEIC_NEEDED) if kind == "heic" else kind for kind in IN_COLOUR]
 ENCODERS, ALL_KINDS = {**IN_COLOUR, **IN_GREY}, [*COLOUR_KINDS, *IN_GREY]
@@ -98,15 +97,12 @@ def test_a_grey_photo_of_any_kind_has_the_same_results_as_its_jpeg(api: Api, kin
     assert [text for text, _ in api.read(photo)] == ["Greetings 2026"]
 
 
-@pytest.mark.parametrize("kind", ALL_KINDS)
-def test_a_wrong_name_or_content_type_makes_no_difference(api: Api, kind: str) -> None:
-    photo = ENCODERS[kind](colour_photo("purple", (160, 120)))
-    skip_if_not_decoded(api, kind, photo)
-    honest = api.see(photo)
-    for name, declared in LIES:
-        answer = api.post_photo("/clip/img", photo, name, declared)
-        assert answer.status_code == 200
-        assert cosine(np.array(answer.json()["result"], float), honest) > 0.9999
+@pytest.mark.parametrize(("name", "kind"), [("notes.txt", "text/plain"), ("照片.gif", "image/gif"), ("", "")])
+def test_a_wrong_name_or_content_type_makes_no_difference(api: Api, name: str, kind: str) -> None:
+    """The other tests send photos of every kind as photo.jpg, image/jpeg."""
+    photo = jpeg(colour_photo("purple", (160, 120)))
+    answer = api.post_photo("/clip/img", photo, name, kind)
+    assert cosine(np.array(answer.json()["result"], float), api.see(photo)) > 0.9999
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
@@ -117,14 +113,6 @@ def test_a_truncated_photo_of_any_kind_is_used_or_reported_as_bad(api: Api, kind
     answer = api.post_photo("/clip/img", photo[: int(len(photo) * share)])
     assert answer.status_code == 200
     assert answer.json()["result"] or answer.json()["msg"]
-
-
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_the_first_picture_of_several_is_used(api: Api, kind: str) -> None:
-    photo = animated([colour_photo("red", (320, 240)), colour_photo("blue", (320, 240))], kind)
-    seen = api.see(photo)
-    for red, blue in (("red", "blue"), ("红色", "蓝色")):
-        assert seen @ api.understand(red) > 0.8 > 0.4 > seen @ api.understand(blue)
 
 
 @TURNED

@@ -13,7 +13,7 @@ from contract.api import PHOTO_ROUTES, Api
 from demo.pictures import colour_photo, group_photo, text_page
 from photos import jpeg
 
-TEXTS = ["飞机", "red", "", "a red car\nin the rain", "🛩️", "红" * 5000, " \t", "\x00"]
+TEXTS = ["飞机", "red", "", "a red car\nin the rain", "🛩️", "红" * 5000, " \t", "\x00", "\ufffd"]
 
 
 def is_embedding(numbers: list[str], length: int) -> bool:

@@ -42,8 +42,9 @@ def test_only_the_caller_keeps_a_reference_to_the_photo() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 1_000_000])
-def test_the_file_is_complete_however_the_body_is_split(size: int) -> None:
-    body = part("other", b"1") + part("file", PHOTO, '; filename="a.jpg"') + part("file", b"2") + b"--b--\r\n"
+def test_the_first_file_is_complete_whatever_else_is_in_the_form_and_however_it_is_split(size: int) -> None:
+    others = part("name", b"1") + part("thumb", b"2", '; filename="b.jpg"')
+    body = others + part("file", PHOTO, '; filename="a.jpg"') + part("file", b"3") + b"--b--\r\n"
     assert read([body[i : i + size] for i in range(0, len(body), size)]) == PHOTO
 
 
@@ -80,9 +81,11 @@ def test_a_boundary_that_is_not_ascii_is_a_damaged_form() -> None:
     ("body", "text"),
     [
         (b'\xef\xbb\xbf{"text": "red"}', "red"),
+        (rb'{"text": "\ud83d"}', "\ufffd"),
         (rb'{"text": "red \ud83d"}', "red \ufffd"),
         (rb'{"text": "\ude00 red", "more": "\ud83d"}', "\ufffd red"),
         (rb'{"text": "\ud83d\ude00"}', "😀"),
+        (rb'{"text": "\ud83d\ud83d\ude00"}', "\ufffd😀"),
         (b'{"text": "' + b"a" * 9_999 + rb'\ud83d\ude00"}', "a" * 9_999 + "😀"),
     ],
 )

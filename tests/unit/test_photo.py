@@ -135,7 +135,7 @@ def test_transparent_pixels_are_put_on_white(kind: str) -> None:
     np.testing.assert_allclose(rgb.astype(int), [RED, [255] * 3, [127] * 3, [255] * 3], atol=1)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "GIF without an end", "WebP", "PNG"])
+@pytest.mark.parametrize("kind", ["GIF", "GIF without an end", "WebP", "PNG", "TIFF"])
 def test_only_the_first_frame_of_an_animation_is_decoded(kind: str, loads: list[tuple[int, int]]) -> None:
     frames = [Image.new("RGB", (40, 30), colour) for colour in (RED, GREEN, BLUE)]
     data = _file(frames[0], kind.split()[0], save_all=True, append_images=frames[1:], duration=50, loop=0)
