@@ -11,7 +11,7 @@ from demo.__main__ import environment as demo_environment
 from demo.pictures import text_page
 from mt_photos_ml.api.middleware import lifecycle
 from photos import jpeg
-from service import Service, loaded, post, running, until
+from service import Service, post, running, until
 from trust.raw import stalled
 from trust.tally import count
 from trust.traffic import answered, mixed, running_traffic
@@ -88,13 +88,3 @@ def test_the_worker_ends_when_its_parent_is_killed(service: Service) -> None:
     service.process.kill()
     until(lambda: not Path(f"/proc/{pid}").exists() or "State:\tZ" in Path(f"/proc/{pid}/status").read_text())
     count("faults injected")
-
-
-def test_restart_drops_models_unused_for_some_seconds(service: Service) -> None:
-    """MT Photos sends /restart in the middle of OCR, so models just used stay loaded."""
-    answered(service.url, mixed(each=1))
-    with service.client() as client:
-        assert len(loaded(client)) == 6
-        assert client.post("/restart").json() == {"result": "pass"}
-        assert loaded(client)
-        until(lambda: client.post("/restart").json() == {"result": "pass"} and loaded(client) == [])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Uploads that stall, drip, break off, lie or are damaged affect only their own client."""
+"""Uploads that stall, break off, lie or are damaged affect only their own client."""
 
 import contextlib
 import json
@@ -89,21 +89,6 @@ def test_clients_that_disconnect_leave_no_connection_open(service: Service, phot
     assert post(service, "/clip/img", photo).status_code == 200
 
 
-def test_an_upload_of_a_byte_a_second_gets_408(service: Service, photo: bytes) -> None:
-    body, _ = form(photo)
-    with connect(service.url) as slow:
-        slow.sendall(upload_head("/clip/img", len(body)))
-        slow.settimeout(1)
-        began = time.monotonic()
-        for byte in body:
-            slow.sendall(bytes([byte]))
-            with contextlib.suppress(TimeoutError):
-                assert status_of(slow.recv(1000)) == 408
-                break
-        assert time.monotonic() - began < UPLOAD_IDLE_TIMEOUT + 10
-    count("faults injected")
-
-
 def test_a_chunked_body_over_the_limit_is_refused(cache: Path, tmp_path: Path) -> None:
     with running(tmp_path, {**demo_environment(cache), "MAX_UPLOAD_MB": "1"}) as service:
         chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
@@ -123,7 +108,6 @@ FORMS = {
     "5000 files": part("file", b"x", '; filename="a"') * 5000,
     "a long parameter": part("file", b"x", "; a=" + "b" * 1_000_000),
     "a long name": part("f" * 1_000_000),
-    "another boundary": b"--another\r\n\r\n--another--\r\n",
     "half a boundary": b"--traffic",
     "line breaks": b"\r\n" * 100_000,
     "boundaries only": b"--traffic\r\n" * 100_000,
