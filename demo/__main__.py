@@ -23,10 +23,11 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def build(folder: Path) -> None:
-    """Writes the models of the demo in the layout of the cache."""
+def build(folder: Path) -> Path:
+    """Writes the models of the demo in the layout of the cache. Returns the folder."""
     build_clip(folder / "clip" / CLIP)
     build_faces(folder / "facial-recognition" / FACES)
+    return folder
 
 
 if __name__ == "__main__":

@@ -19,8 +19,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         with connected(URL, os.environ["MT_PHOTOS_ML_KEY"]) as there:
             yield there
         return
-    folder = tmp_path_factory.mktemp("service")
-    build(folder)
+    folder = build(tmp_path_factory.mktemp("service"))
     with running(folder, environment(folder)) as service, connected(service.url, KEY) as here:
         yield here
     assert service.process.returncode == 0, service.log.read_text()

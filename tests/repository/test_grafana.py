@@ -16,8 +16,7 @@ DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana.json"
 
 
 def test_the_service_exports_every_metric_that_the_dashboard_shows(tmp_path: Path) -> None:
-    build(tmp_path / "cache")
-    with running(tmp_path, demo_environment(tmp_path / "cache")) as service, service.client() as client:
+    with running(tmp_path, demo_environment(build(tmp_path / "cache"))) as service, service.client() as client:
         post(service, "/ocr", jpeg(text_page(["A line"], (800, 600))[0]))
         post(service, "/ocr", b"no photo")
         families = text_string_to_metric_families(client.get("/metrics").text)

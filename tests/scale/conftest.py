@@ -71,9 +71,7 @@ def network(pytestconfig: pytest.Config) -> Iterator[Network]:
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the demo's models."""
-    folder = tmp_path_factory.mktemp("cache")
-    build(folder)
-    return folder
+    return build(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -49,9 +49,7 @@ def long(pytestconfig: pytest.Config) -> bool:
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the demo's models."""
-    folder = tmp_path_factory.mktemp("cache")
-    build(folder)
-    return folder
+    return build(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

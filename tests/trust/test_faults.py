@@ -31,9 +31,7 @@ NAME = "XLM-Roberta-Base-ViT-B-32__laion5b_s13b_b90k"
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     """Each test may damage its own cache."""
-    folder = tmp_path / "cache"
-    build(folder)
-    return folder
+    return build(tmp_path / "cache")
 
 
 def answers(service: Service, route: str, each: int = 1) -> list[Request]:

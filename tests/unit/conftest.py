@@ -24,9 +24,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
-    build(folder)
-    return folder
+    return build(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")

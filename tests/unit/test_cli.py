@@ -10,8 +10,7 @@ from service import run_command
 
 
 def test_models_lists_pulls_verifies_and_prunes_the_cache(tmp_path: Path) -> None:
-    folder = tmp_path / "cache"
-    build(folder)
+    folder = build(tmp_path / "cache")
     (folder / "clip" / "old" / "visual").mkdir(parents=True)
     outdated = folder / "clip" / "demo-colours" / "visual" / "prepared" / "0123456789abcdef"
     outdated.mkdir(parents=True)

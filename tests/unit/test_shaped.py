@@ -7,7 +7,7 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from counting_device import CountingDevice, TestDevices
 from demo.__main__ import build
 from demo.__main__ import environment as demo_environment
 from demo.pictures import group_photo
+from inside import eventually
 from mt_photos_ml.engine import Engine
 from mt_photos_ml.engine.trace import Trace
 from mt_photos_ml.runtime import InferenceError, times
@@ -39,8 +40,7 @@ ALL = {"ocr/tiny": 11, "facial-recognition/demo-faces": 3, "clip/demo-colours": 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
-    build(folder)
+    folder = build(tmp_path_factory.mktemp("cache"))
     build_ocr(folder / "ocr" / "tiny")
     return folder
 
@@ -67,12 +67,6 @@ def page(size: tuple[int, int], lines: int = 1) -> bytes:
         top = size[1] * (i + 0.3) / lines
         ImageDraw.Draw(image).rectangle((size[0] * 0.1, top, size[0] * 0.8, top + size[1] * 0.4 / lines), "black")
     return jpeg(image)
-
-
-async def eventually(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 def planned(engine: Engine, task: str) -> list[tuple[int, int]]:
