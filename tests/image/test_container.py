@@ -203,11 +203,8 @@ def test_upstreams_route_is_behind_the_key_and_answers_as_ours(start: Start) -> 
         assert sum(a * b for a, b in zip(ours, theirs, strict=True)) > 0.9999
 
 
-@pytest.mark.parametrize("source", ["import nothing_of_that_name", "def app[", "other = 1"])
-def test_our_routes_work_even_if_upstreams_app_is_broken(
-    start: Start, page: bytes, tmp_path: Path, source: str
-) -> None:
-    (tmp_path / "main.py").write_text(source)
+def test_our_routes_work_even_if_upstreams_app_is_broken(start: Start, page: bytes, tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text("def app[")  # tests/unit/test_upstream.py breaks it in other ways
     with start(f"--volume={tmp_path}/main.py:/usr/src/immich_ml/upstream_main.py") as container:
         with container.client() as client:
             answer = predict(client, page)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Known models and languages, and settings that stop the start because no model fits them."""
+"""Known models, and settings that stop the start because no model fits them."""
 
 from pathlib import Path
 
@@ -9,7 +9,6 @@ from demo.models import build_clip
 from mt_photos_ml.models import choice
 from mt_photos_ml.models.catalog import ModelRef
 from mt_photos_ml.models.checks import check_models
-from mt_photos_ml.models.languages import flores_code
 from mt_photos_ml.settings import Settings, SettingsError
 
 
@@ -67,14 +66,6 @@ def test_a_users_own_model_works_from_its_folder(tmp_path: Path) -> None:
         check_models(own)
     (tmp_path / "clip" / "mine" / "config.json").unlink()
     assert ModelRef("clip", "mine", "visual").missing(tmp_path) == ["config.json"]
-
-
-@pytest.mark.parametrize(
-    ("language", "code"),
-    [("zh-CN", "zho_Hans"), ("zh", "zho_Hans"), ("zh_TW", "zho_Hant"), ("en-GB", "eng_Latn"), ("zho_Hans", "zho_Hans")],
-)
-def test_common_language_codes_are_understood(language: str, code: str) -> None:
-    assert flores_code(language) == code
 
 
 def test_a_model_is_preloaded_only_if_it_is_in_use(tmp_path: Path) -> None:

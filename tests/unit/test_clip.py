@@ -191,6 +191,7 @@ def test_an_mclip_model_gets_its_two_inputs(tmp_path: Path) -> None:
         ("飞机", "fr-CA", "fra_Latn"),
         ("plane", "zh-TW", "zho_Hant"),
         ("plane", "zh_CN", "zho_Hans"),
+        ("plane", "zh", "zho_Hans"),
         ("飞机", "yue_Hant", "yue_Hant"),
     ],
 )
