@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from demo.__main__ import build
 from demo.__main__ import environment as demo_environment
 from mt_photos_ml.server.official import PRELOAD, TTL, settings_of, told
 from mt_photos_ml.settings import DEFAULT_CLIP, SettingsError, load
@@ -40,9 +39,9 @@ def test_http_port_is_reported_as_ignored_only_in_the_image() -> None:
     assert not list(told({"HTTP_PORT": "8060"}, in_image=False))
 
 
-def test_the_log_says_what_each_official_variable_does(tmp_path: Path) -> None:
+def test_the_log_says_what_each_official_variable_does(cache: Path, tmp_path: Path) -> None:
     given = {"SERVER_RESTART_TIME": "600", "AUTO_LOAD_TXT_MODAL": "on", "MT_USE_DML": "on", "OCR_DET_LANG_TYPE": "CH"}
-    with running(tmp_path, {**demo_environment(build(tmp_path / "cache")), **given}) as service, service.client() as client:
+    with running(tmp_path, {**demo_environment(cache), **given}) as service, service.client() as client:
         until(lambda: loaded(client) == ["clip/demo-colours/textual"])
         log = service.log.read_text()
     assert "SERVER_RESTART_TIME, a variable of the official service, sets MACHINE_LEARNING_MODEL_TTL=600" in log
