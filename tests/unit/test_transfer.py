@@ -3,7 +3,6 @@
 
 import errno
 import re
-import ssl
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -139,13 +138,6 @@ def test_no_hub_is_asked_if_hf_hub_offline_is_set(
     assert server.requests == []
 
 
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (ValueError("of a library"), "no usable answer (ValueError)"),
-        (ssl.SSLError("handshake"), "no secure connection (TLS)"),
-    ],
-)
-def test_the_error_of_a_library_gets_a_message(error: Exception, words: str) -> None:
-    with pytest.raises(SourceError, match=re.escape(words)), network.translate_source_errors():
-        raise error
+def test_an_unknown_error_of_a_library_gets_a_message() -> None:
+    with pytest.raises(SourceError, match=r"no usable answer \(ValueError\)"), network.translate_source_errors():
+        raise ValueError("of a library")
