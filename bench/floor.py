@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The floor: what a photo costs at least, with bare onnxruntime and the fastest decode that keeps 50 dB, in a process.
+"""The floor: what a photo costs at least, with bare onnxruntime and the fastest decode that keeps 50 dB.
 
 It does only the work that the answer needs: no HTTP, no queue, no EXIF, no bad files. It shares no code with the
 service, so that a slower service does not make the floor slower.

@@ -138,7 +138,7 @@ def _textual(net: Network, path: Path) -> None:
 
 
 def _tokenizer(vocabulary: int) -> Tokenizer:
-    """Of XLM-RoBERTa's kind and size, which cost time and memory too: letters, Han characters, made-up syllables."""
+    """A tokenizer of XLM-RoBERTa's kind and size, which cost time and memory: letters, Han characters, syllables."""
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     made = ("▁" + "".join(piece) for length in (1, 2, 3, 4) for piece in product(_LETTERS, repeat=length))
     pieces = islice(chain(map(chr, range(33, 127)), "▁", map(chr, range(0x4E00, 0xA000)), made), vocabulary - 4)

@@ -37,7 +37,7 @@ def _cell(value: object) -> str:
 
 
 class Table(NamedTuple):
-    """note: how to read it, in a sentence or two."""
+    """A table of results. note: how to read it, in a sentence or two."""
 
     title: str
     note: str

@@ -54,7 +54,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Launcher:
-    """settings: the variables that name the cache and its models. image: runs our service in a container of it."""
+    """Starts services. settings: the variables that name the cache and its models. image: runs ours in a container."""
 
     settings: Mapping[str, str]
     logs: Path

@@ -184,7 +184,7 @@ def _detector(path: Path) -> None:
         match = graph("Add", graph("MatMul", seen, weights), [0.0, 1.0, 1.0])
         # not ReduceMin of Concat, which OpenVINO 2025.3 takes for a Min of the two
         worst = graph("Min", graph("ReduceMin", match, axes=[1], keepdims=1), _rows(graph, edge, 1))
-        worst = graph("Max", worst, 0.3)  # of less, devices have a Sigmoid that differs in its fourth digit
+        worst = graph("Max", worst, 0.3)  # below this, the Sigmoid of some devices differs in the fourth digit
         score = graph("Sigmoid", graph("Mul", graph("Sub", worst, 0.7), 20.0))
         for name, value in zip(found, (score, box, corners), strict=True):
             found[name].append(graph("Identity", value, out=f"{name}_{stride}"))

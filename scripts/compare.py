@@ -37,7 +37,7 @@ _LONGEST_DIFF = 200
 
 @dataclass(frozen=True)
 class Change:
-    """gone: something that we need is missing. relied: we rely on it. text: a description, then the diff if any."""
+    """A difference. gone: something that we need is missing. relied: we rely on it. text: what it is, then the diff."""
 
     gone: bool
     relied: bool

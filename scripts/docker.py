@@ -32,8 +32,8 @@ class Image:
 
 @dataclass(frozen=True)
 class Contents:
-    """files: by path below /usr/src. libraries: versions by name. python: its version. preloaded: the libraries in
-    /etc/ld.so.preload."""
+    """What is in an image. files: by path below /usr/src. libraries: versions by name. python: its version. preloaded:
+    the libraries in /etc/ld.so.preload."""
 
     files: dict[str, bytes]
     libraries: dict[str, str]

@@ -35,8 +35,8 @@ def warn(text: str) -> None:
 
 @dataclass(frozen=True)
 class Variant:
-    """suffix: of the tag. digests: by platform, only those that are known. version: set only if upstream did not
-    publish the variant with this release; the one that it stays at."""
+    """A variant of upstream's image. suffix: of the tag. digests: by platform, if known. version: if upstream did
+    not publish the variant with this release, the one that it stays at."""
 
     name: str
     suffix: str

@@ -19,8 +19,8 @@ from mt_photos_ml.runtime.ort import open_session
 
 @dataclass(frozen=True)
 class CountingDevice(Device):
-    """sessions: the model of each session and the shapes that it got. lies, breaks: types of models, such as
-    "detection", whose answers are wrong or whose inferences fail. may_plan: opening a session waits for it. pause_s:
+    """The stand-in. sessions: the model of each session and the shapes that it got. lies, breaks: types of models, such
+    as "detection", whose answers are wrong or whose inferences fail. may_plan: opening a session waits for it. pause_s:
     seconds added to each inference."""
 
     name: str = "TestDevice"

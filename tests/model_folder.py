@@ -17,7 +17,7 @@ DETECTION = ModelKey(ModelRef("facial-recognition", "mine", "detection"), faces.
 
 
 class Folder(Hub):
-    """failure: the error of each download, if any. fetched, invalidated: the models and files that were requested."""
+    """A hub that builds models. failure: the error of each download, if any. fetched, invalidated: what was asked."""
 
     def __init__(self, cache: Path, *, can_mend: bool = True, seconds: float = 0) -> None:
         """can_mend: whether damaged files can be downloaded again. seconds: how long a download takes."""

@@ -137,7 +137,7 @@ def unload(client: httpx.Client) -> None:
 
 
 def is_planned(service: Service) -> bool:
-    """No device has a shape of a loaded model still to plan, which takes memory."""
+    """Whether the devices have planned all shapes of the loaded models, which takes memory."""
     with service.client() as client:
         models = client.get("/api/status").json()["models"]
     return not any(model["plans"] and model["plans"]["waiting"] for model in models)

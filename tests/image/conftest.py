@@ -32,11 +32,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def long(pytestconfig: pytest.Config) -> bool:
-    return bool(pytestconfig.getoption("--long"))
-
-
-@pytest.fixture(scope="session")
 def image() -> str:
     """Builds the image under test and returns its name."""
     if shutil.which("docker") is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""deploy/kubernetes on a kind cluster: indexes photos while replicas are deleted, killed and replaced.
+"""Runs deploy/kubernetes on a kind cluster, and sends photos while replicas are deleted, killed and replaced.
 
 Not part of `make test`: the workflow `kubernetes` runs it every week, with the image to test in IMAGE.
 """

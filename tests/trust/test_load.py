@@ -46,7 +46,7 @@ def test_memory_stays_bounded_with_sixteen_clients_and_48_megapixels(service: Se
 def test_memory_open_files_and_threads_do_not_grow_over_hours(cache: Path, tmp_path: Path, long: bool) -> None:
     pieces = 12 if long else 4
     memory, files, threads = [], [], []
-    # on a device it begins once all shapes are planned, which may take longer than an idle model is kept
+    # on a device, models must stay until all shapes are planned, which may take longer than an idle model is kept
     with running(tmp_path, {**demo_environment(cache), "MACHINE_LEARNING_MODEL_TTL": "0"}) as service:
         asked = answered(service.url, mixed(each=4))
         until(lambda: is_planned(service), 300)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The access log, one line a request that no client can forge, and the headers that every reply gets."""
+"""The access log has one line for each request, which no client can forge; and every reply gets the same headers."""
 
 import re
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""JPEG XL: read where the plugin of Pillow is there, without decoding what is too large."""
+"""JPEG XL is read if Pillow's plugin is installed; a picture that is too large is refused before it is decoded."""
 
 import sys
 from importlib.util import find_spec
@@ -32,7 +32,7 @@ def picture(size: tuple[int, int]) -> Image.Image:
 
 
 def header(height: int, width: int) -> bytes:
-    """The beginning of a bare file, of sides that take 30 bits each."""
+    """The beginning of a file without a container. Each side takes 30 bits."""
     bits, at = 0, 1
     for count, value in ((2, 3), (30, height - 1), (3, 0), (2, 3), (30, width - 1)):
         bits, at = bits | value << at, at + count
@@ -42,7 +42,7 @@ def header(height: int, width: int) -> bytes:
 @needs_the_plugin
 @pytest.mark.parametrize("size", [(64, 64), (256, 256), (161, 120), (320, 180), (40, 30), (12, 900)], ids=str)
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_one_is_read_as_it_was_written(size: tuple[int, int], mode: str) -> None:
+def test_a_jpeg_xl_is_read_as_it_was_written(size: tuple[int, int], mode: str) -> None:
     drawn = picture(size).convert(mode)
     photo = Photo.open(jxl(drawn, lossless=True, effort=1))
     assert str(photo) == f"JXL {size[0]}x{size[1]}"
@@ -51,7 +51,7 @@ def test_one_is_read_as_it_was_written(size: tuple[int, int], mode: str) -> None
 
 @needs_the_plugin
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_jpeg_in_it_is_turned_as_the_jpeg_would_be(orientation: int, tmp_path: Path) -> None:
+def test_a_jpeg_stored_as_jpeg_xl_is_turned_like_the_jpeg(orientation: int, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(encoded(picture((160, 120)), "JPEG", exif=exif(orientation), quality=95))
     with Image.open(path) as opened:
@@ -61,25 +61,25 @@ def test_a_jpeg_in_it_is_turned_as_the_jpeg_would_be(orientation: int, tmp_path:
 
 
 @needs_the_plugin
-def test_its_own_orientation_counts_and_not_that_of_the_exif_beside_it() -> None:
+def test_the_orientation_in_exif_is_ignored() -> None:
     photo = Photo.open(jxl(picture((160, 120)), lossless=True, exif=exif(6)))
     assert (photo.width, photo.height) == photo.pixels(1).rgb.shape[1::-1] == (160, 120)
 
 
 @needs_the_plugin
-def test_one_of_huge_sides_is_refused_before_it_is_decoded() -> None:
+def test_a_jpeg_xl_of_a_huge_size_is_refused_before_it_is_decoded() -> None:
     with pytest.raises(PhotoError, match="height or width out of range"):
         Photo.open(header(1 << 30, 1 << 29))
 
 
 @needs_the_plugin
 @pytest.mark.parametrize("kept", [2, 14, 40, 200])
-def test_a_damaged_one_is_refused_in_words(kept: int) -> None:
+def test_a_damaged_jpeg_xl_is_refused(kept: int) -> None:
     with pytest.raises(PhotoError):
         Photo.open(jxl(picture((160, 120)), exif=exif(1))[:kept]).pixels(1)
 
 
-def test_without_the_plugin_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_plugin_the_message_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
     with pytest.raises(DecoderMissing, match="JPEG XL photos need the package pillow-jxl-plugin"):
         Photo.open(header(120, 160))

@@ -53,7 +53,7 @@ def serve(tmp_path: Path) -> Serve:
     return serving
 
 
-def test_it_is_imported_and_started_at_its_first_request_with_the_key(serve: Serve) -> None:
+def test_upstreams_app_is_imported_and_started_at_its_first_request_with_the_key(serve: Serve) -> None:
     with serve(APP, MACHINE_LEARNING_PRELOAD__OCR__DETECTION="PP-OCRv6_small") as (client, log):
         until(lambda: client.post("/check").json()["loaded"] == ["ocr/PP-OCRv6_small/detection"])
         assert client.get("/check").status_code == 405
@@ -67,7 +67,7 @@ def test_it_is_imported_and_started_at_its_first_request_with_the_key(serve: Ser
     assert [line for line in log.read_text().splitlines() if " " not in line] == ["importing", "started", "ended"]
 
 
-def test_if_immich_api_is_open_it_starts_with_ours_and_gets_the_models_to_preload(serve: Serve) -> None:
+def test_if_immich_api_is_open_upstreams_app_starts_with_ours_and_gets_the_models_to_preload(serve: Serve) -> None:
     lists = {"MACHINE_LEARNING_PRELOAD__OCR__DETECTION": "PP-OCRv6_small"}
     with serve(APP, IMMICH_API="open", **lists) as (client, log):
         until(lambda: "started" in log.read_text())
@@ -86,7 +86,7 @@ def test_if_immich_api_is_open_it_starts_with_ours_and_gets_the_models_to_preloa
     ],
     ids=["absent", "newer-syntax", "exits", "renamed", "fails-to-start"],
 )
-def test_if_it_is_broken_the_log_says_why_and_ours_keeps_working(serve: Serve, source: str | None, why: str) -> None:
+def test_if_upstreams_app_is_broken_the_log_says_why_and_ours_works(serve: Serve, source: str | None, why: str) -> None:
     with serve(source) as (client, log):
         for _ in range(2):
             answer = client.post("/predict")
@@ -99,8 +99,8 @@ def test_if_it_is_broken_the_log_says_why_and_ours_keeps_working(serve: Serve, s
 
 
 @pytest.mark.parametrize(("mode", "count"), [("key", 0), ("off", 3)])
-def test_its_settings_are_unknown_only_where_it_is_switched_off(serve: Serve, mode: str, count: int) -> None:
-    """Of all that it had up to v3.3, three look like ours."""
+def test_upstreams_settings_are_unknown_only_if_its_app_is_off(serve: Serve, mode: str, count: int) -> None:
+    """Of all settings that upstream had up to v3.3, three look like ours."""
     names = "MODEL_TTL_POLL_S MODEL_INTER_OP_THREADS MODEL_ARENA MODEL_ORGANIZATION MODEL_REVISION RKNN_THREADS"
     names += " PRELOAD__OCR__MAX_RESOLUTION MAX_BATCH_SIZE__OCR HTTP_KEEPALIVE_TIMEOUT_S ANN_TUNING_LEVEL"
     given = dict.fromkeys([f"MACHINE_LEARNING_{name}" for name in names.split()], "1")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""The unchanged overlay on other releases of upstream, with the libraries of other devices, and on arm64.
-tests/image/test_container.py covers v2.5.6 on the CPU. These tests need --long."""
+"""The overlay keeps the contract on other bases: later releases of upstream, the libraries of other devices, arm64.
+test_container.py covers v2.5.6 on the CPU. All of these need --long."""
 
 import contextlib
 import os
@@ -22,13 +22,14 @@ from service import KEY, free_port, unload, until
 CONTAINERS = [("v2.5.6", "openvino"), ("v2.5.6", "cuda"), ("v3.0.3", "cpu"), ("v3.3.0", "cpu")]
 WORDS_OF_A_DEVICE = {"openvino": "OpenVINO can't be used here", "cuda": "CUDA can't be used here"}
 
+pytestmark = pytest.mark.long
+
 
 def image_on(release: str, variant: str) -> str:
     build(standin.build(release, variant), tag := f"mt-photos-ml-test:{release}-{variant}")
     return tag
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("image")  # skips if there is no Docker
 @pytest.mark.parametrize(("release", "variant"), CONTAINERS)
 def test_the_contract_holds_in_a_container(release: str, variant: str, cache: Path, tmp_path: Path) -> None:
@@ -38,7 +39,6 @@ def test_the_contract_holds_in_a_container(release: str, variant: str, cache: Pa
         assert list(models.rglob("prepared/*/weights.bin")), "no prepared models: the CPU was not used"
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("variant", WORDS_OF_A_DEVICE)
 def test_a_missing_device_is_logged_once(variant: str, start: Start) -> None:
     with start(image=image_on("v2.5.6", variant)) as container, container.client() as client:
@@ -49,7 +49,6 @@ def test_a_missing_device_is_logged_once(variant: str, start: Start) -> None:
         assert container.log.count(WORDS_OF_A_DEVICE[variant]) == 1
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("image")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="this machine is arm64 itself")
 def test_arm64_is_built_and_answers_in_emulation(cache: Path) -> None:
@@ -123,22 +122,19 @@ def _answers(url: str, service: subprocess.Popen[bytes], log: Path) -> bool:
 @pytest.mark.parametrize(
     ("release", "python", "runtime", "device"),
     [
-        pytest.param("v3.3.0", "3.13", None, "cpu", id="v3.3.0", marks=pytest.mark.long),
-        pytest.param("v3.4.0", "3.13", None, "cpu", id="v3.4.0", marks=pytest.mark.long),
-        # without a container, because its base is 30 GB
-        pytest.param("v2.5.6", "3.12", "onnxruntime==1.22.1", "rocm", id="rocm", marks=pytest.mark.long),
+        ("v3.3.0", "3.13", None, "cpu"),
+        ("v3.4.0", "3.13", None, "cpu"),
+        ("v2.5.6", "3.12", "onnxruntime==1.22.1", "rocm"),  # without a container, because its base is 30 GB
     ],
 )
 def test_the_contract_holds_on_the_libraries_of(
-    release: str, python: str, runtime: str | None, device: str, cache: Path, tmp_path: Path, long: bool
+    release: str, python: str, runtime: str | None, device: str, cache: Path, tmp_path: Path
 ) -> None:
     models = shutil.copytree(cache, tmp_path / "cache")
     with process(tmp_path, models, release, python, runtime, device, START) as url:
-        words = [] if long else ["-k", ONE_OF_EACH]
-        passes("pytest", "tests/contract", "-q", *words, MT_PHOTOS_ML_URL=url, MT_PHOTOS_ML_KEY=KEY)
+        passes("pytest", "tests/contract", "-q", MT_PHOTOS_ML_URL=url, MT_PHOTOS_ML_KEY=KEY)
 
 
-@pytest.mark.long
 def test_openvino_passes_the_contract_tests_on_every_task(cache: Path, tmp_path: Path) -> None:
     models, runtime = shutil.copytree(cache, tmp_path / "cache"), standin.RUNTIMES["openvino"]
     named = dict.fromkeys(("OCR_DEVICE", "CLIP_DEVICE", "FACE_DEVICE"), "openvino:cpu")
