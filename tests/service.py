@@ -101,11 +101,17 @@ def running(
 def _wait(service: Service) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and service.process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{service.url}/ping").text == "pong":
-                return
+        if answers(f"{service.url}/ping"):
+            return
         time.sleep(0.05)
     raise RuntimeError(f"the service did not start:\n{service.log.read_text()}")
+
+
+def answers(url: str, seconds: float = 5) -> bool:
+    """Whether a GET of this address is answered 200 within so many seconds."""
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(url, timeout=seconds).status_code == 200
+    return False
 
 
 def post(service: Service, route: str, photo: bytes) -> httpx.Response:

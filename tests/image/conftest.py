@@ -7,13 +7,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from image import standin
 from image.container import BASE, IMAGE, Container, Start, build, docker
 from mt_photos_ml.machine.files import locked
-from service import KEY, free_port, until
+from service import KEY, answers, free_port, until
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -66,10 +65,7 @@ def start(image: str, cache: Path) -> Start:
 
 def _answers(container: Container) -> bool:
     assert container.state["Running"], container.log
-    try:
-        return httpx.get(f"{container.url}/ping").text == "pong"
-    except httpx.TransportError:
-        return False
+    return answers(f"{container.url}/ping")
 
 
 @pytest.fixture(scope="session")

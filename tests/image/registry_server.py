@@ -21,7 +21,7 @@ from image import standin
 from image.container import ROOT, docker
 from scripts.tags import CHANGELOG, PAGES
 from scripts.upstream import Upstream, our_version
-from service import free_port, until
+from service import answers, free_port, until
 
 REPOSITORY = "immich-app/immich-machine-learning"
 """Upstream's repository, without the host."""
@@ -81,7 +81,7 @@ def registry(folder: Path) -> Iterator[str]:
     with (folder / "registry.log").open("wb") as log:
         process = subprocess.Popen(["docker-registry", "serve", folder / "registry.yml"], stdout=log, stderr=log)
     try:
-        until(lambda: _answers(host))
+        until(lambda: answers(f"http://{host}/v2/"))
         yield host
     finally:
         process.terminate()
@@ -89,12 +89,6 @@ def registry(folder: Path) -> Iterator[str]:
         listed = docker("images", "--format={{.Repository}}:{{.Tag}}@{{.Digest}}", "--digests").splitlines()
         ours = {name.replace(":<none>", "").partition("@<none>")[0] for name in listed if name.startswith(f"{host}/")}
         docker("rmi", "--force", *ours, check=False)
-
-
-def _answers(host: str) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"http://{host}/v2/").status_code == 200
-    return False
 
 
 def push(reference: str, platforms: str, variant: str = "cpu", like: str = "v2.5.6", bare: bool = False) -> None:

@@ -11,13 +11,12 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import httpx
 import pytest
 
 from image import standin
 from image.container import ROOT, START, Start, build, docker, passes
 from scripts.contract import ONE_OF_EACH
-from service import KEY, free_port, unload, until
+from service import KEY, answers, free_port, unload, until
 
 CONTAINERS = [("v2.5.6", "openvino"), ("v2.5.6", "cuda"), ("v3.0.3", "cpu"), ("v3.3.0", "cpu")]
 WORDS_OF_A_DEVICE = {"openvino": "OpenVINO can't be used here", "cuda": "CUDA can't be used here"}
@@ -114,9 +113,7 @@ def process(
 
 def _answers(url: str, service: subprocess.Popen[bytes], log: Path) -> bool:
     assert service.poll() is None, log.read_text()
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(url).text == "pong"
-    return False
+    return answers(url)
 
 
 @pytest.mark.parametrize(

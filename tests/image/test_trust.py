@@ -15,7 +15,7 @@ import pytest
 from demo.pictures import text_page
 from image.container import HARDENED, Container, Start, docker
 from photos import jpeg
-from service import KEY, until
+from service import KEY, answers, until
 from trust.silence import outlast
 from trust.tally import count
 from trust.traffic import answered, mixed, running_traffic, same
@@ -25,9 +25,7 @@ RESTARTS = int(os.environ.get("RESTARTS", "10"))
 
 def fresh(container: Container, than: set[str]) -> bool:
     """Whether a new worker answers."""
-    with contextlib.suppress(httpx.TransportError):
-        return not container.processes() <= than and httpx.get(f"{container.url}/ping").text == "pong"
-    return False
+    return not container.processes() <= than and answers(f"{container.url}/ping")
 
 
 @pytest.mark.long

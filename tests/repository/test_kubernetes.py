@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """deploy/kubernetes, rendered by kustomize and checked with Kubernetes' schemas, HAProxy and the service."""
 
-import contextlib
 import os
 import re
 import shutil
@@ -19,7 +18,7 @@ import yaml
 from mt_photos_ml.settings import Settings
 from scripts.contract import build_cache
 from scripts.upstream import ROOT, Upstream, our_version
-from service import KEY, Service, free_port, running, until
+from service import KEY, Service, answers, free_port, running, until
 
 HERE = ROOT / "deploy" / "kubernetes"
 OVERLAYS = sorted(path.name for path in (HERE / "overlays").iterdir())
@@ -245,19 +244,13 @@ def test_a_forged_client_address_does_not_evade_the_limit_on_wrong_keys(replica:
     (tmp_path / "haproxy.cfg").write_text(configuration("cpu"))
     process = subprocess.Popen(["haproxy", "-db", "-f", str(tmp_path / "haproxy.cfg")], env=os.environ | given)
     try:
-        until(lambda: is_ready(f"http://127.0.0.1:{statistics}"))
+        until(lambda: answers(f"http://127.0.0.1:{statistics}/ready"))
         guesses = [{"api-key": f"guess {n}", "x-forwarded-for": f"203.0.113.{n}"} for n in range(20)]
         told = [httpx.post(f"http://127.0.0.1:{port}/check", headers=guess).status_code for guess in guesses]
     finally:
         process.terminate()
         process.wait(30)
     assert (told[0], told[-1]) == (401, 429)
-
-
-def is_ready(url: str) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{url}/ready").status_code == 200
-    return False
 
 
 def test_a_replica_gets_only_known_settings() -> None:

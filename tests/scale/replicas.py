@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """Runs the service on a machine of the test network, with a chosen speed."""
 
-import contextlib
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
-
 from scale.network import Machine
-from service import KEY, environment, until
+from service import KEY, answers, environment, until
 
 _PORT = 3003
 _SLOW = Path(__file__).with_name("slow")
@@ -64,9 +61,4 @@ class Replica:
         """Starts the service if it is not running, and waits until it answers."""
         if self.process is None or self.process.poll() is not None:
             self.begin()
-        until(self._answers)
-
-    def _answers(self) -> bool:
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/ping", timeout=1).text == "pong"
-        return False
+        until(lambda: answers(f"{self.url}/ping", 1))

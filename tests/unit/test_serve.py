@@ -21,7 +21,7 @@ from demo.pictures import colour_photo
 from hub_server import HubServer
 from mt_photos_ml.settings import DEFAULT_CLIP
 from photos import jpeg
-from service import Service, anonymous_mb, environment, loaded, post, run_command, running, until
+from service import Service, anonymous_mb, answers, environment, loaded, post, run_command, running, until
 from trust.raw import connect
 
 
@@ -31,15 +31,8 @@ def test_an_endless_header_is_refused_before_it_fills_the_memory(service: Servic
         connection.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n")
         with pytest.raises(ConnectionError):
             connection.sendall(b"A: b\r\n" * 10_000_000)
-    assert pings(service)
+    assert answers(f"{service.url}/ping", 60)
     assert anonymous_mb(service.pid) - before < 10
-
-
-def pings(service: Service) -> bool:
-    """Whether the service answers on a new connection."""
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{service.url}/ping", timeout=60).text == "pong"
-    return False
 
 
 @pytest.fixture
@@ -101,7 +94,7 @@ def test_a_reply_in_two_pieces_is_sent_at_once(service: Service) -> None:
 def wait_for_another(service: Service, pid: int) -> None:
     """Waits until another worker than `pid` serves."""
     until(lambda: service.pid not in (0, pid))
-    assert pings(service)
+    assert answers(f"{service.url}/ping", 60)
 
 
 def kill_worker(service: Service, number: int = signal.SIGKILL) -> float:
@@ -176,12 +169,12 @@ def test_ctrl_c_reaches_every_process_and_requests_in_flight_are_answered(
     cache: Path, tmp_path: Path, photo: bytes
 ) -> None:
     with running(tmp_path, demo_environment(cache), wrapper=["setsid"]) as service, ThreadPoolExecutor(4) as threads:
-        answers = [threads.submit(post, service, "/ocr", photo) for _ in range(4)]
+        replies = [threads.submit(post, service, "/ocr", photo) for _ in range(4)]
         with service.client() as client:
             until(lambda: bool(loaded(client)))
         time.sleep(0.2)
         os.killpg(service.process.pid, signal.SIGINT)
-        assert [answer.result().status_code for answer in answers] == [200] * 4
+        assert [reply.result().status_code for reply in replies] == [200] * 4
         assert service.process.wait(30) == 0
 
 
