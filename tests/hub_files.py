@@ -13,7 +13,7 @@ from mt_photos_ml.models import network, transfer
 from mt_photos_ml.models.catalog import CLIP, FACES, ModelRef
 
 NAME = "ViT-B-32__openai"
-VISUAL, TEXTUAL = ModelRef(CLIP, NAME, "visual"), ModelRef(CLIP, NAME, "textual")
+VISUAL = ModelRef(CLIP, NAME, "visual")
 DETECTION = ModelRef(FACES, "buffalo_s", "detection")
 WEIGHTS = os.urandom(300_000)
 REPOSITORY = {

@@ -68,12 +68,13 @@ def _as(kind: str, mode: str = "RGB", **options: object) -> Encoder:
 
 
 def _moving(kind: str, **options: object) -> Encoder:
-    return lambda picture: animated([picture, Image.new("RGB", picture.size, "blue")], kind, **options)
+    """Encodes a picture as an animation whose second frame is blue."""
 
+    def animated(picture: Picture) -> bytes:
+        others = [Image.new("RGB", picture.size, "blue")]
+        return encoded(picture, kind, save_all=True, append_images=others, duration=100, **options)
 
-def animated(pictures: list[Picture], kind: str, **options: object) -> bytes:
-    """An animation of the pictures."""
-    return encoded(pictures[0], kind, save_all=True, append_images=pictures[1:], duration=100, **options)
+    return animated
 
 
 def _with_clear_corner(picture: Picture, mode: str, kind: str = "PNG") -> bytes:

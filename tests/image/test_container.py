@@ -297,11 +297,6 @@ def test_our_models_are_preloaded_by_us_and_not_by_upstream_too(start: Start, ca
         until(lambda: bool(list(cache.glob("ocr/PP-OCRv5_mobile/detection/prepared/*/weights.bin"))))
 
 
-def test_upstream_preloads_models_if_immich_uses_the_service_too(start: Start) -> None:
-    with start(**{PRELOAD: "PP-OCRv5_mobile", "IMMICH_API": "open"}) as container:
-        until(lambda: OPENED_BY_UPSTREAM in container.log)
-
-
 def test_restart_releases_the_memory(start: Start, page: bytes) -> None:
     with start() as container, container.client() as client:
         post(client, "/ocr", page)

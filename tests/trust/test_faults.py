@@ -139,15 +139,13 @@ def test_if_a_mapped_model_disappears_the_process_restarts_and_maps_none(mapped:
     assert "weights.bin" not in Path(f"/proc/{mapped.pid}/maps").read_text()
 
 
-@pytest.mark.parametrize("harm", ["zeros", "empty", "removed"])
-def test_a_damaged_prepared_model_is_not_used(mapped: Service, cache: Path, harm: str) -> None:
+def test_a_damaged_prepared_model_is_not_used(mapped: Service, cache: Path) -> None:
     asked = answers(mapped, "/ocr")
     forget(mapped)
     for weights in prepared(cache):
-        content = weights.read_bytes()
+        size = weights.stat().st_size
         weights.unlink()  # the mapped file itself stays whole
-        weights.write_bytes(content)
-        HARMS[harm](weights)
+        weights.write_bytes(bytes(size))
         count("faults injected")
     assert same(answered(mapped.url, asked), asked)
     assert "deleted the damaged prepared model" in mapped.log.read_text()

@@ -272,6 +272,7 @@ def test_stale_folders_are_found_and_old_unfinished_ones_are_removed(model: Path
         ("model.onnx", "other", "a file has changed"),
         ("weights.bin", "shorter", "a file has changed"),
         ("weights.bin", "unseen", "its answers differ from the original's"),
+        ("weights.bin", "gone", "No such file"),
         ("tried.npz", "gone", "No such file"),
         ("record.json", "shorter", ""),
     ],
