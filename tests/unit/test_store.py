@@ -288,15 +288,15 @@ async def test_a_model_in_use_stays_if_its_replacement_is_incomplete_or_damaged(
 
 
 class Preparation:
-    """Records the models that it is asked to prepare, and returns whether it succeeds."""
+    """Records the models that it is asked to prepare, waits for `may_end`, and returns whether it succeeds."""
 
     def __init__(self, *, succeeds: bool = True) -> None:
-        self.succeeds, self.asked = succeeds, list[tuple[Path, Sequence[int]]]()
+        self.succeeds, self.asked, self.may_end = succeeds, list[tuple[Path, Sequence[int]]](), threading.Event()
+        self.may_end.set()
 
     def __call__(self, model: Path, shape: Sequence[int]) -> bool:
-        time.sleep(0.1)
         self.asked.append((model, shape))
-        return self.succeeds
+        return self.may_end.wait(60) and self.succeeds
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
@@ -316,11 +316,13 @@ async def test_a_loaded_model_is_prepared_once_and_then_opened_again(source: Fol
 
 
 async def test_a_model_that_is_dropped_during_its_preparation_is_not_opened_again(source: Folder) -> None:
-    store = make(source, prepare=Preparation())
+    store = make(source, prepare=(preparation := Preparation()))
     await take(store, VISUAL)
+    preparation.may_end.clear()
     preparing = asyncio.create_task(store.prepare())
-    await asyncio.sleep(0.02)
+    await eventually(lambda: bool(preparation.asked))
     await store.drop_unused()
+    preparation.may_end.set()
     await preparing
     assert store.loaded == []
     assert len(source.fetched) == 1
