@@ -56,3 +56,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(cache: Path, tmp_path: Path) -> Iterator[Service]:
     with running(tmp_path, demo_environment(cache)) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def served(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that the tests of a module share."""
+    with running(tmp_path_factory.mktemp("served"), demo_environment(cache)) as started:
+        yield started

@@ -1,27 +1,18 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 """Requests of every shape, whose replies schemathesis checks against the OpenAPI document."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 
-from demo.__main__ import environment as demo_environment
-from service import KEY, Service, running
+from service import KEY, Service
 from trust.tally import count
 
 DOCUMENT = Path(__file__).parents[2] / "overlay" / "mt_photos_ml" / "dashboard" / "openapi.json"
 # a measurement takes half a minute each time
 schema = schemathesis.openapi.from_path(str(DOCUMENT)).exclude(path="/api/bench")
-
-
-@pytest.fixture(scope="module")
-def served(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running(tmp_path_factory.mktemp("openapi"), demo_environment(cache)) as service:
-        yield service
 
 
 @schema.parametrize()

@@ -141,10 +141,10 @@ SMUGGLED = {
 
 
 @pytest.mark.parametrize("shape", SMUGGLED)
-def test_a_request_that_a_proxy_could_read_differently_is_refused(service: Service, shape: str) -> None:
+def test_a_request_that_a_proxy_could_read_differently_is_refused(served: Service, shape: str) -> None:
     head = f"POST /clip/txt HTTP/1.1\r\nHost: x\r\napi-key: {KEY}\r\nContent-Type: application/json\r\n".encode()
     behind = f"POST /check HTTP/1.1\r\nHost: x\r\napi-key: {KEY}\r\nContent-Length: 0\r\n\r\n".encode()
-    answer = answer_to(service.url, head + SMUGGLED[shape] + behind, seconds=5)
+    answer = answer_to(served.url, head + SMUGGLED[shape] + behind, seconds=5)
     assert b'"pass"' not in answer, "the hidden request was answered"
     assert status_of(answer) in (0, 400)
 
