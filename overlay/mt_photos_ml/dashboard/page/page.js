@@ -61,7 +61,7 @@ const WORDS = {
     restarting: "restarting …", restarted: "Restarted.", text: "Text", faces: "Faces",
     nothing: "nothing found", pair: ["first", "second", "similarity", ""], same: "the same person", other: "different people",
     word: ["word", "similarity"], measuring: "measuring …", measured: ["task", "one photo (ms)", "photos a day"],
-    hint: { card: "A device is not used; the reason is above.", int8: "On a processor, int8 takes about half the time: see models optimize in the documentation.", threads: "There are more threads than cores: leave MACHINE_LEARNING_REQUEST_THREADS and MACHINE_LEARNING_MODEL_INTRA_OP_THREADS unset.", prepare: "Set PREPARE_MODELS=true: models load faster and take less memory." },
+    hint: { card: "A device is not used; the reason is above.", int8: "On the processor, int8 takes about half the time: see models optimize in the documentation.", threads: "There are more threads than cores: leave MACHINE_LEARNING_REQUEST_THREADS and MACHINE_LEARNING_MODEL_INTRA_OP_THREADS unset.", prepare: "Set PREPARE_MODELS=true: models load faster and take less memory." },
   },
 };
 
@@ -75,6 +75,12 @@ function say(name) { return WORDS[language][name]; }
 function element(tag, text = "", attributes = {}) {
   const made = document.createElement(tag);
   made.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+function shape(tag, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   return made;
 }
@@ -168,12 +174,8 @@ function span(seconds) {
 }
 
 function chart(counts) {
-  const most = Math.max(...counts, 1), svg = "http://www.w3.org/2000/svg";
-  $("chart").replaceChildren(...counts.map((count, i) => {
-    const bar = document.createElementNS(svg, "rect"), height = (72 * count) / most;
-    for (const [name, value] of Object.entries({ x: 6 * i, y: 80 - height, width: 5, height })) bar.setAttribute(name, value);
-    return bar;
-  }));
+  const most = Math.max(...counts, 1), heights = counts.map((count) => (72 * count) / most);
+  $("chart").replaceChildren(...heights.map((height, i) => shape("rect", { x: 6 * i, y: 80 - height, width: 5, height })));
   $("chart").setAttribute("aria-label", `${say("chart")}: ${counts.join(" ")}`);
 }
 
@@ -229,13 +231,10 @@ function list(items, problem) {
 }
 
 function box(kind, x, y, width, height, label = "") {
-  const svg = "http://www.w3.org/2000/svg", rect = document.createElementNS(svg, "rect");
-  for (const [name, value] of Object.entries({ class: kind, x, y, width, height })) rect.setAttribute(name, value);
-  $("boxes").append(rect);
+  $("boxes").append(shape("rect", { class: kind, x, y, width, height }));
   if (!label) return;
-  const text = document.createElementNS(svg, "text");
   const size = Math.max($("picture").naturalWidth / 40, 10);
-  for (const [name, value] of Object.entries({ x, y: y + size, "font-size": size, "stroke-width": size / 6 })) text.setAttribute(name, value);
+  const text = shape("text", { x, y: y + size, "font-size": size, "stroke-width": size / 6 });
   text.textContent = label;
   $("boxes").append(text);
 }
@@ -264,8 +263,8 @@ async function unused() {
   const { result, msg } = await answer("/api/models/unused");
   if (msg) return $("unused").replaceChildren(msg);
   const entries = Object.entries(result), sum = entries.reduce((all, [, mb]) => all + mb, 0);
-  $("unused").replaceChildren(say("unused")(entries.length, sum), list(entries.map(([path, mb]) => `${path}, ${mb} MB`), " "));
   if (!entries.length) return $("unused").replaceChildren(say("unused")(0, 0));
+  $("unused").replaceChildren(say("unused")(entries.length, sum), list(entries.map(([path, mb]) => `${path}, ${mb} MB`)));
   const button = element("button", say("remove"), { type: "button" });
   button.onclick = async () => {
     if (!confirm(say("sure"))) return;
