@@ -58,13 +58,15 @@ def test_damaged_files_that_stay_damaged_are_named(source: Folder) -> None:
             path.write_bytes(b"half")
             return path
 
-    for broken, times in ((Broken(source.cache), 2), (Broken(source.cache, can_mend=False), 1)):
-        with pytest.raises(ModelUnavailable) as raised:
-            load(broken)
-        folder = VISUAL.ref.path(source.cache).parent
-        assert str(raised.value) == f"clip/mine/visual is damaged; delete {folder} and put it there again"
-        assert raised.value.retry_after == 30
-        assert len(broken.fetched) == times
+    known = ModelKey(ModelRef("clip", "ViT-B-32__openai", "visual"), clip.Visual.load)
+    for key, how in ((VISUAL, "put it there again"), (known, "the service downloads it again")):
+        for broken, times in ((Broken(source.cache), 2), (Broken(source.cache, can_mend=False), 1)):
+            with pytest.raises(ModelUnavailable) as raised:
+                load(broken, key)
+            folder = key.ref.path(source.cache).parent
+            assert str(raised.value) == f"{key.ref} is damaged; delete {folder} and {how}"
+            assert raised.value.retry_after == 30
+            assert len(broken.fetched) == times
 
 
 @pytest.mark.parametrize(

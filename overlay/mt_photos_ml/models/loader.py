@@ -108,7 +108,8 @@ class Loader:
             log.warning("%s is damaged: %s", ref, error)
             files = ref.files[1:] if isinstance(error, _OtherFileDamaged) and ref.files[1:] else ref.files[:1]
             if not (again and await asyncio.to_thread(self._hub.invalidate, ref, files)):
-                raise ModelUnavailable(f"{ref} is damaged; delete {path.parent} and put it there again") from error
+                how = "the service downloads it again" if ref.is_known else "put it there again"
+                raise ModelUnavailable(f"{ref} is damaged; delete {path.parent} and {how}") from error
         except MemoryError as error:
             raise ModelUnavailable(f"there is not enough memory to load {ref}") from error
         except Exception as error:
