@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Runs models by upstream's session classes on ARM NN (Mali) and Rockchip's NPU, which onnxruntime does not support.
-Each needs its own model file; the wrapped runtime opens a model without one."""
+"""Runs models with upstream's session classes on ARM NN (Mali) and Rockchip's NPU, which onnxruntime does not support.
+Each needs its own model file; another runtime opens the models without one."""
 
 import ctypes
 import importlib
@@ -25,7 +25,7 @@ _COMPATIBLE = Path("/proc/device-tree/compatible")
 
 @dataclass(frozen=True)
 class Npu:
-    """file: path of a model for this NPU, below its type's folder. session: module and name of upstream's class."""
+    """An NPU. file: path of a model for it, below the type's folder. session: module and name of upstream's class."""
 
     name: str
     file: str
@@ -43,13 +43,14 @@ def find_npu(settings: Settings, compatible: Path = _COMPATIBLE) -> Npu | None:
             log.warning("ARM NN can't be used here; the processor is used instead: %s", error)
     if settings.device == "rknn" and settings.rknn:
         try:
-            board = compatible.read_text()
+            board = compatible.read_text().replace("\0", " ").strip()
         except OSError as error:
             board = str(error)
         soc = next((soc for soc in _SOCS if soc in board), None)
         if soc and find_spec("rknnlite"):
             return Npu("Rockchip's NPU", f"rknpu/{soc}/model.rknn", ("immich_ml.sessions.rknn", "RknnSession"))
-        log.warning("Rockchip's NPU can't be used here; the processor is used instead: %s", board.strip("\0"))
+        why = "the package rknnlite is missing" if soc else board
+        log.warning("Rockchip's NPU can't be used here; the processor is used instead: %s", why)
     return None
 
 
@@ -70,7 +71,7 @@ class NpuSession(PlainSession):
 
 
 class NpuRuntime:
-    """Runs models that have a file for the NPU on it, and the others by another runtime."""
+    """Opens models that have a file for the NPU on the NPU, and the others with another runtime."""
 
     def __init__(self, npu: Npu, others: Runtime) -> None:
         self._npu, self._others = npu, others
