@@ -20,13 +20,13 @@ class _FormParser(MultiPartParser):
     spool_max_size = _UNLIMITED_BYTES  # keeps the photo in memory; starlette writes files over 1 MB to disk
 
 
-async def read_file(content_type: str, pieces: AsyncGenerator[bytes, None], field: str = "file") -> bytes:
-    """Returns the content of the form's field. Raises BadForm, and what the pieces of the body raise."""
+async def read_file(content_type: str, pieces: AsyncGenerator[bytes, None]) -> bytes:
+    """Returns the content of the form's field `file`. Raises BadForm, and what the pieces of the body raise."""
     header = Message()
     header["content-type"] = content_type
     boundary = header.get_boundary()
     if header.get_content_type() != "multipart/form-data" or not boundary:
-        raise BadForm(f"expected a form (multipart/form-data) with the photo in the field {field!r}")
+        raise BadForm("expected a form (multipart/form-data) with the photo in the field 'file'")
     # the parser decodes a field that has no file name; latin-1 decodes and encodes any bytes
     try:
         headers = Headers({"content-type": f'multipart/form-data; charset=latin-1; boundary="{boundary}"'})
@@ -34,11 +34,11 @@ async def read_file(content_type: str, pieces: AsyncGenerator[bytes, None], fiel
     except (MultiPartException, FormParserError, UnicodeEncodeError):
         raise BadForm("the form is damaged") from None
     try:
-        for value in form.getlist(field):
+        for value in form.getlist("file"):
             return await value.read() if isinstance(value, UploadFile) else value.encode("latin-1")
     finally:
         await form.close()
-    raise BadForm(f"the form has no field {field!r}, which must hold the photo, or was cut off before its end")
+    raise BadForm("the form has no field 'file', which must hold the photo, or was cut off before its end")
 
 
 async def _without_preamble(pieces: AsyncGenerator[bytes, None], boundary: str) -> AsyncGenerator[bytes, None]:
