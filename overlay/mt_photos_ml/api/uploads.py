@@ -24,7 +24,8 @@ _MIN_BYTES_PER_SECOND = 50_000  # on average, once an upload has taken UPLOAD_ID
 
 @dataclass(eq=False)
 class _Upload:
-    """started, last: when it began and when its last byte arrived, by the loop's clock. size: bytes in memory."""
+    """One upload. started, last: when it began and when its last byte arrived, by the loop's clock. size: bytes in
+    memory."""
 
     started: float
     last: float
@@ -62,7 +63,7 @@ class Uploads:
         upload that was silent longest, if it was silent for YIELD_SECONDS; otherwise raises Busy. The pieces raise Busy
         too, and TooSlow if the upload stalls."""
         if self.is_full:
-            self._give_up_silent(self._coming)
+            self._abort_silent(self._coming)
         now = asyncio.get_running_loop().time()
         upload = _Upload(now, now)
         self._coming[upload] = None
@@ -87,13 +88,13 @@ class Uploads:
                 raise TooSlow
             upload.last = asyncio.get_running_loop().time()
             while self.held_bytes + len(piece) > self.max_bytes:
-                self._give_up_silent(other for other in self._coming if other.size)
+                self._abort_silent(other for other in self._coming if other.size)
             upload.size += len(piece)
             self.held_bytes += len(piece)
             yield piece
         self._coming.pop(upload, None)
 
-    def _give_up_silent(self, uploads: Iterable[_Upload]) -> None:
+    def _abort_silent(self, uploads: Iterable[_Upload]) -> None:
         """Aborts the one of these uploads that was silent longest. Raises Busy if none was silent for YIELD_SECONDS."""
         silent = min(uploads, key=lambda upload: upload.last, default=None)
         now = asyncio.get_running_loop().time()

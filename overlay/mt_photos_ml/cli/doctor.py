@@ -14,7 +14,7 @@ from ..models.catalog import FACES, OCR, OCR_RELEASE, ModelRef
 from ..models.checks import check_models
 from ..models.choice import in_use
 from ..models.hub import DEFAULT_ENDPOINTS
-from ..models.network import SourceError, say_once, without_login
+from ..models.network import SourceError, by_reason, without_login
 from ..models.sources import file_in_wheel, offered_files
 from ..runtime import Runtime
 from ..runtime.devices import Devices
@@ -114,7 +114,7 @@ def _endpoints(settings: Settings, needed: bool) -> Iterator[Check]:
             yield "ok", "endpoint", without_login(source)
         except SourceError as error:
             failures.append((source, error))
-    for said in say_once(failures):
+    for said in by_reason(failures):
         yield "warn", "endpoint", said
     if needed and len(failures) == len(asked):
         yield "FAIL", "endpoint", "a model is missing and no source answers: set HF_ENDPOINT, or add it by hand"

@@ -20,5 +20,5 @@ def run(call: Callable[[], T]) -> Future[T]:
         except BaseException as error:
             answer.set_exception(error)
 
-    Thread(target=work, name="hub", daemon=True).start()
+    Thread(target=work, name="background", daemon=True).start()
     return answer

@@ -9,13 +9,13 @@ from importlib import metadata
 _NEEDED = {0: "SSE3", 9: "SSSE3", 13: "CMPXCHG16B", 19: "SSE4.1", 20: "SSE4.2", 23: "POPCNT"}
 """Features of x86-64-v2, by bit of ecx in CPUID leaf 1."""
 
-_WITHOUT = (2, 4)  # numpy's wheels of older versions run on any x86-64
+_FIRST_NUMPY = (2, 4)  # the wheels of older versions run on any x86-64
 
 
 def require_processor() -> None:
     """Ends the process with a message if the processor lacks features that numpy needs."""
     missing, version = _missing(), metadata.version("numpy")
-    if missing and tuple(map(int, version.split(".")[:2])) >= _WITHOUT:
+    if missing and tuple(map(int, version.split(".")[:2])) >= _FIRST_NUMPY:
         print(
             f"mt-photos-ml: this processor has no {', '.join(missing)}, which numpy {version} needs (x86-64-v2). In a "
             "virtual machine, set the processor type to `host`. On an old machine, install an older numpy, "

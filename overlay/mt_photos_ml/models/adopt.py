@@ -80,8 +80,8 @@ def _shapes(path: Path, input: str, output: str) -> tuple[Any, Any]:
 def adopt(export: Export, cache: Path) -> Iterator[Path]:
     """Writes the model into the cache under two names, with its channels in BGR order and in RGB order, and yields the
     folders. Both share the model files if the file system has hard links."""
-    as_there = cache / CLIP / f"{CN_CLIP}{export.name}"
-    for folder, channels in ((as_there, "BGR"), (as_there.with_name(as_there.name + RGB), "RGB")):
+    in_bgr = cache / CLIP / f"{CN_CLIP}{export.name}"
+    for folder, channels in ((in_bgr, "BGR"), (in_bgr.with_name(in_bgr.name + RGB), "RGB")):
         part = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         for type, path in (("visual", export.visual), ("textual", export.textual)):
@@ -91,7 +91,7 @@ def adopt(export: Export, cache: Path) -> Iterator[Path]:
                 if channels == "BGR":
                     shutil.copyfile(file, part / type / name)
                 else:
-                    _link_or_copy(as_there / type / name, part / type / name)
+                    _link_or_copy(in_bgr / type / name, part / type / name)
         for name, content in _configuration(export, channels).items():
             (part / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         _tokenizer(export.vocabulary).save(str(part / "textual/tokenizer.json"), pretty=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..machine.files import has_sha256, locked, size_of, sync
 from .catalog import OCR, OCR_MODELS, OCR_RELEASE, ModelRef
-from .network import ProxyError, SourceError, say_once, without_login
+from .network import ProxyError, SourceError, by_reason, without_login
 from .progress import Meter, Progress, megabytes
 from .sources import file_in_wheel, offered_files, repository
 from .transfer import RemoteFile, download
@@ -132,7 +132,7 @@ class Hub:
             by_hand = f"put {missing} of https://huggingface.co/{repository(ref)} into {folder}"
         if all(isinstance(error, ProxyError) for _, error in failures):
             network = "HTTPS_PROXY to an HTTP proxy that works, or NO_PROXY to the hosts that need none"
-        raise DownloadError(f"Every source failed ({'; '.join(say_once(failures))}). Set {network}, or {by_hand}.")
+        raise DownloadError(f"Every source failed ({'; '.join(by_reason(failures))}). Set {network}, or {by_hand}.")
 
     def _download_from(self, source: str, ref: ModelRef, files: Sequence[RemoteFile]) -> None:
         folder = ref.folder(self.cache)

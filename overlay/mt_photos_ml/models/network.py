@@ -74,17 +74,17 @@ def open_url(address: str, byte_range: str | None = None) -> http.client.HTTPRes
     request = Request(bare, headers={"User-Agent": "mt-photos-ml"} | ({"Range": byte_range} if byte_range else {}))
     if login:
         request.add_unredirected_header("Authorization", login)
-    way = _Way()
+    route = _Route()
     try:
-        answer: http.client.HTTPResponse = answer_soon(lambda: build_opener(way).open(request, timeout=STALL_SECONDS))
+        answer: http.client.HTTPResponse = answer_soon(lambda: build_opener(route).open(request, timeout=STALL_SECONDS))
     except Exception as error:
         if isinstance(error, HTTPError):
             error.close()  # it keeps the connection open
-        raise way.failure(error, urlsplit(bare).netloc) from error
+        raise route.failure(error, urlsplit(bare).netloc) from error
     if answer.headers.get_content_type() == "text/html":
         answer.close()
-        said = f"{way.host} sent a web page; does this network need a login in a browser first?"
-        raise SourceError(said + way.through)
+        said = f"{route.host} sent a web page; does this network need a login in a browser first?"
+        raise SourceError(said + route.through)
     return answer
 
 
@@ -106,15 +106,15 @@ def without_login(address: str) -> str:
     return _without_login(address)[0]
 
 
-def say_once(failures: Iterable[tuple[str, object]]) -> list[str]:
-    """Groups failures by reason: `address, address: reason`. failures: addresses and reasons."""
+def by_reason(failures: Iterable[tuple[str, object]]) -> list[str]:
+    """One text for each reason: `address, address: reason`. failures: addresses and reasons."""
     addresses = dict[str, list[str]]()
     for address, reason in failures:
         addresses.setdefault(str(reason), []).append(without_login(address))
     return [f"{', '.join(same)}: {reason}" for reason, same in addresses.items()]
 
 
-class _Way(ProxyHandler):
+class _Route(ProxyHandler):
     """Chooses the proxy for a request, and again for each redirect. host: the last host. proxy: how messages name the
     last proxy; empty if none was used."""
 

@@ -17,7 +17,7 @@ import numpy as np
 from ..machine.card import driver_key
 from ..settings import Settings
 from . import Session
-from .kernels import misfit
+from .kernels import describe_card
 from .npu import Npu, find_npu
 from .ort import DOUBLE, PROCESSOR, open_session
 
@@ -40,7 +40,7 @@ _KINDS = {
 GROUPS = ("clip", "facial-recognition", "ocr")
 """Groups of models: the names of the cache's folders."""
 
-_NEVER_BY_ITSELF = ("openvino:npu",)
+_ONLY_IF_NAMED = ("openvino:npu",)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Devices:
 
     @classmethod
     def of(cls, settings: Settings, threads: int = 4) -> Self:
-        """threads: for one inference, if the processor computes it."""
+        """The devices that the settings choose. threads: for one inference, if the processor computes it."""
         wanted = dict(zip(GROUPS, (settings.clip_device, settings.face_device, settings.ocr_device), strict=True))
         precisions = settings.openvino_precision, settings.rocm_precision
         return cls(settings.device_id, *precisions, find_npu(settings), wanted, threads)
@@ -147,7 +147,7 @@ class Devices:
         group, name = group_of(model), "/".join(model.parts[-4:-1])
         if group in self.distrusted:
             return False
-        if device == _KINDS["cuda"][0] and (card := misfit(int(self.number))):
+        if device == _KINDS["cuda"][0] and (card := describe_card(int(self.number))):
             reason += f" ({card})"
         self.distrusted[group] = f"{device}: {name}: {reason}"
         log.warning("%s is not used for %s any more; the processor is used: %s: %s", device, group, name, reason)
@@ -156,7 +156,7 @@ class Devices:
     @cached_property
     def preferred(self) -> Device | None:
         """The preferred device that works here. Logs why a more preferred one does not."""
-        names = [name for name in _KINDS if name not in _NEVER_BY_ITSELF]
+        names = [name for name in _KINDS if name not in _ONLY_IF_NAMED]
         return next((device for name in names if self._is_built_for(name) and (device := self.named(name))), None)
 
     @property
@@ -192,7 +192,7 @@ class Devices:
         device = Device(name, provider, *self._options(wanted), driver=driver_key(int(self.number)))
         failure = device.failure() if self._is_built_for(wanted) else "this build of onnxruntime does not support it"
         if failure:
-            hint = (misfit(int(self.number)) if wanted == "cuda" else None) or hint
+            hint = (describe_card(int(self.number)) if wanted == "cuda" else None) or hint
             self.refused.append(f"{name}: {failure} ({hint})")
             log.warning("%s can't be used here; the processor is used instead: %s (%s)", name, failure, hint)
         self._found[wanted] = None if failure else device

@@ -12,8 +12,8 @@ _FAT_BINARY = 0xBA55ED50
 """The first bytes of a fat binary: a header, then an entry for each kind of card."""
 
 
-def misfit(number: int) -> str | None:
-    """Says for the log which card this is and which cards onnxruntime has code for; None without a card."""
+def describe_card(number: int) -> str | None:
+    """Which card this is and which cards onnxruntime has code for, in words; None without a card."""
     import onnxruntime as ort
 
     if not (found := card.about(number)):

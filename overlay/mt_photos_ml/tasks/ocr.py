@@ -90,10 +90,10 @@ class Line:
 
 def read(photo: Photo, detector: Detector, recogniser: Recogniser, min_score: float = 0.5) -> list[Line]:
     """Returns all lines with a score of at least min_score (0 to 1), in reading order."""
-    quads, believed = detect(photo, detector)
+    quads, required = detect(photo, detector)
     if not len(quads):
         return []
-    min_score = max(min_score, believed)
+    min_score = max(min_score, required)
     sides = np.linalg.norm(np.diff(quads[:, :3], axis=1), axis=2)
     pixels = photo.pixels(_LINE_HEIGHT_PX / max(float(sides.min()), 1.0), contrast=True)
     crops = [_crop(pixels, quad) for quad in quads]
@@ -140,9 +140,9 @@ def detect(photo: Photo, detector: Detector) -> tuple[Float, float]:
     if detector.session.few_shapes:
         rgb = padding.pad_photo(rgb)
     (output,) = detector.session.run({detector.session.inputs[0].name: _normalize(rgb)})
-    quads, believed = find_quads(np.ascontiguousarray(output[0, 0, : size[1], : size[0]]))
+    quads, required = find_quads(np.ascontiguousarray(output[0, 0, : size[1], : size[0]]))
     quads = (quads * np.divide(found, size) - origin) / reduction
-    return np.asarray(np.clip(quads, 0, (width, height)), np.float32), believed
+    return np.asarray(np.clip(quads, 0, (width, height)), np.float32), required
 
 
 def _crop(pixels: Pixels, quad: Float) -> NDArray[np.uint8]:
