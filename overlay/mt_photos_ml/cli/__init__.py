@@ -49,7 +49,7 @@ def _group() -> None:
 
 
 @_group.command()
-@click.option("--host", default="::", help="address to listen on (default: all, of IPv6 and IPv4)")
+@click.option("--host", default="::", help="address to listen on (default: all addresses, IPv6 and IPv4)")
 @click.option("--port", type=_port, help="port to listen on (default: HTTP_PORT, else 8060)")
 def serve(host: str, port: int | None) -> None:
     """Run the service."""

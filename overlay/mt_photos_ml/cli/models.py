@@ -8,8 +8,8 @@ import click
 
 from ..machine.files import size_of
 from ..models import catalog
-from ..models import choice as selection
 from ..models.catalog import ModelRef
+from ..models.choice import in_use
 from ..server.startup import settings_or_exit
 from .terminal import print_table
 
@@ -26,7 +26,7 @@ def list_() -> None:
     from ..runtime.prepared.runtime import FOLDER
 
     settings, rows = settings_or_exit(check=False), list[tuple[str, ...]]()
-    used = {(ref.group, ref.name) for ref in selection.in_use(settings).values()}
+    used = {(ref.group, ref.name) for ref in in_use(settings).values()}
     there = {(folder.parent.name, folder.name): folder for folder in find_cached(settings.cache_folder)}
     for group, names in catalog.KNOWN.items():
         own = sorted(name for other, name in there if other == group and name not in names)
@@ -62,7 +62,7 @@ def pull() -> None:
             bars.update(rows[ref], completed=download.done, total=download.total)
 
         hub = Hub(settings.cache_folder, settings.hf_endpoint, progress=draw, logs=False)
-        for ref in selection.in_use(settings).values():
+        for ref in in_use(settings).values():
             try:
                 bars.console.print(f"{ref}: {hub.fetch(ref)}", soft_wrap=True)
             except DownloadError as error:
@@ -80,7 +80,7 @@ def verify() -> None:
 
     settings, failed = settings_or_exit(check=False), False
     hub, runtime = Hub(settings.cache_folder, settings.hf_endpoint), OrtRuntime()
-    for ref in selection.in_use(settings).values():
+    for ref in in_use(settings).values():
         in_wheel = file_in_wheel(ref) if ref.missing(settings.cache_folder) else None
         wrong = None if in_wheel else hub.verify(ref)
         try:
@@ -119,16 +119,19 @@ def prune(yes: bool) -> None:
 @models.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def adopt(folder: Path) -> None:
-    """Keep the official service's index: take over its Chinese-CLIP from its files in FOLDER."""
+    """Import Chinese-CLIP from the official service's files in FOLDER, so that its index stays valid."""
     from ..models.adopt import CannotAdopt, adopt, find_exports
 
     cache = settings_or_exit(check=False).cache_folder
     try:
         for export in find_exports(folder):
-            as_there, in_rgb = adopt(export, cache)
-            print(f"{as_there}: sees colours as the official service does; its index stays valid")
-            print(f"{in_rgb}: sees true colours; clear the CLIP results and reindex, unless its cuda image made them")
-            print(f"now set CLIP_VISUAL_MODEL_NAME and CLIP_TEXTUAL_MODEL_NAME={as_there.name}, or {in_rgb.name}")
+            in_bgr, in_rgb = adopt(export, cache)
+            print(f"{in_bgr}: sees colours as the official service does; its index stays valid")
+            print(
+                f"{in_rgb}: sees true colours; clear the CLIP results and index again, unless the official "
+                "service's cuda image made them"
+            )
+            print(f"now set CLIP_VISUAL_MODEL_NAME and CLIP_TEXTUAL_MODEL_NAME={in_bgr.name}, or {in_rgb.name}")
     except (CannotAdopt, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(1)
