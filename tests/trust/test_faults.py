@@ -283,7 +283,7 @@ def test_a_clock_that_jumps_stops_nothing(cache: Path, tmp_path: Path) -> None:
                 count("faults injected")
                 time.sleep(1)
         seen.check()
-        until(lambda: "dropped" in service.log.read_text())
+        until(lambda: "unloaded" in service.log.read_text())
         assert same(answered(service.url, asked), asked)
         assert len(set(re.findall(r"^\d{4}", service.log.read_text(), re.M))) > 1, "the clock was set"
 

@@ -122,5 +122,5 @@ class Routes:
         return response
 
     async def _restart_soon(self) -> None:
-        log.info("restarting, as /restart_v2 asks")
+        log.info("restarting, because a client requested /restart_v2")
         self._lifecycle.restart()

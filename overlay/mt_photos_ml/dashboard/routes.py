@@ -35,7 +35,7 @@ class Dashboard:
     """The routes that MT Photos does not use."""
 
     def __init__(self, status: Status, bench: Callable[[], Awaitable[object]]) -> None:
-        """bench: measures the service on generated photos."""
+        """bench: measures the service on a generated photo."""
         self._status, self._bench = status, bench
         self._background: set[asyncio.Task[None]] = set()
         self._bench_runs = asyncio.Lock()
@@ -112,7 +112,7 @@ class Dashboard:
             try:
                 await work
             except Exception as error:  # the status shows why the model is unavailable
-                log.debug("requested by the page: %s", error)
+                log.debug("an action of the page failed: %s", error)
 
         task = asyncio.create_task(run())
         self._background.add(task)

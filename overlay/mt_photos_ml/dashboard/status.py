@@ -58,10 +58,10 @@ class Status:
         megabytes = {"anonymous": memory.anonymous_mb(), "mapped": memory.mapped_mb()}
         resident = [("", {"kind": kind}, round(value * 1e6)) for kind, value in megabytes.items()]
         yield "waiting", "Requests that wait or are processed, by queue.", waiting
-        yield "slots", "Requests that are processed at once, at most.", slots
-        yield "waiting_limit", "Requests that are accepted at most; one more gets 503.", limits
+        yield "slots", "The most requests that are processed at once, by queue.", slots
+        yield "waiting_limit", "The most requests that are accepted, by queue; one more gets 503.", limits
         yield "upload_bytes", "Bytes of uploads in memory.", [("", {}, uploads.held_bytes)]
-        yield "upload_bytes_limit", "Bytes of uploads in memory at most.", [("", {}, uploads.max_bytes)]
+        yield "upload_bytes_limit", "The most bytes of uploads in memory.", [("", {}, uploads.max_bytes)]
         yield "model_loaded", "Models in memory.", loaded
         yield "memory_bytes", "Resident memory of the process.", resident
         yield "start_time_seconds", "When the process started, in seconds since 1970.", [("", {}, self.metrics.started)]

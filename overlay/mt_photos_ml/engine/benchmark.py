@@ -25,8 +25,8 @@ Verb = Callable[[bytes, Trace], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Measured:
-    """milliseconds: for one photo at a time. per_day: photos, with as many at a time as the service processes. problem:
-    why the task was not measured."""
+    """The speed of one task. milliseconds: for one photo at a time. per_day: photos, with as many at a time as the
+    service processes. problem: why it was not measured."""
 
     task: str
     device: str = ""
@@ -111,8 +111,8 @@ def hints(engine: Engine) -> list[Hint]:
     if engine.devices.is_accelerated:
         return found
     if plain := settings.tasks & {"clip", "faces"} - settings.int8_tasks:
-        text = "int8 variants take about half the time: `mt-photos-ml models optimize NAME PHOTOS`, then INT8_TASKS="
-        found.append(Hint("int8", text + ",".join(sorted(plain))))
+        how = "run `mt-photos-ml models optimize NAME PHOTOS`, then set INT8_TASKS="
+        found.append(Hint("int8", f"int8 variants take about half the time: {how}{','.join(sorted(plain))}"))
     if max(settings.request_threads, settings.model_intra_op_threads) > cores():
         names = "MACHINE_LEARNING_REQUEST_THREADS and MACHINE_LEARNING_MODEL_INTRA_OP_THREADS"
         found.append(Hint("threads", f"more threads than cores ({cores()}): leave {names} unset"))

@@ -47,8 +47,8 @@ class Store:
     ) -> None:
         """ttl: seconds until an idle model is dropped; 0: never; None: what suits the devices.
 
-        preloaded: kept when idle. restart: replaces the process, the only way to free a card's memory. progress:
-        "downloaded", and how far that is. prepare: writes the prepared form of a model file for inputs of this shape;
+        preloaded: kept when idle. restart: replaces the process, the only way to free a card's memory. progress: says
+        "downloaded: 12 of 350 MB". prepare: writes the prepared form of a model file for inputs of this shape;
         returns whether the loader now finds it. plan: has a device plan a loaded model's shapes (runtime/shaped.py).
         patience_seconds: how long a request waits for a model. pause_seconds: without a request, until models are
         prepared and planned, but at most max_delay_seconds. recent_seconds: how long drop_unused() keeps a used model.
@@ -207,7 +207,7 @@ class Store:
         dropped = {str(ref): self._loaded.pop(ref) for ref in refs if ref in self._loaded}
         names = list(dropped)
         if names:
-            log.info("dropped %s", ", ".join(names))
+            log.info("unloaded %s", ", ".join(names))
             await asyncio.to_thread(_trim_memory, dropped)
         return names
 

@@ -32,7 +32,7 @@ def announce(settings: Settings, *, in_image: bool, is_exposed: bool) -> None:
     unsaid = {"api_auth_key"} if in_image else {"api_auth_key", "immich_host", "immich_port"}  # `serve` sets these
     given = {variable(field) for field in settings.model_fields_set - unsaid}
     told = ", ".join(sorted(f"{name.upper()}={value}" for name, value in os.environ.items() if name.upper() in given))
-    log.info("set: %s", re.sub("//[^/@]*@", "//", told) or "nothing")  # without the password of a mirror
+    log.info("settings: %s", re.sub("//[^/@]*@", "//", told) or "the defaults")  # without the password of a mirror
     known = dict(official.told(os.environ, in_image=in_image))
     for name, meaning in known.items():
         log.info("%s, a variable of the official service, %s", name, meaning)
@@ -47,7 +47,7 @@ def announce(settings: Settings, *, in_image: bool, is_exposed: bool) -> None:
     if is_demo(settings):
         log.warning("this is the demo: it recognises only colours and drawn faces")
     log.info("models are kept in %s", settings.cache_folder)
-    log.info("next: open %s in a browser; it says what to type into MT Photos and takes a photo to try", address)
+    log.info("next: open %s in a browser; it says what to enter in MT Photos, and you can try a photo there", address)
 
 
 def _places(settings: Settings, in_image: bool) -> tuple[str, str]:
