@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-# Docker's health check of the image: bash's own socket instead of an interpreter every few seconds.
+# Docker's health check of the image. Asks /ping over bash's own socket: starting Python every few seconds costs more.
 host=${IMMICH_HOST:-::}
 host=${host#[}
 host=${host%]}

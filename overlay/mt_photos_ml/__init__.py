@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def version() -> str:
-    """The content of the file VERSION: in the package in the image, at the root of a checkout; else pip's version."""
+    """The version: in the image and in a checkout the content of the file VERSION, otherwise what pip installed."""
     here = Path(__file__).parent
     for path in (here / "VERSION", here.parents[1] / "VERSION"):
         if path.is_file():

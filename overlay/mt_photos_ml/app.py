@@ -29,6 +29,7 @@ def create_app(
     """Builds the service. settings: checked already. fallback: answers requests that no route of ours matches.
     is_exposed: whether other machines can reach it."""
     engine, metrics = Engine(settings, lifecycle.restart), Metrics()
+    # two of the largest uploads, shared by the processes, but at least one for each
     max_bytes = max(2_000_000 // settings.workers, 1_000_000) * settings.max_upload_mb
     uploads = Uploads(max_bytes, MAX_UPLOADS // settings.workers)
     warnings = [settings.key_warning] if settings.key_warning and is_exposed else []

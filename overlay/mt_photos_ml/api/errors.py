@@ -38,7 +38,7 @@ class NotThere(LookupError):
 
 
 class Conflict(RuntimeError):
-    """It can't be done while something else is in progress."""
+    """The action can't be done while another is in progress."""
 
 
 _ANSWERS: dict[type[Exception], tuple[int, float | None, str]] = {
@@ -76,7 +76,7 @@ async def _answer_known(request: Request, error: Exception) -> Response:
 
 
 async def _answer_unknown(request: Request, error: Exception) -> Response:
-    """Once this is sent, the framework raises the error again and the server logs its traceback."""
+    """Answers 500. The framework then raises the error again, and the server logs its traceback."""
     return failure(500, "something went wrong in the service; its log says what")
 
 

@@ -46,7 +46,7 @@ class ModelStatus:
         download: Download | None,
         plans: Plans | None,
     ) -> Self:
-        """Also reads the files in the cache."""
+        """The status of a model; reads its files in the cache."""
         folder = ref.path(cache).parent
         is_missing = state.name == "not loaded" and ref.missing(cache) and file_in_wheel(ref) is None
         return cls(
@@ -68,8 +68,8 @@ class ModelStatus:
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """runtime: its name and devices, for people. card_mb: memory in use on an Nvidia card. refused: devices that can't
-    be used, and why."""
+    """The status of an engine. runtime: its name and devices, for people. card_mb: memory in use on an Nvidia card.
+    refused: devices that can't be used, and why."""
 
     runtime: str
     card_mb: int | None

@@ -7,7 +7,8 @@ from time import perf_counter
 
 @dataclass(kw_only=True)
 class Trace:
-    """started: by perf_counter(), in seconds. photo: its kind and size. All fields but started are None until known.
+    """The work for one request. started: by perf_counter(), in seconds. photo: its kind and size. All others are None
+    until known.
 
     waited_ms: until a worker began, including the upload and loading of models. decode_ms, model_ms: in the worker.
     """

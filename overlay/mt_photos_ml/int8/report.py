@@ -22,7 +22,7 @@ def optimize_and_report(settings: Settings, name: str, photos: Sequence[Path]) -
     failure = None
     try:
         trials.extend(optimize(settings, name, photos, inference_threads(settings)))
-    except OptimizeError as error:  # the trials before it are kept
+    except OptimizeError as error:  # still print the trials before it
         failure = error
     table = Table("part", "int8", "ms", "MB", "mean cosine", "worst", "worst on", "", box=None, pad_edge=False)
     for trial in trials:

@@ -19,7 +19,7 @@ class _Memory(ctypes.Structure):
 
 
 def used_mb(number: int) -> int | None:
-    """The memory of a card that all processes use, in MB; None without such a card. number: of the card, from 0."""
+    """The memory of a card in use by all processes, in MB; None without such a card. number: of the card, from 0."""
     memory = _Memory()
     if not _asked(number, ("nvmlDeviceGetMemoryInfo", [ctypes.byref(memory)])):
         return None

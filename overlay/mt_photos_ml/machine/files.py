@@ -10,8 +10,8 @@ from pathlib import Path
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lets in one thread of one process at a time to this folder, which it creates if missing. Lets in all on Windows
-    and on network shares without locks, where the oldest base image's filelock waits for ever. Raises OSError."""
+    """Locks this folder for one thread of one process, and creates it if missing. Locks nothing on Windows and on
+    network shares without locks, on which the oldest base image's filelock waits for ever. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         with suppress(ImportError, OSError):

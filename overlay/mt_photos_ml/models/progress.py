@@ -18,7 +18,8 @@ CALLBACK_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class ModelState:
-    """name: "ready", "in use", "downloading", "loading", "failed" or "not loaded". idle: seconds since the last use."""
+    """The state of a model. name: "ready", "in use", "downloading", "loading", "failed" or "not loaded". idle: seconds
+    since the last use."""
 
     name: str
     idle: float | None = None
@@ -58,7 +59,7 @@ class Meter:
         progress(Download(ref, self._bytes_before, max(self._bytes_before, total), 0.0, source))
 
     def tick(self) -> None:
-        """Call it for every piece that was received."""
+        """Reports the progress if it is time to. Call it for every piece that was received."""
         now = time.monotonic()
         if now - self._called < CALLBACK_SECONDS:
             return
@@ -71,7 +72,7 @@ class Meter:
             log.info("downloading %s: %s, from %s", self._ref, download, self._source)
 
     def finish(self) -> None:
-        """Call it once all files are in place."""
+        """Reports the end. Call it once all files are in place."""
         self._progress(Download(self._ref, self._total, self._total, 0.0, self._source))
         if self._logs:
             size, seconds = megabytes(self._total), time.monotonic() - self._began

@@ -81,9 +81,9 @@ class Photo:
             return np.asarray(image.resize(size, filter, (left, top, right, bottom), reducing_gap=4.0))
 
     def pixels(self, scale: float, *, contrast: bool = False, beside: int = 0) -> Pixels:
-        """Decodes the whole photo with at least `scale` decoded pixels per pixel, or in full if scale is over 1. The
-        transparent becomes white; with contrast, black if what is drawn on it is light, so that it can be read. beside:
-        bytes of memory that the caller allocates next."""
+        """Decodes the whole photo with at least `scale` decoded pixels per pixel, or in full if scale is over 1.
+        Transparency becomes white; with contrast, black if what is drawn on it is light, so that it can be read.
+        beside: bytes of memory that the caller allocates next."""
         with self._timed():
             image = self._decode(scale, contrast=contrast, whole=True, beside=beside)
             return Pixels(np.asarray(image), 1 / self._factor, self._origin(image))

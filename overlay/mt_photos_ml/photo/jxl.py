@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Reads the header of a JPEG XL file (ISO/IEC 18181), because Pillow's plugin decodes the whole file to tell this."""
+"""Reads the header of a JPEG XL file (ISO/IEC 18181), because Pillow's plugin decodes the whole file to read it."""
 
 import struct
 from collections.abc import Iterator

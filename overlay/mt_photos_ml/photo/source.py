@@ -60,7 +60,7 @@ class Source:
 
     @classmethod
     def open(cls, data: bytes) -> Self:
-        """Raises PhotoError, or DecoderMissing if the kind needs another library."""
+        """Reads the header. Raises PhotoError, or DecoderMissing if the kind needs another library."""
         with explain_errors("the file is not a photo, or its beginning is damaged"):
             if not (pictures := tiff.directories(data)) and data.startswith((b"II", b"MM")):
                 data = mend(data)

@@ -83,7 +83,7 @@ PROCESSOR: Provider = ("CPUExecutionProvider", {})
 def open_session(
     model: Path, threads: int, providers: Sequence[Provider] = (PROCESSOR,), axes: Mapping[str, int] = {}
 ) -> OrtSession:
-    """axes: fixed lengths of free axes, by name. Raises ModelDamaged."""
+    """Opens a model. providers: the preferred first. axes: fixed lengths of free axes, by name. Raises ModelDamaged."""
     import onnxruntime as ort
 
     try:

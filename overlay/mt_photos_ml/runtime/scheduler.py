@@ -21,13 +21,14 @@ _OUT_OF_MEMORY = ("bad allocation", "bad_alloc", "Failed to allocate memory", "o
 
 
 class Usage(threading.local):
-    """model_ms: milliseconds of this thread's inferences since it became a worker."""
+    """What each thread has used. model_ms: milliseconds of its inferences since it became a worker."""
 
     model_ms = 0.0
 
 
 class CpuScheduler:
-    """Gives an inference several cores, or one if there are as many workers as cores. They wait for free cores."""
+    """Gives an inference several cores, or one if there are as many workers as cores. Inferences wait for free
+    cores."""
 
     def __init__(self, cores: int) -> None:
         self._cores = cores

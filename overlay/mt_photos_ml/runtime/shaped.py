@@ -26,7 +26,7 @@ from .times import Times, read_times, write_times
 log = logging.getLogger("mt_photos_ml")
 
 _AT_ONCE = 2  # inferences on a device
-_WORTH = 0.9  # a device that the settings don't name may take at most so much of the processor's time
+_WORTH = 0.9  # a device that the settings don't name may take at most this share of the processor's time
 _WORTH_IF_PADDED = 0.7  # padding takes about a fifth more
 _RUNS = 3  # the quickest counts
 _RETRY_SECONDS, _MAX_RETRY_SECONDS = 300.0, 3600.0  # until a device that failed is retried
@@ -85,7 +85,7 @@ class ShapedRuntime:
                 session.plan(shapes)
 
     def plans(self, model: Path) -> Plans | None:
-        """None if the model is not open, or not on a device."""
+        """The plans of a model; None if it is not open, or not on a device."""
         session = self._sessions.get(model)
         if session is None or not session.few_shapes:
             return None

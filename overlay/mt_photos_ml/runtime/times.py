@@ -32,7 +32,7 @@ def read_times(model: Path, device: Device) -> Times | None:
 
 
 def write_times(model: Path, device: Device, times: Times) -> None:
-    """Keeps nothing if the cache is read-only."""
+    """Keeps the times beside the model, unless the cache is read-only."""
     record, kept = model.parent / RECORD, dict[str, object]()
     with suppress(OSError, ValueError):
         kept = json.loads(record.read_text())

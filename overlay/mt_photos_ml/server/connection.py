@@ -14,7 +14,7 @@ from ..machine.address import network
 LINGER_SECONDS = 1.0
 """How long an idle connection stays open when the process ends, because a request may be in transit on it."""
 HEADER_SECONDS = 15.0
-"""For the header of a request: of the first one, since the connection was made; of others, since their first byte."""
+"""For the header of a request: the first one from the connection on, later ones from their first byte on."""
 REST_SECONDS = 60.0
 """For the rest of a body that was refused, and for a client to read more of a reply."""
 MOST_CONNECTIONS = 4000
@@ -23,7 +23,7 @@ MOST_OF_ONE_ADDRESS = 1000
 """At most half of the connections of a process. A normal client has a dozen. A proxy has one address for all its
 clients, but at most 512 uploads and 100 requests of them are in progress."""
 YIELD_SECONDS = 2.0
-"""Of silence after a reply, before which a connection is closed to make room only if there is no other to close."""
+"""A connection whose silence after a reply is shorter is closed to make room only if there is no other to close."""
 
 _READ_SECONDS = 0.01  # until the first bytes of a new client are read
 

@@ -56,7 +56,7 @@ class Worker(UvicornWorker):
         self.forked = time.monotonic()
 
     def init_process(self) -> None:
-        """Runs in the new process."""
+        """Runs in the new process: sets it up, then serves until it ends."""
         self.init_signals()
         os.setpgid(0, 0)  # so that Ctrl-C reaches only the parent, which then ends this process
         with contextlib.suppress(OSError, AttributeError):  # not on Linux
@@ -68,13 +68,13 @@ class Worker(UvicornWorker):
         super().init_process()
 
     def init_signals(self) -> None:
-        """Ends it at SIGTERM or SIGINT before the server runs, and after the server, when uvicorn raises it again."""
+        """Ends the process at SIGTERM or SIGINT before the server runs and after, when uvicorn raises them again."""
         super().init_signals()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._end)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ends it at once, at SIGQUIT."""
+        """Ends the process at once, at SIGQUIT."""
         os._exit(0)
 
     def _end(self, number: int, frame: FrameType | None) -> None:

@@ -24,7 +24,7 @@ _HOST = re.sub(r"[^\w.-]", "-", socket.gethostname(), flags=re.A)[:64] or "host"
 
 
 class SettingsError(ValueError):
-    """Has one line for each variable that can't be used: its name, its value, what is expected."""
+    """Settings can't be used; the message has one line for each: its name, its value, what is expected."""
 
 
 class Settings(BaseSettings):
@@ -155,7 +155,7 @@ def variable(field: str) -> str:
 
 
 def load(also: Mapping[str, Any] | None = None) -> Settings:
-    """Reads the settings of this process. also: further ones. Raises SettingsError with one line a variable."""
+    """Reads the settings from the environment and from `also`. Raises SettingsError with one line a variable."""
     if os.environ.get("API_AUTH_KEY", "-").strip() == "" and not os.environ.get(KEY_FILE):
         raise SettingsError(f'API_AUTH_KEY="": expected a key; to run without one, set it to {NO_KEY}')
     try:

@@ -40,7 +40,7 @@ class Visual:
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
-        """folder: holds preprocess_cfg.json. Raises KeyError or ValueError if that file is unusable."""
+        """Reads preprocess_cfg.json in the folder. Raises KeyError or ValueError if that file is unusable."""
         config = _read_json(folder / "preprocess_cfg.json")
         side = int(np.ravel(config["size"])[0])
         mean, std = (np.array(config[name], np.float32) for name in ("mean", "std"))
@@ -59,7 +59,8 @@ class Visual:
 
 @dataclass(frozen=True)
 class Textual:
-    """The text encoder. length: of the input, in tokens."""
+    """The text encoder. length: of the input, in tokens. canonicalize: it wants no punctuation and no capitals.
+    speaks_flores: it wants the FLORES-200 code of the language before the text."""
 
     session: Session
     tokenizer: "Tokenizer"
@@ -69,7 +70,7 @@ class Textual:
 
     @classmethod
     def load(cls, session: Session, folder: Path) -> Self:
-        """folder: holds tokenizer.json; its parent holds config.json."""
+        """Reads tokenizer.json and tokenizer_config.json in the folder, and config.json in its parent."""
         from tokenizers import Tokenizer
 
         text = _read_json(folder.parent / "config.json")["text_cfg"]

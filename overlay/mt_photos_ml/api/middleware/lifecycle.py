@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-only
-"""Ends a process cleanly: answers the requests in flight, and closes connections with a reply, not under a request."""
+"""Ends a process without losing requests: answers those in flight, and closes connections after a reply."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from ..replies import failure
 log = logging.getLogger("mt_photos_ml")
 
 FINISH_SECONDS = 50.0
-"""From the signal to stop, for requests that are still accepted and for those in flight."""
+"""From the signal to stop until the server must end, even if requests are still in flight."""
 
 _DISCARD_SECONDS = 2.0  # to read the rest of a body that is refused
 _REFUSE_SECONDS = 1.0  # before a photo is refused: a proxy would use up its retries on a quick refusal
@@ -40,7 +40,7 @@ class Lifecycle:
     def signals(self) -> Iterator[None]:
         """Handles SIGTERM and SIGINT instead of uvicorn, which would close the listening socket at once.
 
-        SIGTERM stops the service. SIGINT restarts the process: upstream's app sends it to its own when it is idle.
+        SIGTERM stops the service. SIGINT restarts the process: upstream's app sends it to its own process when idle.
         """
         if threading.current_thread() is not threading.main_thread():
             yield

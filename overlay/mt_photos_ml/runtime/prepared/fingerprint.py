@@ -13,7 +13,7 @@ _CPU_FIELDS = ("flags", "Features", "CPU implementer", "CPU part")  # of /proc/c
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """Reads 16 pieces of the file, its end included, because reading all of it takes up to a second."""
+    """The fingerprint of a file, from 16 pieces, its end included, because reading all of it takes up to a second."""
     length, digest = path.stat().st_size, sha256()
     piece = min(16_384, length)  # bytes
     with path.open("rb") as file:
