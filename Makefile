@@ -22,7 +22,7 @@ help:
 	@echo "make test-scale   test failing machines behind HAProxy, as root (LONG=1: more photos, and throughput)"
 	@echo "make lint   check style, types, imports and workflows"
 	@echo "make audit  look for known vulnerabilities in the installed libraries (needs a network)"
-	@echo "make bench  compare it with bare models and update docs/benchmarks.md (QUICK=1: two minutes, print only)"
+	@echo "make bench  compare the service with bare models, update docs/benchmarks.md (QUICK=1: two minutes, print only)"
 	@echo "make image  build the image (VARIANT=cuda, openvino, armnn, rknn or rocm for another device)"
 	@echo "make test-image               test the image on a stand-in for its base, with Docker, as root (LONG=1: on all)"
 	@echo "make bump UPSTREAM=v2.5.7     move to another version of upstream"
