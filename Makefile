@@ -14,19 +14,19 @@ VARIANT ?= cpu
 .PHONY: help run demo install upgrade uninstall test test-trust test-scale lint audit bench image test-image bump publish clean
 
 help:
-	@echo "make run    run the service (EXTRA=cuda or openvino for another device)"
-	@echo "make demo   run the service offline with tiny demo models"
-	@echo "make install   install it as a systemd service, as root (make upgrade after git pull; make uninstall)"
-	@echo "make test   run the tests"
-	@echo "make test-trust   test faults, load and bad input (LONG=1: for an hour)"
-	@echo "make test-scale   test failing machines behind HAProxy, as root (LONG=1: more photos, and throughput)"
-	@echo "make lint   check style, types, imports and workflows"
-	@echo "make audit  look for known vulnerabilities in the installed libraries (needs a network)"
-	@echo "make bench  compare the service with bare models, update docs/benchmarks.md (QUICK=1: two minutes, print only)"
-	@echo "make image  build the image (VARIANT=cuda, openvino, armnn, rknn or rocm for another device)"
-	@echo "make test-image               test the image on a stand-in for its base, with Docker, as root (LONG=1: on all)"
-	@echo "make bump UPSTREAM=v2.5.7     move to another version of upstream"
-	@echo "make publish                  tag the pushed images of a release, from a clean version tag"
+	@echo "make run         run the service (EXTRA=cuda or openvino for another device)"
+	@echo "make demo        run the service offline with tiny demo models"
+	@echo "make install     install it as a systemd service, as root (make upgrade after git pull; make uninstall)"
+	@echo "make test        run the tests"
+	@echo "make test-trust  test faults, load and bad input (LONG=1: for an hour)"
+	@echo "make test-scale  test failing machines behind HAProxy, as root (LONG=1: more photos, and throughput)"
+	@echo "make lint        check style, types, imports and workflows"
+	@echo "make audit       look for known vulnerabilities in the installed libraries (needs a network)"
+	@echo "make bench       compare the service with bare models, update docs/benchmarks.md (QUICK=1: two minutes, print only)"
+	@echo "make image       build the image (VARIANT=cuda, openvino, armnn, rknn or rocm for another device)"
+	@echo "make test-image  test the image on a stand-in for its base, with Docker, as root (LONG=1: on all)"
+	@echo "make bump        move to another version of upstream (UPSTREAM=v2.5.7)"
+	@echo "make publish     tag the pushed images of a release, from a clean version tag"
 
 run: $(VENV)/run.done
 	@exec $(BIN)/mt-photos-ml serve
