@@ -16,6 +16,7 @@ from mt_photos_ml.runtime.ort import OrtRuntime
 from mt_photos_ml.runtime.scheduler import CpuScheduler
 from mt_photos_ml.tasks import clip
 
+MORE_MEMORY = "give the service or its container more, or choose a smaller model"
 INT8 = ModelKey(ModelRef("clip", "mine", "visual", "int8"), clip.Visual.load)
 
 
@@ -72,7 +73,7 @@ def test_damaged_files_that_stay_damaged_are_named(source: Folder) -> None:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (MemoryError(), "there is not enough memory to load clip/mine/visual"),
+        (MemoryError(), f"there is not enough memory to load clip/mine/visual: {MORE_MEMORY}"),
         (RuntimeError("CUDA failure 100\nat line 5"), "clip/mine/visual can't be loaded: CUDA failure 100"),
         (RuntimeError(), "clip/mine/visual can't be loaded: RuntimeError"),
     ],

@@ -63,7 +63,8 @@ def checks(settings: Settings) -> Iterator[Check]:
         TemporaryFile(dir=folder).close()
         yield "ok", "cache", f"{folder}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free"
     except OSError as error:
-        yield "FAIL", "cache", f"{folder} can't be written: {error.strerror}"
+        how = "make it writable, or set MACHINE_LEARNING_CACHE_FOLDER to another folder"
+        yield "FAIL", "cache", f"{folder} can't be written: {error.strerror}; {how}"
     absent = [ref for ref in in_use(settings).values() if ref.missing(folder) and not file_in_wheel(ref)]
     for ref in in_use(settings).values():
         if ref not in absent:

@@ -111,7 +111,8 @@ class Loader:
                 how = "the service downloads it again" if ref.is_known else "put it there again"
                 raise ModelUnavailable(f"{ref} is damaged; delete {path.parent} and {how}") from error
         except MemoryError as error:
-            raise ModelUnavailable(f"there is not enough memory to load {ref}") from error
+            how = "give the service or its container more, or choose a smaller model"
+            raise ModelUnavailable(f"there is not enough memory to load {ref}: {how}") from error
         except Exception as error:
             log.debug("loading failed", exc_info=True)
             raise ModelUnavailable(f"{ref} can't be loaded: {first_line(error)}") from error

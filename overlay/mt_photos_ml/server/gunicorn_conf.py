@@ -92,8 +92,10 @@ def _listen(host: str, port: int) -> socket.socket:
         dualstack = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, backlog=backlog, dualstack_ipv6=dualstack)
     except OSError as error:
-        if host != "::" or error.errno == errno.EADDRINUSE:
-            sys.exit(f"mt-photos-ml: can't listen on {host} port {port}: {error.strerror}")
+        is_taken = error.errno == errno.EADDRINUSE
+        if host != "::" or is_taken:
+            how = "; stop the program that uses it, or choose another port" if is_taken else ""
+            sys.exit(f"mt-photos-ml: can't listen on {host} port {port}: {error.strerror}{how}")
     print("mt-photos-ml: this host has no IPv6, listening on 0.0.0.0", file=sys.stderr)
     return _listen("0.0.0.0", port)
 
