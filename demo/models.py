@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-only
 """Writes small ONNX models with real interfaces and real behaviour: CLIP for colours, detector and embedder for drawn
 faces. Their graphs are written by hand; nothing is trained."""
 

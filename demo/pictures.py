@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: AGPL-3.0-only
 """Draws the pictures that the stand-in models understand: faces, colour photos, pages of text."""
 
 from collections.abc import Sequence

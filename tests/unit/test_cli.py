@@ -23,6 +23,10 @@ def test_models_lists_pulls_verifies_and_prunes_the_cache(tmp_path: Path) -> Non
     assert verified.returncode == 0, verified.stdout
     assert verified.stdout.count(": fine") == 2  # OCR's two models
     assert verified.stdout.count(": it loads (no checksum is known)") == 4
+    (int8 := folder / "clip" / "demo-colours" / "visual" / "int8").mkdir()
+    (int8 / "model.onnx").write_bytes(b"half")
+    ended = run_command({**demo_environment(folder), "INT8_TASKS": "clip"}, "models", "verify")
+    assert ended.returncode == 1, ended.stdout
     (folder / "ocr" / "PP-OCRv6_small" / "detection" / "model.onnx").write_bytes(b"half")
     assert run("models", "verify").returncode == 1
     assert "clip/old" in run("models", "prune", answer="n\n").stdout

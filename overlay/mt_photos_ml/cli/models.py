@@ -10,6 +10,7 @@ from ..machine.files import size_of
 from ..models import catalog
 from ..models.catalog import ModelRef
 from ..models.choice import in_use
+from ..models.variants import variant_of
 from ..server.startup import settings_or_exit
 from .terminal import print_table
 
@@ -85,7 +86,7 @@ def verify() -> None:
         wrong = None if in_wheel else hub.verify(ref)
         try:
             if wrong is None:
-                runtime.open(in_wheel or ref.path(settings.cache_folder))
+                runtime.open(in_wheel or variant_of(ref.path(settings.cache_folder), ref.variant))
         except Exception as error:
             wrong = str(error)
         failed |= wrong is not None

@@ -255,7 +255,7 @@ async function rank(words) {
     const { result, msg } = await answer("/clip/txt", { method: "POST", body: JSON.stringify({ text: word }), headers: { "content-type": "application/json" } });
     return [word, result?.length && photo.vector?.length === result.length ? dot(photo.vector, result) : msg || photo.problem || "–"];
   }));
-  found.sort((a, b) => b[1] - a[1]);
+  found.sort(([, a], [, b]) => (typeof b === "number" ? b : -2) - (typeof a === "number" ? a : -2));
   table("ranked", say("word"), found.map(([word, near]) => [word, typeof near === "number" ? near.toFixed(3) : near]));
 }
 
