@@ -24,8 +24,8 @@ from service import Service, run_command, running
 
 ROOT = Path(__file__).parents[2]
 GUIDES = (
-    *("faq", "install", "known-differences", "migration", "models", "monitoring", "nas", "settings", "speed"),
-    "troubleshooting",
+    *("devices", "faq", "install", "known-differences", "migration", "models", "monitoring", "nas", "scaling"),
+    *("settings", "speed", "troubleshooting"),
 )
 PAGES = ("README", *(f"docs/{name}" for name in GUIDES))
 """The pages for users, each in English and in Chinese."""
@@ -39,7 +39,7 @@ def page(name: str) -> str:
 
 
 def commands(name: str) -> list[str]:
-    blocks = re.findall(r"^```bash\n(.*?)^```", page(name), re.M | re.S)
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", page(name), re.M | re.S)
     lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if not line.startswith("#")]
 

@@ -40,7 +40,7 @@ const WORDS = {
     setup_where: "In the system settings, under both the recognition API and the face recognition API.",
     type_key: "Enter the key to see the status and models, and to try a photo:", open: "Open", now: "Now",
     chart: "photos per minute in the last hour", errors: "Latest errors", models: "Models", try: "Try it",
-    try_told: "Your photo is sent only to this service, which does not keep it.", drop: "Drop a photo here, or press Enter to choose one",
+    try_told: "Your photo is sent only to this service, which does not keep it.", drop: "Drop a photo here, or click to choose one",
     compare: "Choose a second photo and compare faces", words: "Words, separated by commas, to rank by similarity to the photo:",
     rank: "Rank", bench: "How fast this machine is", measure: "Measure (takes half a minute)", restart: "Restart the service",
     api: "API description (OpenAPI)", leave: "Log out", help: "MT Photos documentation", find_unused: "Find unused model files",
