@@ -49,8 +49,8 @@ def _group() -> None:
 
 
 @_group.command()
-@click.option("--host", default="::", help="address to listen on (default: all addresses, IPv6 and IPv4)")
-@click.option("--port", type=_port, help="port to listen on (default: HTTP_PORT, else 8060)")
+@click.option("--host", metavar="ADDRESS", default="::", help="where to listen (default: all addresses, IPv6 and IPv4)")
+@click.option("--port", type=_port, metavar="PORT", help="port to listen on (default: HTTP_PORT, else 8060)")
 def serve(host: str, port: int | None) -> None:
     """Run the service."""
     from gunicorn.app.wsgiapp import run

@@ -16,7 +16,7 @@ from .terminal import print_table
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def bench(as_json: bool) -> None:
-    """Measure each task in photos a day, and suggest what makes it faster."""
+    """Measure photos a day for each task. Suggests what would make it faster."""
     from ..engine import Engine
     from ..engine.benchmark import Report, measure
     from ..machine.memory import configure_malloc

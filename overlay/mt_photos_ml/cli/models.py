@@ -74,7 +74,7 @@ def pull() -> None:
 
 @models.command()
 def verify() -> None:
-    """Check the model files in use, and that the runtime can open them."""
+    """Check and open the model files in use."""
     from ..models.hub import Hub
     from ..models.sources import file_in_wheel
     from ..runtime.ort import OrtRuntime
@@ -120,7 +120,7 @@ def prune(yes: bool) -> None:
 @models.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def adopt(folder: Path) -> None:
-    """Import Chinese-CLIP from the official service's files in FOLDER, so that its index stays valid."""
+    """Import the official service's Chinese-CLIP from FOLDER. Its index stays valid."""
     from ..models.adopt import CannotAdopt, adopt, find_exports
 
     cache = settings_or_exit(check=False).cache_folder
@@ -142,8 +142,8 @@ def adopt(folder: Path) -> None:
 @click.argument("name")
 @click.argument("photos", type=click.Path(path_type=Path), nargs=-1, required=True)
 def optimize(name: str, photos: tuple[Path, ...]) -> None:
-    """Write int8 variants of the CLIP or face model NAME, which are faster on the processor, and measure them on
-    PHOTOS: files or folders."""
+    """Write int8 variants of a model, which take half the time. NAME is a CLIP or face model. Measures the
+    variants on PHOTOS, files or folders, and keeps those whose answers are close to the original's."""
     from ..int8.report import optimize_and_report
 
     sys.exit(optimize_and_report(settings_or_exit(check=False), name, photos))
