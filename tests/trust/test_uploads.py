@@ -94,7 +94,7 @@ def test_a_chunked_body_over_the_limit_is_refused(cache: Path, tmp_path: Path) -
         chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
         for route in (*PHOTO_ROUTES, "/clip/txt"):
             kind = form(b"")[1] if route != "/clip/txt" else "application/json"
-            assert status_of(answer_to(service.url, upload_head(route, None, kind) + chunk * 40)) in (413, 422)
+            assert status_of(answer_to(service.url, upload_head(route, None, kind) + chunk * 40)) == 413
 
 
 def part(name: str, content: bytes = b"1", more: str = "") -> bytes:
